@@ -1,0 +1,48 @@
+# `make report` and `make test` do their own set-up; both are safe to repeat. `make PYTHON=python3.12 ...` chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+UV := $(shell command -v uv 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help report test lint lock environment clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+report: environment ## environment, then the reports of the Open University example: ends with the path of the index page
+	$(BIN)/convlib run --resume params/oulad/weekly.yaml
+
+test: lint ## environment, then linter, formatter, type checker and all tests
+	$(BIN)/python -m pytest --cov
+
+lint: environment ## environment, then linter, formatter and type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+environment: $(READY) ## .venv with everything that requirements.txt pins, and convlib itself
+
+# uv where there is one, else Python's own venv and pip.
+$(READY): pyproject.toml requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "convlib needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ". Name a newer one: make PYTHON=python3.12")'
+	@echo "Making $(VENV): a minute or two the first time."
+ifdef UV
+	uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	uv pip install --quiet --python $(VENV) --require-hashes -r requirements.txt
+	uv pip install --quiet --python $(VENV) --no-deps --no-build-isolation -e .
+else
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --require-hashes -r requirements.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
+endif
+	@touch $(READY)
+
+lock: ## requirements.txt from pyproject.toml (needs uv); UPGRADE=--upgrade takes the newest versions
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
+	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements.txt
+
+clean: ## removes the environment, caches and builds; reports stay
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*

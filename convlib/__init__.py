@@ -1,0 +1,68 @@
+"""Micro-conversion analysis: which small actions go with the outcome that pays, from your own event log."""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from convlib.conversions import Step as Step
+    from convlib.correlation import Correlation as Correlation
+    from convlib.correlation import correlate as correlate
+    from convlib.datasets import list_datasets as list_datasets
+    from convlib.datasets import load_dataset as load_dataset
+    from convlib.datasets import simulate_shop as simulate_shop
+    from convlib.errors import ConvlibError as ConvlibError
+    from convlib.errors import EventDataError as EventDataError
+    from convlib.errors import ParamError as ParamError
+    from convlib.errors import PlanError as PlanError
+    from convlib.errors import RunError as RunError
+    from convlib.event_map import EventMap as EventMap
+    from convlib.event_map import map_events as map_events
+    from convlib.events import EventLog as EventLog
+    from convlib.events import read_events as read_events
+    from convlib.funnel import Funnel as Funnel
+    from convlib.funnel import measure_funnel as measure_funnel
+    from convlib.impact import Impact as Impact
+    from convlib.impact import score_impact as score_impact
+    from convlib.parameters import Parameters as Parameters
+    from convlib.parameters import check_parameters as check_parameters
+    from convlib.plan import Plan as Plan
+    from convlib.plan import read_plan as read_plan
+    from convlib.rates import Rates as Rates
+    from convlib.rates import measure_rates as measure_rates
+    from convlib.reports import Run as Run
+    from convlib.reports import run_reports as run_reports
+    from convlib.segments import Segment as Segment
+    from convlib.segments import read_segments as read_segments
+
+__version__ = "0.1.0"
+
+#: Where each public name lives; a module is imported when one of its names is first used.
+_HOMES = {
+    "conversions": ["Step"],
+    "correlation": ["Correlation", "correlate"],
+    "datasets": ["list_datasets", "load_dataset", "simulate_shop"],
+    "errors": ["ConvlibError", "EventDataError", "ParamError", "PlanError", "RunError"],
+    "event_map": ["EventMap", "map_events"],
+    "events": ["EventLog", "read_events"],
+    "funnel": ["Funnel", "measure_funnel"],
+    "impact": ["Impact", "score_impact"],
+    "parameters": ["Parameters", "check_parameters"],
+    "plan": ["Plan", "read_plan"],
+    "rates": ["Rates", "measure_rates"],
+    "reports": ["Run", "run_reports"],
+    "segments": ["Segment", "read_segments"],
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_MODULES)  # noqa: PLE0605  computed from the one list of names
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        msg = f"module 'convlib' has no attribute {name!r}; it has {', '.join(__all__)}."
+        raise AttributeError(msg)
+    return getattr(importlib.import_module(f"convlib.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,109 @@
+"""What every analysis starts from: the segment's units with their entries, and their conversions in time order."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from convlib.events import EventLog, Unit
+from convlib.rules import parse_rule
+from convlib.sources import compile_rule
+
+Ints = NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One step of a funnel or path: a conversion or event, narrowed by what its row must match.
+
+    Args:
+        name: A conversion of the plan, or else an event name.
+        where: Columns and values that the row must match, as in the plan's match rules.
+    """
+
+    name: str
+    where: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Name the step as tables show it."""
+        return f"{self.name} ({parse_rule(self.where)})" if self.where else self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversions:
+    """Conversions of the segment's units, sorted by unit, time and step.
+
+    Attributes:
+        unit: Position of the unit in `codes`.
+        time: Microseconds since 1970, UTC.
+        step: Which of the asked names the row is, from 0.
+        value: The event's value; NaN when it has none.
+        event: The event's place in the prepared log: the same for two steps that one event matches.
+        codes: The segment's units in the log, in order.
+        columns: Breakdown columns of each row, as text.
+        end: The end of the data, microseconds.
+    """
+
+    unit: Ints
+    time: Ints
+    step: Ints
+    value: NDArray[np.float64]
+    event: Ints
+    codes: Ints
+    columns: pd.DataFrame
+    end: int
+
+    @property
+    def offsets(self) -> Ints:
+        """Give where each unit's rows start, with one more entry for the end."""
+        return np.searchsorted(self.unit, np.arange(len(self.codes) + 1))
+
+
+def gather(
+    log: EventLog, steps: Sequence[Step], *, codes: Ints, unit: Unit = "user", columns: Sequence[str] = ()
+) -> Conversions:
+    """Fetch the named conversions of some units, whatever the period: windows look past it on both sides.
+
+    Args:
+        log: The log.
+        steps: What to fetch.
+        codes: The units, from `EventLog.entries`, in order.
+        unit: What is counted.
+        columns: Columns to take from each row, as text.
+
+    Raises:
+        ParamError: A step is neither in the plan nor in the log, or a column is missing.
+    """
+    frames = [_fetch(log, step, unit, columns).assign(step=number) for number, step in enumerate(steps)]
+    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    position = np.searchsorted(codes, rows["unit"].to_numpy(np.int64))
+    known = (
+        codes[np.minimum(position, max(len(codes) - 1, 0))] == rows["unit"] if len(codes) else np.zeros(len(rows), bool)
+    )
+    rows = rows.assign(unit=position)[known].sort_values(
+        ["unit", "time", "step", "event"], kind="stable", ignore_index=True
+    )
+    return Conversions(
+        unit=rows["unit"].to_numpy(np.int64),
+        time=rows["time"].to_numpy(np.int64),
+        step=rows["step"].to_numpy(np.int64),
+        value=rows["value"].to_numpy(np.float64),
+        event=rows["event"].to_numpy(np.int64),
+        codes=codes,
+        columns=rows[list(columns)],
+        end=microseconds(log.last),
+    )
+
+
+def microseconds(moment: pd.Timestamp) -> int:
+    """Give a moment as microseconds since 1970, UTC."""
+    return moment.value // 1_000  # `value` is in nanoseconds whatever the timestamp's own unit
+
+
+def _fetch(log: EventLog, step: Step, unit: Unit, columns: Sequence[str]) -> pd.DataFrame:
+    relation = log.stream(step.name)
+    if step.where:
+        relation = relation.filter(compile_rule(parse_rule(step.where)))
+    return log.read(relation, unit=unit, columns=columns)

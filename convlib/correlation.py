@@ -1,0 +1,464 @@
+"""Which micro-conversions go with the macro-conversion, by how much, and how sure that is: a landmark design."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from statsmodels.stats.contingency_tables import StratifiedTable
+
+from convlib import plots, stats, takeaways
+from convlib.conversions import Conversions, Ints, Step, gather
+from convlib.documents import did_you_mean, quote_names
+from convlib.durations import parse_duration, write_duration
+from convlib.errors import EventDataError, ParamError
+from convlib.events import EventLog, Unit, list_columns
+from convlib.plan import Plan
+from convlib.plan_entries import Clock, Macro
+from convlib.results import Kind, Result, show_table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLUMNS = (
+    "micro",
+    "stage",
+    "units_with",
+    "units_without",
+    "converted_with",
+    "converted_without",
+    "rate_with",
+    "rate_without",
+    "lift",
+    "lift_ci_lower",
+    "lift_ci_upper",
+    "relative_lift",
+    "odds_ratio",
+    "odds_ratio_ci_lower",
+    "odds_ratio_ci_upper",
+    "phi",
+    "adjusted_lift",
+    "adjusted_lift_ci_lower",
+    "adjusted_lift_ci_upper",
+    "p_value",
+    "q_value",
+    "homogeneity_p_value",
+    "e_value",
+    "verdict",
+    "note",
+)
+#: Fewer units or conversions than this on a side is too few for a verdict.
+FEWEST_UNITS, FEWEST_CONVERTED = 30, 5
+#: `exposure="auto"` sets landmarks where these shares of the whole log's converters have converted.
+AUTO_LANDMARKS = (0.10, 0.25, 0.50, 0.75)
+DEFAULT_HORIZON = "14D"
+#: Activity is banded by its exact count up to this many bands, then by quantiles.
+MOST_BANDS = 50
+NEVER = np.iinfo(np.int64).max
+
+
+@dataclasses.dataclass(frozen=True)
+class Correlation(Result):
+    """The association of each micro with the macro among units still at risk at the landmark.
+
+    Attributes:
+        macro: The macro-conversion.
+        entry: What starts each unit's clock; None is its first event in the period.
+        exposure: The landmarks: a micro counts when done before it.
+        horizon: How long after a landmark the macro counts.
+        adjust: Columns that `adjusted_lift` is adjusted for, beside activity.
+        conversions_used: Mature converters that the design counts, over all mature converters.
+        pending: Units whose outcome window is not over.
+        matrix: Phi between each two micros.
+        followed: For each micro: `could` units whose follow-up is over (of those that did what its rate is over), and how
+            many `did` it within exposure and horizon.
+        value_per_conversion: Mean value of the macro among converters; NaN without values.
+        entries_per_day: How many units enter a day.
+    """
+
+    SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
+        ("micro", "Micro-conversion", "text"),
+        ("units_with", "Did it", "count"),
+        ("rate_with", "Rate with", "percent"),
+        ("units_without", "Did not", "count"),
+        ("rate_without", "Rate without", "percent"),
+        ("lift", "Raw lift", "points"),
+        ("adjusted_lift", "Adjusted lift", "points"),
+        ("q_value", "q", "p_value"),
+        ("verdict", "Verdict", "text"),
+        ("note", "Note", "text"),
+    )
+
+    macro: str
+    entry: str | None
+    exposure: tuple[str, ...]
+    horizon: str
+    adjust: tuple[str, ...]
+    conversions_used: float
+    pending: int
+    matrix: pd.DataFrame
+    followed: pd.DataFrame
+    value_per_conversion: float
+    entries_per_day: float
+
+    def _repr_html_(self) -> str:
+        # With several landmarks a unit may stand on both sides, so the two rates do not differ by the lift.
+        hidden = ("rate_with", "rate_without") if len(self.exposure) > 1 else ()
+        return show_table(self.table, [column for column in self.SHOWN if column[0] not in hidden])
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the raw and the adjusted lift of each micro with their intervals."""
+        return plots.draw_lifts(self.table, macro=self.macro, segment=self.segment, ax=ax)
+
+    def plot_matrix(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw which micros come together, as phi."""
+        return plots.draw_matrix(self.matrix, segment=self.segment, ax=ax)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Design:
+    """The clock of one macro, in microseconds since each unit's entry."""
+
+    landmarks: tuple[int, ...]
+    horizon: int
+    start: Ints
+    end: int
+
+    @property
+    def follow_up(self) -> int:
+        return self.landmarks[-1] + self.horizon
+
+    def mature(self, landmark: int) -> NDArray[np.bool_]:
+        done: NDArray[np.bool_] = self.start + landmark + self.horizon <= self.end
+        return done
+
+
+@dataclasses.dataclass(frozen=True)
+class _Risk:
+    """One row for each unit at risk at each landmark: the unit, the landmark's number, the outcome, and the strata."""
+
+    unit: Ints
+    landmark: Ints
+    outcome: NDArray[np.bool_]
+    groups: Ints
+    strata: Ints
+
+
+def correlate(
+    log: EventLog,
+    plan: Plan,
+    *,
+    macro: str,
+    exposure: str | Sequence[str] = "auto",
+    horizon: str = "",
+    entry: str | None = None,
+    adjust: str | Sequence[str] = (),
+    unit: Unit = "user",
+    confidence: float = stats.CONFIDENCE,
+) -> Correlation:
+    """Say which micro-conversions are associated with the macro-conversion, and by how much.
+
+    Each unit's clock starts at its entry. *Exposure*: the micro happened before the landmark. *At risk*: units that by the
+    landmark have neither converted nor left for good. *Outcome*: the macro within `horizon` after the landmark. So those who
+    convert fast are not watched for a shorter time than the others (landmarking: van Houwelingen 2007). Several landmarks
+    stack: a unit has a row at each until it converts.
+
+    Args:
+        log: The log, seen through a segment and a period of entries.
+        plan: The plan whose micros are scored.
+        macro: Id of the macro-conversion.
+        exposure: The landmarks after entry, such as `1D` or `["1h", "1D"]`; `auto` takes the plan's, else the times by which
+            10, 25, 50 and 75% of the whole log's converters have converted.
+        horizon: How long after the landmark the macro counts; empty takes the plan's, else 14 days.
+        entry: Conversion or event that starts the clock; None takes the plan's, else the first event in the period.
+        adjust: Columns of the entry event to adjust for, beside activity.
+        unit: What is counted.
+        confidence: Level of the intervals.
+
+    Returns:
+        One row a micro. `lift` is the difference of conversion probabilities: raw with Newcombe's interval for one landmark,
+        Mantel-Haenszel over several. `adjusted_lift` is the Mantel-Haenszel difference over strata of `adjust` and of activity
+        up to the landmark; `p_value` tests it and `q_value` controls false discoveries over the micros (Benjamini and Hochberg
+        1995). `homogeneity_p_value` tests equal association over the values of `adjust` (Breslow-Day, several landmarks: Wald).
+        `e_value` is VanderWeele and Ding's (2017) for the adjusted risk ratio.
+
+    Raises:
+        ParamError: An unknown macro, entry or column, or a duration that can't be read.
+        EventDataError: The macro never happens, or no unit's follow-up is over.
+    """
+    goal, adjust = _find_macro(plan, macro), list_columns(adjust)
+    clock = goal.correlation or Clock()
+    entry = entry or clock.entry
+    steps = [Step(c.id) for c in (goal, *goal.micros, *goal.losses)]
+    landmarks = _landmarks(log, exposure, clock, goal, entry, unit)
+    horizon = horizon or clock.horizon or DEFAULT_HORIZON
+    entries = log.entries(unit=unit, entry=entry, columns=adjust)
+    conversions = gather(log, steps, codes=entries.index.to_numpy(np.int64), unit=unit)
+    design = _Design(
+        landmarks=tuple(parse_duration(text, name="exposure") for text in landmarks),
+        horizon=parse_duration(horizon, name="horizon"),
+        start=entries["time"].to_numpy(np.int64),
+        end=conversions.end,
+    )
+    firsts = _first_times(conversions, design.start, len(steps))
+    losses = firsts[:, 1 + len(goal.micros) :].min(axis=1, initial=NEVER)
+    mature = design.mature(design.landmarks[0])
+    _check_data(log, goal, conversions, mature, landmarks, horizon)
+    risk = _at_risk(log, design, firsts[:, 0], losses, entries[adjust], unit)
+    converters = mature & (firsts[:, 0] < design.follow_up)
+    rows = []
+    for number, micro in enumerate(goal.micros, start=1):
+        exposed = firsts[risk.unit, number] < np.asarray(design.landmarks)[risk.landmark]
+        row = _score(exposed, risk, confidence, grouped=bool(adjust))
+        verdict, note = _judge(row, firsts[converters, number], firsts[converters, 0])
+        rows.append({"micro": micro.id, "stage": micro.stage, **row, "verdict": verdict, "note": note})
+    table = _finish(pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "q_value"]))
+    last = np.asarray(design.landmarks)[risk.landmark]
+    matrix = (
+        np.column_stack([firsts[risk.unit, n] < last for n in range(1, 1 + len(goal.micros))])
+        if goal.micros
+        else np.empty((0, 0))
+    )
+    values = conversions.value[conversions.step == 0]
+    return Correlation(
+        table=table,
+        takeaways=takeaways.word_correlation(
+            table,
+            macro=goal.name,
+            names={m.id: m.name for m in goal.micros},
+            segment=log.segment_name,
+            exposure=landmarks,
+            horizon=horizon,
+            pending=int((~mature).sum()),
+        ),
+        segment=log.segment_name,
+        macro=goal.id,
+        entry=entry,
+        exposure=landmarks,
+        horizon=horizon,
+        adjust=tuple(adjust),
+        conversions_used=float(stats.divide(len(np.unique(risk.unit[risk.outcome])), converters.sum())),
+        pending=int((~mature).sum()),
+        matrix=_correlate_micros(matrix, [m.id for m in goal.micros]),
+        followed=_follow(goal, firsts[mature] < design.follow_up),
+        value_per_conversion=float(np.nanmean(values)) if np.isfinite(values).any() else np.nan,
+        entries_per_day=len(entries) / (log.bounds[1] - log.bounds[0]).days,
+    )
+
+
+def _find_macro(plan: Plan, macro: str) -> Macro:
+    goals = {goal.id: goal for goal in plan.macros}
+    if macro not in goals:
+        msg = f"`macro` is {macro!r}; the plan's macros are {quote_names(goals)}.{did_you_mean(macro, goals)}"
+        raise ParamError(msg)
+    return goals[macro]
+
+
+def _landmarks(
+    log: EventLog, exposure: str | Sequence[str], clock: Clock, goal: Macro, entry: str | None, unit: Unit
+) -> tuple[str, ...]:
+    """Take the given landmarks, else the plan's, else quantiles of the whole log's times to conversion: one set for all segments."""
+    if exposure and exposure != "auto":
+        given = (exposure,) if isinstance(exposure, str) else tuple(exposure)
+        return tuple(sorted(given, key=lambda text: parse_duration(text, name="exposure")))
+    if clock.exposure:
+        return clock.exposure
+    whole = log.whole()
+    entries = whole.entries(unit=unit, entry=entry)
+    conversions = gather(whole, [Step(goal.id)], codes=entries.index.to_numpy(np.int64), unit=unit)
+    times = _first_times(conversions, entries["time"].to_numpy(np.int64), 1)[:, 0]
+    times = times[(times > 0) & (times < NEVER)]
+    if not times.size:
+        msg = (
+            f"`exposure` can't be chosen: no unit has `{goal.id}` after its entry. Give landmarks such as ['1D', '7D']."
+        )
+        raise EventDataError(msg)
+    points = np.quantile(times, AUTO_LANDMARKS, method="higher")
+    return tuple(dict.fromkeys(write_duration(int(point)) for point in points))
+
+
+def _first_times(conversions: Conversions, start: Ints, steps: int) -> Ints:
+    """Give the time from each unit's entry to its first conversion of each kind (units x steps); NEVER where there is none."""
+    firsts = np.full((len(start), steps), NEVER)
+    since = conversions.time - start[conversions.unit]
+    after = since >= 0
+    np.minimum.at(firsts, (conversions.unit[after], conversions.step[after]), since[after])
+    return firsts
+
+
+def _check_data(
+    log: EventLog,
+    goal: Macro,
+    conversions: Conversions,
+    mature: NDArray[np.bool_],
+    landmarks: tuple[str, ...],
+    horizon: str,
+) -> None:
+    if not len(mature):
+        msg = f"Segment `{log.segment_name}` has no unit that enters from {log.period[0]} to {log.period[1]}. Widen the period."
+        raise EventDataError(msg)
+    if not mature.any():
+        first = landmarks[0]
+        msg = (
+            f"None of the {len(mature):,} units of segment `{log.segment_name}` that enter from {log.period[0]} to {log.period[1]} has "
+            f"{first} + {horizon} of follow-up before the end of the data, {log.last:%Y-%m-%d}. Choose earlier entries or a shorter horizon."
+        )
+        raise EventDataError(msg)
+    if log.segment_name == "all" and not (conversions.step == 0).any():
+        msg = f"The macro `{goal.id}` never happens in the log. Check its match rule, {goal.match}."
+        raise EventDataError(msg)
+
+
+def _at_risk(log: EventLog, design: _Design, macro: Ints, losses: Ints, covariates: pd.DataFrame, unit: Unit) -> _Risk:
+    groups = stats.number_groups(covariates)
+    active = log.read(log.rows("activity"), unit=unit).sort_values(["unit", "time"])
+    position = np.searchsorted(covariates.index, active["unit"])
+    known = position < len(covariates)
+    known[known] = covariates.index.to_numpy()[position[known]] == active["unit"].to_numpy()[known]
+    unit_of, since = position[known], active["time"].to_numpy()[known] - design.start[position[known]]
+    parts = []
+    for number, landmark in enumerate(design.landmarks):
+        rows = np.flatnonzero(design.mature(landmark) & (macro >= landmark) & (losses >= landmark))
+        before = (since >= 0) & (since < landmark)
+        activity = np.bincount(unit_of[before], minlength=len(macro))[rows]
+        parts.append(
+            pd.DataFrame(
+                {
+                    "unit": rows,
+                    "landmark": number,
+                    "outcome": macro[rows] < landmark + design.horizon,
+                    "group": groups[rows],
+                    "band": _band(activity),
+                }
+            )
+        )
+    risk = pd.concat(parts, ignore_index=True)
+    strata = stats.number_groups(risk[["landmark", "group", "band"]])
+    arrays = (risk[name].to_numpy() for name in ("unit", "landmark", "outcome", "group"))
+    return _Risk(*arrays, strata=strata)
+
+
+def _band(activity: Ints) -> Ints:
+    """Band activity as finely as the data carry: by its exact count, or by quantiles when there are too many counts."""
+    if len(np.unique(activity)) <= MOST_BANDS:
+        return activity
+    edges = np.unique(np.quantile(activity, np.linspace(0, 1, MOST_BANDS + 1)[1:-1]))
+    return np.searchsorted(edges, activity, side="right")
+
+
+def _score(exposed: NDArray[np.bool_], risk: _Risk, confidence: float, *, grouped: bool) -> dict[str, float]:
+    """Measure one micro: the raw and the adjusted difference, the odds ratio, phi and the tests."""
+    units, converted = _count_sides(risk.unit, exposed), _count_sides(risk.unit[risk.outcome], exposed[risk.outcome])
+    reach = stats.normal_quantile(confidence)
+    one_landmark = len(np.unique(risk.landmark)) <= 1
+    lift, error = stats.mantel_haenszel_difference(exposed, risk.outcome, risk.landmark, risk.unit)
+    low, high = lift - reach * error, lift + reach * error
+    if one_landmark:
+        low, high = stats.newcombe_interval(converted, units, confidence=confidence)
+    adjusted, adjusted_error = stats.mantel_haenszel_difference(exposed, risk.outcome, risk.strata, risk.unit)
+    odds, log_error = stats.mantel_haenszel_odds(exposed, risk.outcome, risk.landmark, risk.unit)
+    rates = stats.divide(converted, units)
+    return {
+        "units_with": units[0],
+        "units_without": units[1],
+        "converted_with": converted[0],
+        "converted_without": converted[1],
+        "rate_with": rates[0],
+        "rate_without": rates[1],
+        "lift": lift,
+        "lift_ci_lower": low,
+        "lift_ci_upper": high,
+        "relative_lift": float(stats.divide(rates[0], rates[1])) - 1,
+        "odds_ratio": odds,
+        "odds_ratio_ci_lower": odds * np.exp(-reach * log_error),
+        "odds_ratio_ci_upper": odds * np.exp(reach * log_error),
+        "phi": _phi(exposed, risk.outcome),
+        "adjusted_lift": adjusted,
+        "adjusted_lift_ci_lower": adjusted - reach * adjusted_error,
+        "adjusted_lift_ci_upper": adjusted + reach * adjusted_error,
+        "p_value": float(stats.compare_normal(adjusted, adjusted_error)),
+        "homogeneity_p_value": _test_homogeneity(exposed, risk, one_landmark=one_landmark) if grouped else np.nan,
+        "e_value": float(stats.e_value(stats.divide(rates[0], max(rates[0] - adjusted, 0)))),
+    }
+
+
+def _count_sides(units: Ints, exposed: NDArray[np.bool_]) -> tuple[int, int]:
+    return len(np.unique(units[exposed])), len(np.unique(units[~exposed]))
+
+
+def _phi(left: NDArray[np.bool_], right: NDArray[np.bool_]) -> float:
+    if left.all() or right.all() or not left.any() or not right.any():
+        return np.nan
+    return float(np.corrcoef(left, right)[0, 1])
+
+
+def _test_homogeneity(exposed: NDArray[np.bool_], risk: _Risk, *, one_landmark: bool) -> float:
+    tables, differences = [], []
+    for group in np.unique(risk.groups):
+        inside = risk.groups == group
+        cells = np.histogram2d(exposed[inside], risk.outcome[inside], bins=[[0, 0.5, 1], [0, 0.5, 1]])[0]
+        if cells.sum(axis=0).all() and cells.sum(axis=1).all():
+            tables.append(cells)
+            differences.append(
+                stats.mantel_haenszel_difference(
+                    exposed[inside], risk.outcome[inside], risk.strata[inside], risk.unit[inside]
+                )
+            )
+    if len(tables) < 2:
+        return np.nan
+    if one_landmark:
+        return float(StratifiedTable(tables).test_equal_odds().pvalue)
+    return stats.compare_effects(*np.transpose(differences))
+
+
+def _judge(row: dict[str, float], micro: Ints, macro: Ints) -> tuple[str, str]:
+    """Give the verdict that needs no comparison with the other micros, or none, and why."""
+    before = micro <= macro
+    did = micro < NEVER
+    if len(macro) >= FEWEST_UNITS and before.all():
+        return "precondition", f"none of {len(macro):,} converters converted without it"
+    if did.any() and (~before & did).sum() > did.sum() / 2:
+        return (
+            "follows the macro",
+            f"{(~before & did).sum():,} of {did.sum():,} converters who did it did so first after converting",
+        )
+    for side, word in (("with", "with it"), ("without", "without it")):
+        if row[f"units_{side}"] < FEWEST_UNITS:
+            return "too few", f"{row[f'units_{side}']:,} units {word}, needs {FEWEST_UNITS}"
+        if row[f"converted_{side}"] < FEWEST_CONVERTED:
+            return "too few", f"{row[f'converted_{side}']:,} conversions {word}, needs {FEWEST_CONVERTED}"
+    if np.isnan(row["p_value"]):
+        return "too few", "no stratum has units with and without it"
+    return "", ""
+
+
+def _finish(table: pd.DataFrame) -> pd.DataFrame:
+    """Control the false discoveries over the micros that can be judged, and give their verdicts."""
+    open_rows = table["verdict"] == ""
+    q = stats.control_false_discoveries(table["p_value"].where(open_rows).astype(float))
+    direction = np.where(table["adjusted_lift"] > 0, "positive", "negative")
+    found = np.where(q < stats.SIGNIFICANCE, direction, "no evidence")
+    verdicts = pd.Series(np.where(open_rows, found, table["verdict"]), index=table.index, dtype="str")
+    return table.assign(q_value=q, verdict=verdicts)[list(COLUMNS)].sort_values(
+        "adjusted_lift", ascending=False, kind="stable", ignore_index=True
+    )
+
+
+def _correlate_micros(exposed: NDArray[np.bool_], names: list[str]) -> pd.DataFrame:
+    pairs = [[_phi(left, right) for right in exposed.T] for left in exposed.T]
+    return pd.DataFrame(pairs, index=pd.Index(names, name="micro"), columns=names)
+
+
+def _follow(goal: Macro, did: NDArray[np.bool_]) -> pd.DataFrame:
+    """Count, for each micro, the units that could do it by the plan and those that did, over the whole follow-up."""
+    position = {c.id: n for n, c in enumerate((goal, *goal.micros))}
+    rows = []
+    for micro in goal.micros:
+        over = position.get(micro.metric.over or "")
+        could = did[:, over] if over is not None else np.ones(len(did), bool)
+        rows.append(
+            {"micro": micro.id, "could": int(could.sum()), "did": int((could & did[:, position[micro.id]]).sum())}
+        )
+    return pd.DataFrame(rows, columns=["micro", "could", "did"])

@@ -1,0 +1,1 @@
+"""Example data: a real log of university courses, and a simulated shop with planted effects."""

@@ -1,0 +1,75 @@
+"""Where the example logs, and the plans and run files that go with them, are on this machine."""
+
+import functools
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import platformdirs
+
+from convlib.datasets import shop, shop_model
+from convlib.documents import did_you_mean, quote_names
+from convlib.errors import ParamError
+
+NAMES = ("oulad", "shop")
+
+
+def dataset_path(name: str) -> Path:
+    """Return the Parquet file of an example log; the shop's is simulated at first use and kept in the cache folder.
+
+    Args:
+        name: `oulad` or `shop`.
+
+    Returns:
+        The file.
+
+    Raises:
+        ParamError: There is no such example.
+    """
+    _check_name(name)
+    return Path(__file__).parent / "oulad" / "events.parquet" if name == "oulad" else _simulated_shop()
+
+
+def params_folder(name: str) -> Path:
+    """Return the folder with an example's `plan.yaml`, `segments.yaml` and `weekly.yaml`.
+
+    Args:
+        name: `oulad` or `shop`.
+
+    Returns:
+        The repository's own folder, or the one that the installed package brings.
+
+    Raises:
+        ParamError: There is no such example.
+    """
+    _check_name(name)
+    package = Path(__file__).parents[1]
+    own = package.parent / "params" / name
+    return own if (own / "plan.yaml").exists() else package / "workbook" / "params" / name
+
+
+def _check_name(name: str) -> None:
+    if name not in NAMES:
+        raise ParamError(f"`name` is {name!r}; it must be one of {quote_names(NAMES)}.{did_you_mean(name, NAMES)}")
+
+
+def _simulated_shop() -> Path:
+    folder = Path(os.environ.get("CONVLIB_CACHE") or platformdirs.user_cache_dir("convlib", appauthor=False))
+    path = folder / f"shop-{_digest_generator()}.parquet"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        events, _ = shop.shop_events()
+        # Written beside its place and moved there whole: another process must never read half of it.
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            written = Path(scratch) / path.name
+            events.to_parquet(written, index=False, compression="zstd")
+            written.replace(path)
+    return path
+
+
+@functools.cache
+def _digest_generator() -> str:
+    """A changed generator makes another file, so that an old log never stands beside a new truth."""
+    sources = [Path(str(module.__file__)).read_bytes() for module in (shop_model, shop)]
+    return hashlib.sha256(b"".join(sources)).hexdigest()[:16]

@@ -1,0 +1,179 @@
+"""What is true in the simulated shop: who comes, what they do on the first day, and who buys.
+
+Clock: a unit's `first_visit`. What it does on the first day (24 hours) depends only on its device, its medium and on
+how many plain pages it looked at. Whether it buys in the 14 days after that is drawn from a sum of risks: a base by
+device and medium, a share for each plain page, and the planted effect of each micro-conversion done on the first day.
+So among units of equal device, medium and number of plain pages, the difference in the share of buyers is the planted
+number, whatever the weights.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+SECOND = 1_000_000
+HOUR = 3_600 * SECOND
+DAY = 24 * HOUR
+ENTRY_DAYS = 84
+HORIZON_DAYS = 14
+MOST_PAGES = 10
+WEEKDAY_WEIGHTS = np.array([1.0, 0.95, 0.95, 1.0, 1.1, 1.35, 1.4])
+HOUR_WEIGHTS = np.array([2, 1, 1, 1, 1, 2, 4, 6, 8, 9, 9, 9, 10, 9, 8, 8, 9, 11, 13, 15, 16, 14, 9, 5], dtype=float)
+GROWTH_A_DAY = 0.003
+
+DEVICES = ("mobile", "desktop", "tablet")
+DEVICE_SHARES = (0.55, 0.38, 0.07)
+DEVICE_APPETITE = np.array([0.85, 1.15, 1.0])
+DEVICE_RISK = np.array([0.0, 0.02, 0.01])
+# source, medium, campaign, referrer; a source has one medium, so adjusting for either is enough
+CHANNELS = (
+    ("google_ads", "cpc", "summer_sale", "https://www.google.com/"),
+    ("facebook", "cpc", "summer_sale", "https://www.facebook.com/"),
+    ("google", "organic", None, "https://www.google.com/"),
+    ("bing", "organic", None, "https://www.bing.com/"),
+    ("newsletter", "email", "weekly_news", None),
+    ("(direct)", "(none)", None, None),
+)
+CHANNEL_SHARES = (0.20, 0.12, 0.22, 0.05, 0.20, 0.21)
+CHANNEL_APPETITE = np.array([0.85, 0.85, 1.0, 1.0, 1.25, 1.1])
+CHANNEL_RISK = np.array([0.0, 0.0, 0.01, 0.01, 0.03, 0.02])
+MOBILE, EMAIL, DIRECT = 0, 4, 5
+GEOS = ("US", "GB", "DE", "FR", "CA")
+GEO_SHARES = (0.52, 0.18, 0.14, 0.08, 0.08)
+APP_SHARE = 0.3
+BASE_RISK = 0.05
+PAGE_RISK = 0.012
+
+
+@dataclass(frozen=True)
+class Micro:
+    """What is planted for one micro: how often it happens and what it adds to the chance of a later purchase."""
+
+    name: str
+    rate: float
+    planted: str = "null"
+    effect: float = 0.0
+
+
+MICROS = (
+    Micro("newsletter_signup", 0.11, "positive", 0.035),
+    Micro("select_category", 0.26),
+    Micro("use_filter", 0.16),
+    Micro("email_click", 0.20),
+    Micro("app_open", 0.16),
+    Micro("view_item", 0.30, "precondition"),
+    Micro("add_to_wishlist", 0.13, "positive", 0.12),
+    Micro("add_to_cart", 0.05, "precondition"),
+    Micro("view_cart", 0.04, "precondition"),
+    Micro("apply_promo", 0.09),
+    Micro("begin_checkout", 0.02, "precondition"),
+    Micro("field_error", 0.08, "negative", -0.045),
+    Micro("add_shipping_info", 0.02, "precondition"),
+    Micro("save_payment_method", 0.09, "positive", 0.08),
+    Micro("track_order", 0.01, "follows"),
+)
+# Doing the first means having done the second, in the order in which they follow from each other.
+IMPLIED = (
+    ("save_payment_method", "add_shipping_info"),
+    ("add_shipping_info", "begin_checkout"),
+    ("field_error", "begin_checkout"),
+    ("begin_checkout", "view_cart"),
+    ("apply_promo", "view_cart"),
+    ("view_cart", "add_to_cart"),
+    ("add_to_cart", "view_item"),
+    ("add_to_wishlist", "view_item"),
+)
+
+
+def list_planted() -> pd.DataFrame:
+    """List what is planted, the truth that an analysis should find.
+
+    Returns:
+        One row a micro: `micro`, `planted` (positive, null, negative, precondition, follows) and `true_lift`, the
+        difference in the chance of a purchase in the 14 days after the first day between units that did it on the
+        first day and units that did not, of equal device, medium and number of plain pages; NaN where not defined.
+    """
+    defined = {"positive", "null", "negative"}
+    rows = [(m.name, m.planted, m.effect if m.planted in defined else np.nan) for m in MICROS]
+    return pd.DataFrame(rows, columns=["micro", "planted", "true_lift"])
+
+
+def draw_people(rng: np.random.Generator, units: int) -> pd.DataFrame:
+    """Draw who enters when, from where, and how many plain pages they look at on the first day.
+
+    Args:
+        rng: The source of chance.
+        units: How many.
+
+    Returns:
+        A row a unit: `unit`, `start` (microseconds after the log's start), `device`, `channel` and `geo` (codes),
+        `has_app`, `pages`.
+    """
+    device = rng.choice(len(DEVICES), units, p=DEVICE_SHARES)
+    channel = rng.choice(len(CHANNELS), units, p=CHANNEL_SHARES)
+    appetite = DEVICE_APPETITE[device] * CHANNEL_APPETITE[channel]
+    extra_pages = rng.poisson(2.6 * appetite * rng.gamma(2.0, 0.5, units))
+    days = np.arange(ENTRY_DAYS)
+    day_weights = WEEKDAY_WEIGHTS[days % 7] * (1 + GROWTH_A_DAY * days)
+    day = rng.choice(ENTRY_DAYS, units, p=day_weights / day_weights.sum())
+    hour = rng.choice(24, units, p=HOUR_WEIGHTS / HOUR_WEIGHTS.sum())
+    return pd.DataFrame(
+        {
+            "unit": np.arange(units),
+            "start": day * DAY + hour * HOUR + rng.integers(0, HOUR, units),
+            "device": device,
+            "channel": channel,
+            "geo": rng.choice(len(GEOS), units, p=GEO_SHARES),
+            "has_app": (device == MOBILE) & (rng.random(units) < APP_SHARE),
+            "pages": 1 + np.minimum(extra_pages, MOST_PAGES - 1),
+        }
+    )
+
+
+def draw_micros(rng: np.random.Generator, visits: pd.DataFrame, *, pages: Ints, share: float = 1.0) -> dict[str, Flags]:
+    """Draw the micros of each visit, each on its own given device, channel and pages, then add what they imply.
+
+    Args:
+        rng: The source of chance.
+        visits: Codes of `device` and `channel`, a row a visit.
+        pages: Plain pages of the visit.
+        share: Factor of all rates.
+
+    Returns:
+        For each micro, whether it happened in each visit.
+    """
+    device, channel = visits["device"].to_numpy(), visits["channel"].to_numpy()
+    tendency = share * (0.4 + 0.2 * pages) * DEVICE_APPETITE[device] * CHANNEL_APPETITE[channel]
+    did = {micro.name: rng.random(len(visits)) < np.minimum(micro.rate * tendency, 0.9) for micro in MICROS}
+    did["email_click"] &= channel == EMAIL
+    did["app_open"] &= device == MOBILE
+    for micro, implied in IMPLIED:
+        did[implied] |= did[micro]
+    return did
+
+
+def draw_outcome(rng: np.random.Generator, people: pd.DataFrame, did: Mapping[str, Flags]) -> tuple[Flags, Flags]:
+    """Draw who buys.
+
+    Args:
+        rng: The source of chance.
+        people: The frame of `draw_people`.
+        did: Their micros of the first day.
+
+    Returns:
+        Who buys on the first day, and who of the others buys in the 14 days after it.
+    """
+    pages = people["pages"].to_numpy()
+    # An early purchase must not depend on the micros: leaving the early buyers out would tie the micros to each other.
+    early = rng.random(len(people)) < 0.008 + 0.004 * pages
+    risk = BASE_RISK + DEVICE_RISK[people["device"]] + CHANNEL_RISK[people["channel"]] + PAGE_RISK * (pages - 1)
+    for micro in MICROS:
+        risk = risk + micro.effect * did[micro.name]
+    return early, (rng.random(len(people)) < risk) & ~early

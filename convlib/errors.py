@@ -1,0 +1,34 @@
+"""What can be wrong with what a user gives, as few exception classes, each listing every problem at once."""
+
+
+class ConvlibError(ValueError):
+    """Bad input, with every problem found in it.
+
+    Args:
+        *problems: One message each: what is wrong with which value, where, and what to do.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems) if len(problems) == 1 else self._number(problems))
+
+    @staticmethod
+    def _number(problems: tuple[str, ...]) -> str:
+        lines = [f"{i}. {problem}" for i, problem in enumerate(problems, start=1)]
+        return "\n".join([f"{len(problems)} problems:", *lines])
+
+
+class ParamError(ConvlibError):
+    """A parameter of a function, a notebook or a run file is wrong."""
+
+
+class PlanError(ConvlibError):
+    """The measurement plan or the segments file is wrong."""
+
+
+class EventDataError(ConvlibError):
+    """The event log can't be read or holds nothing usable."""
+
+
+class RunError(ConvlibError):
+    """A report run can't start or can't finish."""

@@ -1,0 +1,355 @@
+"""The event log: one prepared log seen through a segment, row filters and a period of entries."""
+
+import dataclasses
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Self
+
+import duckdb
+import pandas as pd
+from duckdb import ColumnExpression, ConstantExpression
+
+from convlib.documents import did_you_mean
+from convlib.errors import ParamError
+from convlib.plan import Plan, Segment, read_plan, read_segments
+from convlib.rules import All, Rule, parse_rule
+from convlib.sources import ADDED, Prepared, compile_rule, connect, prepare
+
+Unit = Literal["user", "session"]
+#: How a null stands in segment names and breakdowns.
+NO_VALUE = "(none)"
+
+
+@dataclasses.dataclass(frozen=True)
+class EventLog:
+    """A log of events, prepared once, with the plan, the segment and the period that it is read through.
+
+    Attributes:
+        prepared: Where the prepared form is, and its counts of rows.
+        plan: The measurement plan that maps events to conversions.
+        segments: The named segments that `segment` knows.
+        segment_name: Name of the segment in use.
+        rule: What a unit's entry event must match to belong to the segment.
+        filters: What every row must match.
+        start: First day of entries, included; None is the log's first.
+        end: Last day of entries, included; None is the log's last.
+    """
+
+    prepared: Prepared
+    plan: Plan | None = None
+    segments: Mapping[str, Segment] = dataclasses.field(default_factory=dict, repr=False)
+    segment_name: str = "all"
+    rule: Rule | None = dataclasses.field(default=None, repr=False)
+    filters: tuple[Rule, ...] = dataclasses.field(default=(), repr=False)
+    start: dt.date | None = None
+    end: dt.date | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Name the columns that rules, breakdowns and covariates may use."""
+        return self.prepared.columns
+
+    @property
+    def rows_read(self) -> int:
+        """Give how many rows the source has: those used and those rejected."""
+        return self.prepared.rows_read
+
+    @property
+    def rows_used(self) -> int:
+        """Give how many rows are used."""
+        return self.prepared.rows_used
+
+    @property
+    def rows_rejected(self) -> int:
+        """Give how many rows could not be used; `rejects` holds them."""
+        return self.prepared.rows_rejected
+
+    @property
+    def fingerprint(self) -> str:
+        """Give the SHA-256 of the source's content."""
+        return self.prepared.fingerprint
+
+    @property
+    def first(self) -> pd.Timestamp:
+        """Give the time of the whole log's first event, UTC."""
+        return self.prepared.first
+
+    @property
+    def last(self) -> pd.Timestamp:
+        """Give the end of the data: the time of the whole log's last event, UTC."""
+        return self.prepared.last
+
+    @property
+    def period(self) -> tuple[dt.date, dt.date]:
+        """Give the first and last day of entries, both included."""
+        return self.start or self.first.date(), self.end or self.last.date()
+
+    @property
+    def rejects(self) -> pd.DataFrame:
+        """Show the rows that could not be used: `source`, `row` (the first is 1), `reason`, and the row as it came."""
+        return pd.read_parquet(self.prepared.folder / "rejects.parquet")
+
+    def segment(self, which: str | Mapping[str, object]) -> Self:
+        """Keep the units whose entry event in the period matches.
+
+        Args:
+            which: A name in the segments file, `COLUMN_SEGMENT=VALUE` for one value of a `by` segment, or a match rule.
+
+        Raises:
+            ParamError: There is no such segment, or it uses a column that the log does not have.
+        """
+        if not isinstance(which, str):
+            return self._restrict("custom", parse_rule(dict(which)), "unit")
+        name, _, value = which.partition("=")
+        chosen = self.segments.get(name, Segment(name="all") if name == "all" else None)
+        if chosen is None or bool(chosen.by) != ("=" in which):
+            raise ParamError(self._unknown_segment(which))
+        if chosen.by:
+            own = parse_rule({chosen.by: {"is_null": True} if value == NO_VALUE else value})
+            return self._restrict(which, All((chosen.rule, own)) if chosen.rule else own, chosen.scope)
+        return self._restrict(which, chosen.rule, chosen.scope)
+
+    def whole(self) -> Self:
+        """Give the log without segment, filters and period."""
+        return dataclasses.replace(self, segment_name="all", rule=None, filters=(), start=None, end=None)
+
+    def where(self, **columns: object) -> Self:
+        """Keep the rows whose columns match, and nothing else of their units: `where(device_type="mobile")`."""
+        return self._restrict(self.segment_name, parse_rule(columns), "event")
+
+    def between(self, start: dt.date | str | None = None, end: dt.date | str | None = None) -> Self:
+        """Choose entries from `start` to `end`, both days included; earlier and later events stay visible.
+
+        Raises:
+            ParamError: A date can't be read, or the end is before the start.
+        """
+        first, last = _date(start, "start"), _date(end, "end")
+        if first and last and last < first:
+            msg = f"`end` {last} is before `start` {first}; swap them."
+            raise ParamError(msg)
+        return dataclasses.replace(self, start=first, end=last)
+
+    def expand_segments(self, names: Sequence[str] | None = None) -> list[str]:
+        """List segments with each `by` segment as one name a value (`module=AAA`), in the order of the segments file.
+
+        Args:
+            names: Which segments; None for all.
+
+        Raises:
+            ParamError: A name is not in the segments file.
+        """
+        chosen = list(names) if names is not None else ["all", *(n for n in self.segments if n != "all")]
+        unknown = [n for n in chosen if n not in self.segments and n != "all"]
+        if unknown:
+            raise ParamError(*[self._unknown_segment(name) for name in unknown])
+        expanded: list[str] = []
+        for name in chosen:
+            by = self.segments[name].by if name in self.segments else None
+            expanded += [f"{name}={value}" for value in self.values(by)] if by else [name]
+        return expanded
+
+    def values(self, column: str) -> list[str]:
+        """List the values of a column, as text, with `(none)` last when some rows have none."""
+        self._check_columns([column])
+        found = (
+            self.rows().project(f"CAST({_quote(column)} AS VARCHAR) AS v").distinct().order("v NULLS LAST").fetchall()
+        )
+        return [NO_VALUE if value is None else value for (value,) in found]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Give the rows of the segment's units, as a frame in order of user and time."""
+        units = self.entries().index
+        rows = self.rows().project(f"user, {', '.join(map(_quote, self.columns))}").df()
+        return rows[rows["user"].isin(units)].drop(columns="user").reset_index(drop=True)
+
+    def rows(self, name: str = "events") -> duckdb.DuckDBPyRelation:
+        """Open one part of the prepared form (`events`, `conversions` or `activity`) with the row filters applied."""
+        relation = connect().read_parquet(str(self.prepared.folder / f"{name}.parquet"))
+        for rule in self.filters:
+            relation = relation.filter(compile_rule(rule))
+        return relation
+
+    def stream(self, name: str) -> duckdb.DuckDBPyRelation:
+        """Open the rows that are one conversion of the plan, or else that have this event name.
+
+        Raises:
+            ParamError: The plan has no such conversion and the log no such event.
+        """
+        if self.plan and name in self.plan:
+            return self.rows("conversions").filter(ColumnExpression("conversion") == ConstantExpression(name))
+        relation = self.rows().filter(ColumnExpression("event_name") == ConstantExpression(name))
+        if not relation.limit(1).fetchall():
+            raise ParamError(self._unknown_event(name))
+        return relation
+
+    def entries(
+        self, *, unit: Unit = "user", entry: str | None = None, columns: Sequence[str] = (), every: str | None = None
+    ) -> pd.DataFrame:
+        """Find when and how each unit of the segment entered in the period.
+
+        Args:
+            unit: What is counted.
+            entry: Conversion or event that starts the clock; None for the unit's first event of any name.
+            columns: Columns to take from the entry event, as text.
+            every: `D`, `W` or `M`: one entry for each unit and calendar day, week (from Monday) or month.
+
+        Returns:
+            A frame indexed by unit code, with `time` (microseconds since 1970, UTC), `period` (its first day) and the columns.
+        """
+        self._check_columns(columns)
+        low, high = (day.isoformat() for day in self.bounds)
+        rows = self.stream(entry) if entry else self.rows()
+        rows = rows.filter(f"{unit} IS NOT NULL AND timestamp >= '{low}' AND timestamp < '{high}'")
+        truncated = {"D": "day", "W": "week", "M": "month"}.get(every or "")
+        period = f"date_trunc('{truncated}', timestamp)" if truncated else f"DATE '{self.period[0]}'"
+        firsts = rows.query(
+            "entry_rows",
+            f"SELECT * FROM entry_rows SEMI JOIN (SELECT min(event) AS event FROM entry_rows GROUP BY {unit}, {period}) USING (event)",
+        )
+        if self.rule:
+            firsts = firsts.filter(compile_rule(self.rule))
+        project = [
+            f"{unit} AS unit",
+            "epoch_us(timestamp) AS time",
+            f"CAST({period} AS TIMESTAMP) AS period",
+            *_texts(columns),
+        ]
+        return firsts.project(", ".join(project)).order("unit, time").df().set_index("unit")
+
+    def read(
+        self, relation: duckdb.DuckDBPyRelation, *, unit: Unit = "user", columns: Sequence[str] = ()
+    ) -> pd.DataFrame:
+        """Fetch rows as `unit`, `time` (microseconds), `value`, `event` and the columns as text."""
+        self._check_columns(columns)
+        known = [f"{unit} AS unit", "epoch_us(timestamp) AS time", "value", "event"]
+        return relation.filter(f"{unit} IS NOT NULL").project(", ".join([*known, *_texts(columns)])).df()
+
+    def count(self, part: str, *groups: str) -> pd.DataFrame:
+        """Count the segment's events in the period, and their users, for each group of columns.
+
+        Args:
+            part: `events`, `conversions`, or `unmapped`: the events that are no conversion.
+            groups: Columns, or `day`.
+
+        Returns:
+            The groups, `events`, `units`, `first`, `last`, the most frequent first.
+        """
+        names = ", ".join(map(_quote, groups))
+        counts = "count(*) AS events, count(DISTINCT user) AS units, min(timestamp) AS first, max(timestamp) AS last"
+        dated = self._members(part).project("*, CAST(date_trunc('day', timestamp) AS TIMESTAMP) AS day")
+        return (
+            dated.aggregate(", ".join(filter(None, [names, counts])), names)
+            .order(", ".join(filter(None, ["events DESC", names])))
+            .df()
+        )
+
+    def count_filled(self) -> pd.DataFrame:
+        """Count for each column how many of the segment's rows in the period hold a value: `column`, `filled`, `share`."""
+        columns = [c for c in self.columns if c not in ADDED]
+        total, *filled = (
+            self._members("events")
+            .aggregate(", ".join(["count(*)", *(f"count({_quote(c)})" for c in columns)]))
+            .fetchall()[0]
+        )
+        share = [count / total if total else float("nan") for count in filled]
+        return pd.DataFrame({"column": columns, "filled": filled, "share": share})
+
+    def _members(self, part: str) -> duckdb.DuckDBPyRelation:
+        """Open the rows of the segment's units that lie in the period."""
+        low, high = (day.isoformat() for day in self.bounds)
+        rows = self.rows("events" if part == "unmapped" else part).filter(
+            f"timestamp >= '{low}' AND timestamp < '{high}'"
+        )
+        if part == "unmapped":
+            self.rows("conversions").create_view("mapped_rows", replace=True)
+            rows = rows.query("all_rows", "SELECT * FROM all_rows ANTI JOIN mapped_rows USING (event)")
+        if self.rule is None:
+            return rows
+        connect().from_df(self.entries().reset_index()[["unit"]]).create_view("segment_units", replace=True)
+        return rows.query(
+            "all_rows", "SELECT * FROM all_rows SEMI JOIN segment_units ON all_rows.user = segment_units.unit"
+        )
+
+    @property
+    def bounds(self) -> tuple[dt.date, dt.date]:
+        """Give the period as its first day and the day after its last."""
+        first, last = self.period
+        return first, last + dt.timedelta(days=1)
+
+    def _restrict(self, name: str, rule: Rule | None, scope: str) -> Self:
+        if rule is None:
+            return dataclasses.replace(self, segment_name=name)
+        self._check_columns(sorted(rule.columns))
+        if scope == "event":
+            return dataclasses.replace(self, segment_name=name, filters=(*self.filters, rule))
+        return dataclasses.replace(self, segment_name=name, rule=rule)
+
+    def _check_columns(self, columns: Sequence[str]) -> None:
+        unknown = [name for name in columns if name not in self.columns]
+        if unknown:
+            raise ParamError(
+                *[
+                    f"The log has no column `{name}`.{did_you_mean(name, self.columns)} Its columns are {', '.join(self.columns)}."
+                    for name in unknown
+                ]
+            )
+
+    def _unknown_segment(self, name: str) -> str:
+        known = self.expand_segments()
+        return f"There is no segment `{name}`.{did_you_mean(name, known)} The segments are {', '.join(known)}."
+
+    def _unknown_event(self, name: str) -> str:
+        events = [row[0] for row in self.rows().project("event_name").distinct().order("event_name").fetchall()]
+        known = [*(c.id for c in (self.plan.conversions if self.plan else ())), *events]
+        return f"`{name}` is neither a conversion of the plan nor an event of the log.{did_you_mean(name, known)} Known are {', '.join(dict.fromkeys(known))}."
+
+
+def read_events(
+    source: str | Path | pd.DataFrame,
+    *,
+    plan: Plan | str | Path | None = None,
+    segments: Mapping[str, Segment] | str | Path | None = None,
+    timezone: str = "UTC",
+) -> EventLog:
+    """Read a log of events once, and keep its prepared form in the cache.
+
+    Args:
+        source: A Parquet, CSV or JSON-lines file, a glob, a folder of such files, `dataset:NAME`, or a DataFrame.
+        plan: The measurement plan, or its file; it maps events to conversions.
+        segments: Named segments, or their file.
+        timezone: Zone of the timestamps that carry none; all are UTC afterwards.
+
+    Returns:
+        The log. Rows that can't be used stand in `.rejects` with a reason.
+
+    Raises:
+        EventDataError: The source is missing, empty or unreadable, or lacks `event_name`, `timestamp` or `user_id`.
+        PlanError: The plan or the segments file is wrong.
+    """
+    plan = read_plan(plan) if isinstance(plan, str | Path) else plan
+    named = read_segments(segments) if isinstance(segments, str | Path) else (segments or {})
+    return EventLog(prepare(source, plan=plan, timezone=timezone), plan=plan, segments=named)
+
+
+def _date(text: dt.date | str | None, name: str) -> dt.date | None:
+    if text is None or text == "":
+        return None
+    try:
+        return dt.date.fromisoformat(str(text)[:10])
+    except ValueError:
+        msg = f"`{name}` is {text!r}, which is not a date; write it as YYYY-MM-DD."
+        raise ParamError(msg) from None
+
+
+def _texts(columns: Sequence[str]) -> list[str]:
+    return [f"coalesce(CAST({_quote(c)} AS VARCHAR), '{NO_VALUE}') AS {_quote(c)}" for c in columns]
+
+
+def list_columns(columns: str | Sequence[str]) -> list[str]:
+    """Give one column or several as a list."""
+    return [columns] if isinstance(columns, str) else list(columns)
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,199 @@
+"""A notebook's parameters, checked once and all together before any data is read."""
+
+import dataclasses
+import html
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+
+from convlib.documents import did_you_mean, quote_names
+from convlib.durations import find_duration_problem
+from convlib.errors import ConvlibError, EventDataError, ParamError
+from convlib.events import EventLog, read_events
+from convlib.plan import Plan, read_plan
+from convlib.results import Result
+from convlib.segments import Segment, read_segments
+from convlib.sources import find_files
+from convlib.takeaways import word_provenance
+
+PERIODS = ("D", "W", "M")
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters:
+    """What a notebook needs to begin: the plan, and the log through its segment and period.
+
+    Attributes:
+        plan: The measurement plan.
+        log: The log, with the segment and the period of entries applied.
+        output: Folder for the results' tables; None when nothing is to be written.
+    """
+
+    plan: Plan
+    log: EventLog
+    output: Path | None
+
+    def save(self, **results: Result) -> None:
+        """Write each result's table as CSV and Parquet, and all their takeaways, when the notebook has an `output` folder."""
+        if self.output is None:
+            return
+        self.output.mkdir(parents=True, exist_ok=True)
+        for name, result in results.items():
+            _write(self.output / f"{name}.csv", lambda path, table=result.table: table.to_csv(path, index=False))
+            _write(
+                self.output / f"{name}.parquet", lambda path, table=result.table: table.to_parquet(path, index=False)
+            )
+        said = [sentence for result in results.values() for sentence in result.takeaways]
+        text = json.dumps({"segment": self.log.segment_name, "takeaways": said}, ensure_ascii=False, indent=1)
+        _write(self.output / "takeaways.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+    def _repr_html_(self) -> str:
+        prepared = self.log.prepared
+        rows = {"read": prepared.rows_read, "used": prepared.rows_used, "rejected": prepared.rows_rejected}
+        sentence = word_provenance(
+            prepared.source,
+            segment=self.log.segment_name,
+            period=self.log.period,
+            rows=rows,
+            fingerprint=prepared.fingerprint,
+            end=prepared.last,
+        )
+        return f'<p class="provenance">{html.escape(sentence)}</p>'
+
+
+def check_parameters(
+    *,
+    events: str | Path | pd.DataFrame,
+    plan: str | Path,
+    segments: str | Path = "",
+    segment: str = "all",
+    start: str = "",
+    end: str = "",
+    output: str | Path = "",
+    timezone: str = "UTC",
+    **analysis: object,
+) -> Parameters:
+    """Check a notebook's parameters together, then read the log; every problem is named before any data is read.
+
+    Args:
+        events: The log: a file, a folder, a glob, `dataset:NAME`, or a DataFrame.
+        plan: The measurement plan's file.
+        segments: The segments' file; empty knows only `all`.
+        segment: Name of a segment, or `NAME=VALUE` for one value of a `by` segment.
+        start: First day of entries, YYYY-MM-DD, included; empty is the log's first.
+        end: Last day of entries, YYYY-MM-DD, included; empty is the log's last.
+        output: Folder for the results' tables; empty writes nothing.
+        timezone: Zone of timestamps that carry none.
+        analysis: What the analyses of the notebook take: `macro`, `steps`, `window`, `horizon`, `exposure`, `every`, `entry`,
+            `by`, `adjust`.
+
+    Returns:
+        The plan and the log, ready to use.
+
+    Raises:
+        ParamError: One or more parameters are wrong.
+        EventDataError: The log can't be read, or none of the plan's macros happens in it.
+    """
+    problems: list[str] = []
+    found_plan = _collect(problems, lambda: read_plan(plan))
+    found_segments = _collect(problems, lambda: read_segments(segments) if segments else {"all": Segment("all")})
+    if not isinstance(events, pd.DataFrame):
+        _collect(problems, lambda: find_files(events))
+    problems += _find_dates(start, end)
+    problems += _find_analysis(analysis, found_plan)
+    if found_segments is not None:
+        problems += _find_segment(segment, found_segments)
+    if problems or found_plan is None:
+        raise ParamError(*problems)
+    log = read_events(events, plan=found_plan, segments=found_segments, timezone=timezone)
+    _check_columns(log, analysis)
+    _check_macros(log, found_plan)
+    return Parameters(found_plan, log.segment(segment).between(start, end), Path(output) if output else None)
+
+
+def _collect(problems: list[str], read: Callable[[], T]) -> T | None:
+    try:
+        return read()
+    except ConvlibError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def _find_dates(start: str, end: str) -> list[str]:
+    problems, days = [], []
+    for name, text in (("start", start), ("end", end)):
+        try:
+            days.append(pd.Timestamp(text) if text else None)
+        except ValueError:
+            problems.append(f"`{name}` is {text!r}, which is not a date; write it as YYYY-MM-DD.")
+    if not problems and days[0] and days[1] and days[1] < days[0]:
+        problems.append(f"`end` {end} is before `start` {start}; swap them.")
+    return problems
+
+
+def _find_analysis(analysis: dict[str, object], plan: Plan | None) -> list[str]:
+    """Check the analyses' parameters by name; an empty text means "not given"."""
+    problems: list[str] = []
+    for name in ("window", "horizon", "exposure"):
+        for text in _texts(analysis.get(name)):
+            problem = None if text == "auto" and name == "exposure" else find_duration_problem(text)
+            if problem:
+                problems.append(f"`{name}` is {text!r}; {problem}")
+    every = analysis.get("every", "W")
+    if every not in PERIODS:
+        problems.append(f"`every` is {every!r}; it must be one of {quote_names(PERIODS)} (day, week, month).")
+    macro = analysis.get("macro")
+    if plan and macro and macro not in {goal.id for goal in plan.macros}:
+        ids = [goal.id for goal in plan.macros]
+        problems.append(f"`macro` is {macro!r}; the plan's macros are {quote_names(ids)}.{did_you_mean(macro, ids)}")
+    if "steps" in analysis and len(_texts(analysis["steps"])) < 2:
+        problems.append(f"`steps` is {analysis['steps']!r}; a funnel needs at least two.")
+    return problems
+
+
+def _find_segment(segment: str, segments: dict[str, Segment]) -> list[str]:
+    name, is_value, _ = segment.partition("=")
+    if name not in segments:
+        return [f"`segment` is {segment!r}; the segments are {quote_names(segments)}.{did_you_mean(name, segments)}"]
+    if segments[name].by and not is_value:
+        return [
+            f"`segment` is {segment!r}, which stands for one segment a value of `{segments[name].by}`; write {segment}=VALUE."
+        ]
+    return []
+
+
+def _check_columns(log: EventLog, analysis: dict[str, object]) -> None:
+    problems = [
+        f"`{name}` names the column `{column}`, which the log does not have; it has {', '.join(log.columns)}.{did_you_mean(column, log.columns)}"
+        for name in ("by", "adjust")
+        for column in _texts(analysis.get(name))
+        if column not in log.columns
+    ]
+    if problems:
+        raise ParamError(*problems)
+
+
+def _check_macros(log: EventLog, plan: Plan) -> None:
+    found = set(log.count("conversions", "conversion")["conversion"])
+    if not found & {macro.id for macro in plan.macros}:
+        frequent = ", ".join(log.count("events", "event_name")["event_name"].head(10))
+        places = "; ".join(f"{plan.locate(macro.id)}: `{macro.id}` matches {macro.match}" for macro in plan.macros)
+        msg = f"None of the plan's macro-conversions happens in the log. {places}. The log's most frequent events are {frequent}."
+        raise EventDataError(msg)
+
+
+def _texts(value: object) -> Sequence[str]:
+    if not value:
+        return []
+    return [value] if isinstance(value, str) else [str(each) for each in value]  # type: ignore[attr-defined]  # a list by its cell
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside the place and move it there, so that nobody reads half a table."""
+    scratch = path.with_name(f".{path.name}.part")
+    write(scratch)
+    scratch.replace(path)

@@ -1,0 +1,273 @@
+"""The measurement plan: which conversions count, what they are worth, who owns them, and where the plan has gaps."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from operator import itemgetter
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
+
+from convlib.documents import Document, FieldPath, did_you_mean, quote_names, read_document
+from convlib.errors import PlanError
+from convlib.plan_entries import Action, Benchmark, Clock, Entry, Loss, Macro, Metric, Micro, Range, Target, ValueColumn
+from convlib.rules import All, Any_, Rule, Test, parse_rule
+from convlib.segments import Segment, read_segments
+from convlib.validation import word_errors
+
+__all__ = [
+    "Action",
+    "All",
+    "Any_",
+    "Benchmark",
+    "Clock",
+    "Loss",
+    "Macro",
+    "Metric",
+    "Micro",
+    "Plan",
+    "Range",
+    "Rule",
+    "Segment",
+    "Target",
+    "Test",
+    "ValueColumn",
+    "parse_rule",
+    "read_plan",
+    "read_segments",
+]
+
+STAGES = ("awareness", "consideration", "decision")
+FEWEST_MICROS, MOST_MICROS = 3, 5
+GAP_FIELDS = ("owner", "target", "benchmark", "effort", "ux_outcome", "data_source", "touchpoint")
+PLAN_COLUMNS = {
+    "tier": "str",
+    "macro": "str",
+    "id": "str",
+    "name": "str",
+    "stage": "str",
+    "kind": "str",
+    "touchpoint": "str",
+    "match": "str",
+    "metric": "str",
+    "owner": "str",
+    "target": "float64",
+    "target_by": "datetime64[us]",
+    "benchmark_low": "float64",
+    "benchmark_high": "float64",
+    "direction": "str",
+    "value": "float64",
+    "value_column": "str",
+    "effort": "float64",
+    "ux_outcome": "str",
+    "data_source": "str",
+    "notes": "str",
+}
+
+
+def _check_stages(stages: tuple[str, ...]) -> tuple[str, ...]:
+    if not stages or any(not stage for stage in stages) or len(set(stages)) < len(stages):
+        raise ValueError("it must list at least one stage, each once and by a name.")
+    return stages
+
+
+def _check_macros(macros: tuple[Macro, ...]) -> tuple[Macro, ...]:
+    if not macros:
+        raise ValueError("it must list at least one macro-conversion.")
+    return macros
+
+
+class Plan(Entry):
+    """A checked measurement plan.
+
+    Args:
+        stages: The stages' names, in order.
+        macros: The macro-conversions, each with its micros and losses.
+    """
+
+    stages: Annotated[tuple[str, ...], AfterValidator(_check_stages)] = STAGES
+    macros: Annotated[tuple[Macro, ...], AfterValidator(_check_macros)] = Field(description="the macro-conversions")
+    _document: Document = PrivateAttr()
+
+    @property
+    def path(self) -> str:
+        """The file that the plan was read from, as the user named it."""
+        return self._document.path
+
+    @property
+    def conversions(self) -> tuple[Macro | Micro | Loss, ...]:
+        """Every conversion, in the plan's order: each macro, then its micros and losses."""
+        listed: list[Macro | Micro | Loss] = []
+        for macro in self.macros:
+            listed += [macro, *macro.micros, *macro.losses]
+        return tuple(listed)
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns of the log that rules and values read."""
+        return frozenset[str]().union(*(each.columns for each in self.conversions))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed but unwise: a macro's stage with fewer than 3 or more than 5 micros."""
+        return tuple(self._warn_of_stages())
+
+    @property
+    def gaps(self) -> list[tuple[str, str]]:
+        """The optional fields that nobody has filled in, as (id, field); losses have none."""
+        entries = [each for each in self.conversions if isinstance(each, Macro | Micro)]
+        return [
+            (each.id, name)
+            for each in entries
+            for name in GAP_FIELDS
+            if name in type(each).model_fields and not getattr(each, name)
+        ]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The plan as one row for each conversion, in the plan's order (columns: `PLAN_COLUMNS`)."""
+        rows = [_tabulate(each, self.macro_of(each.id)) for each in self.conversions]
+        return pd.DataFrame(rows, columns=list(PLAN_COLUMNS)).astype(PLAN_COLUMNS)
+
+    @property
+    def digest(self) -> str:
+        """A SHA-256 of what the plan says; comments, layout and the file's name do not change it."""
+        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def macro_of(self, conversion_id: str) -> Macro:
+        """Return the macro that a conversion belongs to; a macro belongs to itself.
+
+        Raises:
+            PlanError: The plan has no such conversion.
+        """
+        wanted = self[conversion_id]
+        return next(macro for macro in self.macros if wanted in (macro, *macro.micros, *macro.losses))
+
+    def locate(self, conversion_id: str, field: str = "match") -> str:
+        """Return where a conversion's field stands, as `file:line`; where it is left out, the conversion's own line.
+
+        Raises:
+            PlanError: The plan has no such conversion.
+        """
+        wanted = self[conversion_id].id
+        where = next(path for path, found in list_ids(self._document.data) if found == wanted)
+        return self._document.locate((*where[:-1], field))
+
+    def __getitem__(self, conversion_id: str) -> Macro | Micro | Loss:
+        """Return a conversion by its id; PlanError names the nearest id when there is none."""
+        found = {each.id: each for each in self.conversions}
+        if conversion_id not in found:
+            near = did_you_mean(conversion_id, found)
+            raise PlanError(f"{self.path} has no conversion {conversion_id!r}; it has {quote_names(found)}.{near}")
+        return found[conversion_id]
+
+    def __contains__(self, conversion_id: object) -> bool:
+        """Say whether the plan has a conversion of this id."""
+        return any(each.id == conversion_id for each in self.conversions)
+
+    def _warn_of_stages(self) -> Iterator[str]:
+        for i, macro in enumerate(self.macros):
+            counts = Counter(micro.stage for micro in macro.micros)
+            for stage in self.stages:
+                count = counts[stage]
+                if count and not FEWEST_MICROS <= count <= MOST_MICROS:
+                    advice = "Add some" if count < FEWEST_MICROS else "Merge or drop some"
+                    yield self._document.problem(
+                        ("macros", i),
+                        f"has {count} micro{'s' if count > 1 else ''} in the stage {stage!r}; "
+                        f"{FEWEST_MICROS} to {MOST_MICROS} keep a stage telling and readable. {advice}.",
+                    )
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read what is to be measured.
+
+    Args:
+        path: The plan's YAML file.
+
+    Returns:
+        The checked plan.
+
+    Raises:
+        PlanError: The file can't be read or the plan is wrong; every problem is listed, with its line.
+    """
+    document = read_document(path)
+    ids = list_ids(document.data)
+    context = {"ids": [each for _, each in ids], "stages": _list_stages(document.data)}
+    problems = _find_twins(document, ids)
+    try:
+        plan = Plan.model_validate(document.data, context=context)
+    except ValidationError as error:
+        problems += word_errors(error, document, Plan)
+    if problems:
+        raise PlanError(*(text for _, text in sorted(problems, key=itemgetter(0))))
+    plan._document = document
+    return plan
+
+
+def list_ids(data: Any) -> list[tuple[FieldPath, str]]:
+    """List every conversion's id with its path, also in a plan that has other faults."""
+    found: list[tuple[FieldPath, str]] = []
+    for where, macro in _list_entries(data, (), "macros"):
+        entries = [(where, macro), *_list_entries(macro, where, "micros"), *_list_entries(macro, where, "losses")]
+        found += [((*place, "id"), entry["id"]) for place, entry in entries if isinstance(entry.get("id"), str)]
+    return found
+
+
+def _list_entries(data: Any, where: FieldPath, key: str) -> list[tuple[FieldPath, dict[str, Any]]]:
+    entries = data.get(key) if isinstance(data, dict) else None
+    if not isinstance(entries, list):
+        return []
+    return [((*where, key, i), entry) for i, entry in enumerate(entries) if isinstance(entry, dict)]
+
+
+def _list_stages(data: Any) -> list[str] | None:
+    """Return the stages that micros may name, or None when the plan's own list is wrong itself."""
+    stages = data.get("stages") if isinstance(data, dict) else None
+    if stages is None:
+        return list(STAGES)
+    if isinstance(stages, list) and all(isinstance(stage, str) for stage in stages):
+        return stages
+    return None
+
+
+def _find_twins(document: Document, ids: list[tuple[FieldPath, str]]) -> list[tuple[int, str]]:
+    first_lines: dict[str, int] = {}
+    problems: list[tuple[int, str]] = []
+    for where, each in ids:
+        line = document.line(where)
+        if each in first_lines:
+            text = f"is {each!r}, as on line {first_lines[each]}; each id may stand once in a plan. Rename one of them."
+            problems.append((line, document.problem(where, text)))
+        first_lines.setdefault(each, line)
+    return problems
+
+
+def _tabulate(entry: Macro | Micro | Loss, macro: Macro) -> dict[str, object]:
+    value = getattr(entry, "value", None)
+    target = getattr(entry, "target", None)
+    benchmark = getattr(entry, "benchmark", None) or Range()
+    same = ("id", "name", "stage", "kind", "touchpoint", "owner", "direction", "effort", "ux_outcome", "data_source")
+    return {
+        **{name: getattr(entry, name, None) for name in (*same, "notes")},
+        "tier": type(entry).__name__.casefold(),
+        "macro": macro.id,
+        "match": str(entry.match),
+        "metric": _name_metric(entry),
+        "target": target.value if target else None,
+        "target_by": target.by if target else None,
+        "benchmark_low": benchmark.low,
+        "benchmark_high": benchmark.high,
+        "value": None if isinstance(value, ValueColumn) else value,
+        "value_column": value.column if isinstance(value, ValueColumn) else None,
+    }
+
+
+def _name_metric(entry: Macro | Micro | Loss) -> str | None:
+    if isinstance(entry, Micro):
+        return str(entry.metric)
+    return "rate" if isinstance(entry, Macro) else None

@@ -1,0 +1,368 @@
+"""Every figure: takes a finished table, draws it with n and interval, returns the Axes."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+#: Okabe and Ito's palette, safe for colour-blind readers.
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
+CYCLE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", RED, "#000000")
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9CA3AF",
+    "axes.labelcolor": "#374151",
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "xtick.color": "#374151",
+    "ytick.color": "#374151",
+    "font.size": 10,
+    "figure.dpi": 130,
+    "savefig.bbox": "tight",
+    "legend.frameon": False,
+}
+WIDTH = 7.2
+VERDICT_COLOURS = {"positive": GREEN, "negative": RED}
+STATUS_COLOURS = {"met": GREEN, "missed": RED, "outside benchmark": ORANGE}
+MOST_ROWS = 25
+SHARES = ("rate", "follow_up", "abandonment")
+
+
+def draw_funnel(table: pd.DataFrame, *, by: Sequence[str], window: str, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw the share of the first step's units at each step, one bar a step (and group)."""
+    steps = list(dict.fromkeys(table["name"]))
+    groups = list(table.groupby(list(by), sort=True)) if by else [(segment, table)]
+    ax = _axes(ax, height=1.2 + 0.42 * len(steps) * max(1, 0.6 * min(len(groups), 6)))
+    shown = sorted(groups, key=lambda item: -item[1]["units"].max())[: len(CYCLE) - 1]
+    size = 0.8 / max(1, len(shown))
+    for number, (key, rows) in enumerate(shown):
+        place = np.arange(len(steps)) + (number - (len(shown) - 1) / 2) * size
+        label = f"{_key(key)} (n = {rows['units'].iloc[0]:,})"
+        rate = rows["rate_from_start"].to_numpy(float)
+        error = _errors(rows, "rate_from_start")
+        ax.barh(place, np.nan_to_num(rate), size * 0.92, color=CYCLE[number], label=label)
+        ax.errorbar(rate, place, xerr=error, fmt="none", ecolor="#111827", elinewidth=1, capsize=2)
+        if len(shown) == 1:
+            for y, share, units in zip(place, rate, rows["units"], strict=True):
+                ax.text(
+                    min(np.nan_to_num(share) + 0.03, 1.02), y, f"{units:,}", va="center", fontsize=9, color="#374151"
+                )
+    ax.set_yticks(np.arange(len(steps)), steps)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.12)
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.set_xlabel(f"share of units at the first step, within {window}; bars: 95% interval")
+    ax.set_title(f"Reached each step: {segment}")
+    if len(shown) > 1:
+        _legend(ax)
+    return ax
+
+
+def draw_trend(trend: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw the completion rate by week of entry."""
+    ax = _axes(ax, height=3.2)
+    ax.errorbar(
+        trend["period"],
+        trend["rate"],
+        yerr=_errors(trend, "rate"),
+        fmt="o-",
+        color=BLUE,
+        ecolor="#93C5FD",
+        capsize=2,
+        markersize=4,
+    )
+    ax.set_ylim(0, None)
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.set_ylabel("reached the last step")
+    ax.set_xlabel(f"week of entry; n = {int(trend['units'].sum()):,}; bars: 95% interval")
+    ax.set_title(f"Completion by week of entry: {segment}")
+    _slant(ax)
+    return ax
+
+
+def draw_rates(
+    table: pd.DataFrame, *, names: Mapping[str, str], every: str, segment: str, ax: Axes | None = None
+) -> Axes:
+    """Draw the rates of both tiers period by period as small multiples, each with interval, target and n."""
+    rows = table[
+        table["metric"].str.split().str[0].isin(SHARES) & (table["exposed"] > 0) & (table["note"] != "partial period")
+    ]
+    keys = list(dict.fromkeys(rows.sort_values("tier", kind="stable")["conversion"]))[:MOST_ROWS]
+    columns = 3
+    lines = max(1, -(-len(keys) // columns))
+    if ax is not None:
+        return _draw_rate(rows[rows["conversion"] == keys[0]], names, ax) if keys else ax
+    with plt.rc_context(STYLE):
+        figure, grid = plt.subplots(
+            lines, columns, figsize=(WIDTH + 1.6, 0.7 + 1.9 * lines), squeeze=False, sharex=True, layout="constrained"
+        )
+    for key, cell in zip(keys, grid.flat, strict=False):
+        _draw_rate(rows[rows["conversion"] == key], names, cell)
+    for cell in grid.flat[len(keys) :]:
+        cell.set_axis_off()
+    word = {"D": "day", "W": "week", "M": "month"}[every]
+    figure.suptitle(
+        f"Rates by {word} of entry: {segment} (band: 95% interval, dashed: target)",
+        fontsize=12,
+        fontweight="bold",
+        x=0.01,
+        ha="left",
+    )
+    first: Axes = grid.flat[0]
+    return first
+
+
+def _draw_rate(rows: pd.DataFrame, names: Mapping[str, str], ax: Axes) -> Axes:
+    colour = ORANGE if (rows["tier"] == "macro").any() else BLUE
+    ax.plot(rows["period"], rows["value"], "o-", color=colour, markersize=3, linewidth=1.4)
+    ax.fill_between(
+        rows["period"],
+        rows["ci_lower"].astype(float),
+        rows["ci_upper"].astype(float),
+        color=colour,
+        alpha=0.2,
+        linewidth=0,
+    )
+    target = rows["target"].iloc[0]
+    if np.isfinite(target):
+        ax.axhline(target, color=GREY, linestyle="--", linewidth=1)
+    title = names[rows["conversion"].iloc[0]]
+    ax.set_title(
+        f"{title if len(title) <= 30 else title[:29] + '…'}\nn = {int(rows['exposed'].iloc[-1]):,} last", fontsize=9
+    )
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if rows["ci_upper"].max() > 0.1 else 1))
+    ax.yaxis.set_major_locator(MaxNLocator(3))
+    ax.set_ylim(0, None)
+    ax.tick_params(labelsize=8)
+    _slant(ax)
+    return ax
+
+
+def draw_targets(latest: pd.DataFrame, *, names: Mapping[str, str], segment: str, ax: Axes | None = None) -> Axes:
+    """Draw each rate of the latest period with its interval, beside its target (bar) and benchmark (band)."""
+    rows = latest[latest["metric"].str.split().str[0].isin(SHARES)].head(MOST_ROWS)
+    ax = _axes(ax, height=1.2 + 0.36 * max(1, len(rows)))
+    place = np.arange(len(rows))
+    colours = rows["status"].map(STATUS_COLOURS).fillna(GREY)
+    ax.barh(
+        place,
+        (rows["benchmark_high"] - rows["benchmark_low"]).fillna(0),
+        0.62,
+        left=rows["benchmark_low"].fillna(0),
+        color="#E5E7EB",
+        label="benchmark",
+    )
+    for y, low, value, high, colour in zip(
+        place, rows["ci_lower"], rows["value"], rows["ci_upper"], colours, strict=True
+    ):
+        ax.plot([low, high], [y, y], color=colour, linewidth=2)
+        ax.plot(value, y, "o", color=colour, markersize=6)
+    ax.plot(
+        rows["target"], place, "|", color="#111827", markersize=16, markeredgewidth=2, linestyle="none", label="target"
+    )
+    ax.set_yticks(
+        place, [f"{names[c]} (n = {n:,})" for c, n in zip(rows["conversion"], rows["exposed"], strict=True)], fontsize=9
+    )
+    ax.invert_yaxis()
+    ax.set_xlim(0, None)
+    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    ax.set_xlabel("rate with 95% interval: green meets its target, red misses it, grey has none")
+    ax.set_title(f"Against target and benchmark: {segment}")
+    _legend(ax)
+    return ax
+
+
+def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw raw and adjusted lift of each micro with their intervals."""
+    rows = table.head(MOST_ROWS)
+    ax = _axes(ax, height=1.4 + 0.42 * max(1, len(rows)))
+    place = np.arange(len(rows))
+    colours = rows["verdict"].map(VERDICT_COLOURS).fillna(GREY)
+    ax.errorbar(
+        rows["lift"],
+        place - 0.15,
+        xerr=_errors(rows, "lift"),
+        fmt="o",
+        color="#9CA3AF",
+        markersize=4,
+        elinewidth=1,
+        label="raw",
+    )
+    for number, (y, colour) in enumerate(zip(place + 0.12, colours, strict=True)):
+        row = rows.iloc[[number]]
+        ax.errorbar(
+            row["adjusted_lift"],
+            [y],
+            xerr=_errors(row, "adjusted_lift"),
+            fmt="s",
+            color=colour,
+            markersize=6,
+            elinewidth=2,
+            label="adjusted" if number == 0 else None,
+        )
+    ax.axvline(0, color="#111827", linewidth=1)
+    ax.set_yticks(
+        place, [f"{m} (n = {n:,})" for m, n in zip(rows["micro"], rows["units_with"], strict=True)], fontsize=9
+    )
+    ax.invert_yaxis()
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+.0f}"))
+    ax.set_xlabel(f"difference in {macro}, percentage points, with 95% interval; n did it")
+    ax.set_title(f"Associated with {macro}: {segment}")
+    _legend(ax)
+    return ax
+
+
+def draw_matrix(matrix: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw which micros come together."""
+    ax = _axes(ax, height=1.4 + 0.36 * max(1, len(matrix)))
+    sns.heatmap(
+        matrix.where(~np.eye(len(matrix), dtype=bool)),
+        vmin=-1,
+        vmax=1,
+        cmap="RdBu_r",
+        annot=True,
+        fmt=".2f",
+        annot_kws={"size": 7},
+        linewidths=0.5,
+        linecolor="white",
+        cbar_kws={"label": "phi", "shrink": 0.7},
+        ax=ax,
+    )
+    ax.set_ylabel("")
+    ax.tick_params(labelsize=8)
+    plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_title(f"Micro-conversions that come together: {segment}")
+    return ax
+
+
+def draw_opportunities(table: pd.DataFrame, *, currency: str | None, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw the opportunity of each ranked micro with its interval."""
+    rows = table[table["rank"].notna()].head(MOST_ROWS)
+    ax = _axes(ax, height=1.2 + 0.38 * max(1, len(rows)))
+    place = np.arange(len(rows))
+    colours = _worth_colours(rows)
+    ax.barh(place, rows["opportunity"], 0.6, color=colours)
+    ax.errorbar(
+        rows["opportunity"],
+        place,
+        xerr=_errors(rows, "opportunity"),
+        fmt="none",
+        ecolor="#111827",
+        elinewidth=1,
+        capsize=2,
+    )
+    labels = [
+        f"{rank}. {micro} (n = {n:,})"
+        for rank, micro, n in zip(rows["rank"], rows["micro"], rows["units_with"], strict=True)
+    ]
+    ax.set_yticks(place, labels, fontsize=9)
+    ax.axvline(0, color="#111827", linewidth=1)
+    ax.invert_yaxis()
+    ax.set_xlabel(f"{currency or 'conversions'} if it reached its target, with 95% interval; grey: no evidence")
+    ax.set_title(f"What each would be worth, if the association held: {segment}")
+    return ax
+
+
+def draw_effort(table: pd.DataFrame, *, currency: str | None, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw opportunity against effort, so that the upper left is where to begin."""
+    rows = table[table["rank"].notna() & table["effort"].notna()]
+    ax = _axes(ax, height=4)
+    colours = _worth_colours(rows)
+    ax.errorbar(
+        rows["effort"], rows["opportunity"], yerr=_errors(rows, "opportunity"), fmt="none", ecolor="#D1D5DB", zorder=1
+    )
+    ax.scatter(rows["effort"], rows["opportunity"], c=colours, s=40, zorder=2)
+    for row in rows.to_dict("records"):
+        ax.annotate(
+            f"{row['rank']}. {row['micro']}",
+            (row["effort"], row["opportunity"]),
+            xytext=(6, 3),
+            textcoords="offset points",
+            fontsize=8,
+        )
+    ax.axhline(0, color="#111827", linewidth=1)
+    ax.margins(x=0.25)
+    ax.set_xlabel("effort, as the plan says")
+    ax.set_ylabel(currency or "conversions")
+    ax.set_title(f"Opportunity against effort: {segment} (n = {len(rows)} micro-conversions)")
+    return ax
+
+
+def draw_coverage(table: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw how many users did each conversion of the plan."""
+    planned = table[table["status"] != "not in the plan"]
+    rows = (
+        planned.groupby("conversion", sort=False)
+        .agg(name=("name", "first"), tier=("tier", "first"), units=("units", "max"), share=("share_of_units", "max"))
+        .head(MOST_ROWS)
+    )
+    ax = _axes(ax, height=1.2 + 0.32 * max(1, len(rows)))
+    colours = rows["tier"].map({"macro": ORANGE, "micro": BLUE, "loss": RED}).tolist()
+    place = np.arange(len(rows))
+    ax.barh(place, rows["units"], 0.7, color=colours)
+    for y, units, share in zip(place, rows["units"], rows["share"], strict=True):
+        ax.text(units, y, f" {units:,} ({share:.0%})", va="center", fontsize=8, color="#374151")
+    ax.set_yticks(place, rows["name"], fontsize=9)
+    ax.invert_yaxis()
+    ax.margins(x=0.18)
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
+    ax.set_xlabel("users (share of all users); orange macro, blue micro, red loss")
+    ax.set_title(f"What the plan's conversions cover: {segment}")
+    return ax
+
+
+def draw_volume(volume: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw events a day by tier."""
+    ax = _axes(ax, height=3.4)
+    colours = {"macro": ORANGE, "micro": BLUE, "loss": RED, "not in the plan": "#9CA3AF"}
+    for tier, colour in colours.items():
+        rows = volume[volume["tier"] == tier].set_index("day")["events"].sort_index()
+        if len(rows):
+            daily = rows.asfreq("D", fill_value=0)
+            ax.plot(daily.index, daily, color=colour, linewidth=1, label=f"{tier} (n = {int(rows.sum()):,})")
+    ax.set_ylim(0, None)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
+    ax.set_ylabel("events a day")
+    ax.set_title(f"Volume by day: {segment}")
+    _slant(ax)
+    _legend(ax)
+    return ax
+
+
+def _axes(ax: Axes | None, *, height: float) -> Axes:
+    if ax is not None:
+        return ax
+    with plt.rc_context(STYLE):
+        return plt.subplots(figsize=(WIDTH, height))[1]
+
+
+def _errors(rows: pd.DataFrame, column: str) -> np.ndarray:
+    """Give the distances to both ends of the interval, as matplotlib wants them."""
+    middle = rows[column].to_numpy(float)
+    low, high = (rows[f"{column}_ci_{end}"].to_numpy(float) for end in ("lower", "upper"))
+    return np.nan_to_num(np.clip(np.stack([middle - low, high - middle]), 0, None))
+
+
+def _worth_colours(rows: pd.DataFrame) -> list[str]:
+    found = rows["verdict"].isin(VERDICT_COLOURS)
+    return np.where(~found, GREY, np.where(rows["opportunity"] < 0, RED, BLUE)).tolist()
+
+
+def _key(key: object) -> str:
+    return ", ".join(map(str, key)) if isinstance(key, tuple) else str(key)
+
+
+def _legend(ax: Axes) -> None:
+    # Below the axes, where it never hides a bar.
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16 - 0.5 / ax.figure.get_figheight()), ncols=3, fontsize=9)
+
+
+def _slant(ax: Axes) -> None:
+    plt.setp(ax.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")

@@ -1,0 +1,1 @@
+"""Runs: notebooks executed for each segment and period, written as report pages."""

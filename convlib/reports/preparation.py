@@ -1,0 +1,189 @@
+"""Everything that can be wrong with a run, found before any notebook runs, and what the run will make."""
+
+import datetime as dt
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from convlib.documents import did_you_mean
+from convlib.errors import ConvlibError, RunError
+from convlib.events import EventLog, read_events
+from convlib.plan import Plan, Segment, read_plan, read_segments
+from convlib.reports.notebooks import FOLDER, Template, check_names, check_value, find_notebooks_folder, read_templates
+from convlib.reports.run_file import RunFile, read_run_file
+
+SLUG_LENGTH = 80
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Notebooks:
+    """The notebooks of a run, in order, with the parameters that the run file gives to each."""
+
+    folder: Path
+    templates: tuple[Template, ...]
+    parameters: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """A run that may start. `segments` maps each segment's name to its folder."""
+
+    run_file: RunFile
+    notebooks: Notebooks
+    plan: Plan
+    log: EventLog
+    segments: Mapping[str, str]
+    period: tuple[dt.date, dt.date]
+
+    @property
+    def folder(self) -> Path:
+        """The run's and the period's folder, from the reports folder."""
+        start, end = self.period
+        return Path(self.run_file.run) / f"{start}_{end}"
+
+    def fill(self, template: Template, *, segment: str, tables: Path) -> dict[str, Any]:
+        """Give the parameters of one notebook for one segment, with paths as the notebooks folder sees them."""
+        start, end = self.period
+        return {
+            **{name: self._see(getattr(self.run_file, name)) for name in ("events", "plan", "segments")},
+            "segment": segment,
+            "start": start.isoformat(),
+            "end": end.isoformat(),
+            "output": _relate(tables, self.notebooks.folder),
+            **self.notebooks.parameters[template.name],
+        }
+
+    def _see(self, value: str) -> str:
+        resolved = self.run_file.resolve(value)
+        return resolved if resolved == value else _relate(Path(resolved), self.notebooks.folder)
+
+
+def prepare_run(path: str | Path) -> Preparation:
+    """Check all that a run needs and read its log, without running any notebook.
+
+    Args:
+        path: The run file.
+
+    Returns:
+        What the run will make.
+
+    Raises:
+        RunError: The run file, plan, segments, data, period or parameters are wrong; every problem is listed.
+    """
+    run_file = read_run_file(path)
+    checks = _Checks()
+    notebooks = checks.attempt(_choose_notebooks, run_file)
+    plan = checks.attempt(read_plan, run_file.resolve(run_file.plan))
+    segments = checks.attempt(_read_segments, run_file)
+    log = checks.attempt(_read_log, run_file, plan, segments) if plan and segments else None
+    names = checks.attempt(_choose_segments, run_file, log) if log else None
+    period = checks.attempt(_choose_period, run_file, log) if log else None
+    if not (notebooks and plan and log and names and period):
+        raise RunError(*checks.problems)
+    return Preparation(run_file, notebooks, plan, log, names, period)
+
+
+class _Checks:
+    """Goes on after a problem, so that all of them are told at once."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def attempt(self, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        try:
+            return check(*args, **kwargs)
+        except ConvlibError as error:
+            self.problems += [problem for problem in error.problems if problem not in self.problems]
+        return None
+
+
+def _choose_notebooks(run_file: RunFile) -> Notebooks:
+    folder = find_notebooks_folder(run_file.folder)
+    templates = read_templates(folder)
+    wanted = {name: own or {} for name, own in (run_file.notebooks or dict.fromkeys(templates)).items()}
+    chosen = [templates[name] for name in wanted if name in templates]
+    problems = [
+        f"{run_file.locate('notebooks', name)}: {FOLDER}/ has no notebook {name!r}.{did_you_mean(name, templates)}"
+        for name in wanted
+        if name not in templates
+    ]
+    problems += _check_shared(run_file, chosen)
+    problems += [problem for template in chosen for problem in _check_own(run_file, template, wanted[template.name])]
+    if problems:
+        raise RunError(*problems)
+    shared = run_file.parameters
+    parameters = {t.name: {n: v for n, v in shared.items() if n in t.parameters} | wanted[t.name] for t in chosen}
+    return Notebooks(folder, tuple(chosen), parameters)
+
+
+def _check_shared(run_file: RunFile, templates: Iterable[Template]) -> list[str]:
+    """Check the parameters for all notebooks: some notebook has each, and its value is of the right kind."""
+    defaults = {name: value for template in templates for name, value in template.parameters.items()}
+    return _check_parameters(run_file, run_file.parameters, defaults, "the run's notebooks have", ("parameters",))
+
+
+def _check_own(run_file: RunFile, template: Template, own: Mapping[str, Any]) -> list[str]:
+    place = ("notebooks", template.name)
+    return _check_parameters(run_file, own, template.parameters, f"{template.name} has", place)
+
+
+def _check_parameters(
+    run_file: RunFile, given: Mapping[str, Any], defaults: Mapping[str, Any], owner: str, place: tuple[str, ...]
+) -> list[str]:
+    problems = check_names(given, defaults, owner=owner)
+    misnamed = {name for name, _ in problems}
+    for name, value in given.items():
+        problem = "" if name in misnamed else check_value(value, defaults[name])
+        if problem:
+            problems.append((name, f"parameter `{name}` {problem}"))
+    return [f"{run_file.locate(*place, name)}: {problem}" for name, problem in problems]
+
+
+def _read_segments(run_file: RunFile) -> dict[str, Segment]:
+    path = run_file.resolve(run_file.segments)
+    return read_segments(path) if path else {"all": Segment("all")}
+
+
+def _read_log(run_file: RunFile, plan: Plan, segments: Mapping[str, Segment]) -> EventLog:
+    return read_events(run_file.resolve(run_file.events), plan=plan, segments=segments)
+
+
+def _choose_segments(run_file: RunFile, log: EventLog) -> dict[str, str]:
+    wanted = run_file.run_segments
+    try:
+        return name_folders(log.expand_segments(None if wanted is None else list(wanted)))
+    except ConvlibError as error:
+        raise RunError(*(f"{run_file.locate('run_segments')}: {problem}" for problem in error.problems)) from None
+
+
+def _choose_period(run_file: RunFile, log: EventLog) -> tuple[dt.date, dt.date]:
+    start, end = run_file.period.resolve(first=log.first, last=log.last)
+    if log.between(start, end).entries().empty:
+        raise RunError(
+            f"{run_file.locate('period')}: `period` is {start} to {end}, in which the log has no event; it has events "
+            f"from {log.first.date()} to {log.last.date()}. Choose days among these."
+        )
+    return start, end
+
+
+def name_folders(names: Iterable[str]) -> dict[str, str]:
+    """Give each segment a folder name of its own that is safe on any file system: `module=AAA` is `module-AAA`."""
+    folders: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        folder = re.sub(r"[^\w.-]+", "-", name.replace("=", "-")).strip(".-")[:SLUG_LENGTH]
+        if not folder or folder.casefold() in taken or folder in {"index", "manifest"}:
+            folder = f"{folder}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
+        taken.add(folder.casefold())
+        folders[name] = folder
+    return folders
+
+
+def _relate(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()

@@ -1,0 +1,128 @@
+"""What every analysis returns: a frozen table with its takeaways, shown the same way everywhere."""
+
+import dataclasses
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
+
+Kind = Literal["text", "count", "number", "percent", "points", "seconds", "p_value"]
+MISSING = "-"
+
+
+class Takeaways(tuple[str, ...]):
+    """Sentences computed from a result, shown as a list."""
+
+    __slots__ = ()
+
+    def __add__(self, other: Sequence[str]) -> "Takeaways":  # type: ignore[override]
+        """Join two results' sentences."""
+        return Takeaways((*self, *other))
+
+    def _repr_html_(self) -> str:
+        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self)
+        return f'<ul class="takeaways">{items}</ul>'
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """The table of one analysis, tidy and unrounded, with the same columns for every input.
+
+    Attributes:
+        table: The numbers.
+        takeaways: What they say, in computed sentences.
+        segment: Name of the segment that they are about.
+    """
+
+    #: What a reader sees, in order: column, heading and kind; an interval beside a number is shown with it.
+    SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = ()
+
+    table: pd.DataFrame
+    takeaways: Takeaways
+    segment: str
+
+    def _repr_html_(self) -> str:
+        return show_table(self.table, self.SHOWN)
+
+
+def show_table(table: pd.DataFrame, shown: Sequence[tuple[str, str, Kind]], *, caption: str = "") -> str:
+    """Render a table for people: rounded, with units, intervals beside their numbers, and `-` for what is not known."""
+    columns = [(name, heading, kind) for name, heading, kind in shown if name in table]
+    cells = pd.DataFrame({heading: _format_column(table, name, kind) for name, heading, kind in columns})
+    classes = pd.DataFrame(
+        {heading: "text" if kind == "text" else "number" for _, heading, kind in columns}, index=cells.index
+    )
+    style: Styler = cells.style.hide(axis="index").format(escape="html").set_td_classes(classes)
+    style = (
+        style.format_index(escape="html", axis="columns").set_uuid("convlib").set_table_attributes('class="convlib"')
+    )
+    style = style.set_caption(html.escape(caption)) if caption else style
+    return str(style.to_html(exclude_styles=True))
+
+
+def format_value(value: object, kind: Kind) -> str:
+    """Write one value for people, with its unit."""
+    if (
+        value is None
+        or value is pd.NaT
+        or value is pd.NA
+        or (isinstance(value, float) and np.isnan(value))
+        or value == ""
+    ):
+        return MISSING
+    if isinstance(value, str) or kind == "text":
+        return str(value)
+    number = float(value)  # type: ignore[arg-type]  # numpy and pandas scalars
+    if np.isinf(number):
+        return "∞" if number > 0 else "-∞"
+    writers = {
+        "count": lambda: f"{number:,.0f}",
+        "number": lambda: format_number(number),
+        "percent": lambda: f"{number:.1%}",
+        "points": lambda: f"{100 * number:+.1f} pts",
+        "seconds": lambda: format_seconds(number),
+        "p_value": lambda: "<0.001" if number < 0.001 else f"{number:.3f}",
+    }
+    return writers[kind]()
+
+
+def format_number(number: float) -> str:
+    """Write a number with three or four meaningful digits."""
+    if number == 0 or abs(number) >= 1000:
+        return f"{number:,.0f}"
+    return f"{number:.{max(0, 2 - int(np.floor(np.log10(abs(number)))))}f}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a duration in the largest unit that fits."""
+    for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def _format_column(table: pd.DataFrame, name: str, kind: Kind) -> list[str]:
+    values = [format_value(value, kind) for value in table[name]]
+    lower, upper = f"{name}_ci_lower", f"{name}_ci_upper"
+    if name == "value" and "ci_lower" in table:
+        lower, upper = "ci_lower", "ci_upper"
+    if lower not in table:
+        return values
+    plain: Kind = kind
+    intervals = zip(table[lower], table[upper], strict=True)
+    return [
+        v if v == MISSING else f"{v} ({_format_interval(low, high, plain)})"
+        for v, (low, high) in zip(values, intervals, strict=True)
+    ]
+
+
+def _format_interval(low: float, high: float, kind: Kind) -> str:
+    if np.isnan(low) or np.isnan(high):
+        return MISSING
+    texts = [format_value(bound, kind).removesuffix(" pts").removesuffix("%") for bound in (low, high)]
+    return " to ".join(texts)

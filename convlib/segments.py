@@ -1,0 +1,91 @@
+"""The segments file: named sets of units, or of rows."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from convlib.documents import FieldError, FieldPath, did_you_mean, quote_names, read_document, show_value
+from convlib.errors import PlanError
+from convlib.rules import Rule, read_rule
+
+Scope = Literal["unit", "event"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A named set.
+
+    Args:
+        name: Its name in the file.
+        rule: Which entry events (or, with scope `event`, rows) belong to it; None for every one.
+        scope: `unit` keeps all events of the units whose entry event matches, `event` keeps matching rows.
+        by: A column that makes one segment of each of its values.
+    """
+
+    name: str
+    rule: Rule | None = None
+    scope: Scope = "unit"
+    by: str | None = None
+
+
+def read_segments(path: str | Path) -> dict[str, Segment]:
+    """Read which segments there are.
+
+    Args:
+        path: A YAML file of `name: {column: value, ...}`, with `scope: event` or `by: column` beside the rule.
+
+    Returns:
+        Segments by name, `all` (everything) first.
+
+    Raises:
+        PlanError: The file can't be read or a segment is wrong; every problem is listed.
+    """
+    document = read_document(path)
+    if not isinstance(document.data, dict):
+        text = f"is {show_value(document.data)}; it must hold segments such as `mobile: {{device_type: mobile}}`."
+        raise PlanError(document.problem((), text))
+    segments = {"all": Segment("all")}
+    problems: list[tuple[FieldPath, str]] = []
+    for name, raw in document.data.items():
+        try:
+            segments[name] = _read_segment(name, raw)
+        except FieldError as error:
+            problems += [((name, *where), text) for where, text in error.problems]
+    if problems:
+        raise PlanError(*(document.problem(where, text) for where, text in problems))
+    return segments
+
+
+def _read_segment(name: str, raw: Any) -> Segment:
+    problems = _find_name_problems(name, raw)
+    if not isinstance(raw, Mapping):
+        raise FieldError(
+            [*problems, ((), f"is {show_value(raw)}; it must be a mapping such as {{device_type: mobile}}.")]
+        )
+    scope, by = raw.get("scope", "unit"), raw.get("by")
+    if scope not in SCOPES:
+        text = f"is {show_value(scope)}; it must be one of {quote_names(SCOPES)}.{did_you_mean(scope, SCOPES)}"
+        problems.append((("scope",), text))
+    if "by" in raw and (not isinstance(by, str) or not by):
+        problems.append((("by",), f"is {show_value(by)}; it must be the name of one column."))
+    rule = None
+    columns = {key: value for key, value in raw.items() if key not in {"scope", "by"}}
+    if columns or ("by" not in raw and name != "all"):
+        try:
+            rule = read_rule(columns)
+        except FieldError as error:
+            problems += error.problems
+    if problems:
+        raise FieldError(problems)
+    return Segment(name, rule, scope, by)
+
+
+def _find_name_problems(name: str, raw: object) -> list[tuple[FieldPath, str]]:
+    if name == "all" and raw:
+        return [((), "means every unit and can't be changed. Give this segment another name.")]
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_. -]*", name) or ".." in name:
+        return [((), "is not a name for a segment; use letters, digits, _, and inside it also - . and space.")]
+    return []

@@ -1,0 +1,217 @@
+"""The statistics that the analyses share, from statsmodels and scipy, for whole columns at once."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats as scipy_stats
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+
+Floats = NDArray[np.float64]
+#: The one confidence level of reports.
+CONFIDENCE = 0.95
+#: What counts as evidence after the control for multiple tests.
+SIGNIFICANCE = 0.05
+#: A rate on fewer units is marked as too few.
+FEW_UNITS = 30
+
+
+def divide(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
+    """Divide, with NaN where the denominator is zero: an undefined rate, not 0."""
+    top, bottom = np.asarray(numerator, float), np.asarray(denominator, float)
+    return np.divide(top, bottom, out=np.full(np.broadcast(top, bottom).shape, np.nan), where=bottom != 0)
+
+
+def wilson_interval(
+    successes: ArrayLike, trials: ArrayLike, *, confidence: float = CONFIDENCE
+) -> tuple[Floats, Floats]:
+    """Give Wilson's score interval of each proportion; NaN without trials.
+
+    Source: Wilson (1927), through statsmodels `proportion_confint(method="wilson")`.
+    """
+    hits, total = np.atleast_1d(np.asarray(successes, float)), np.atleast_1d(np.asarray(trials, float))
+    low, high = np.full(total.shape, np.nan), np.full(total.shape, np.nan)
+    some = total > 0
+    if some.any():
+        low[some], high[some] = proportion_confint(hits[some], total[some], alpha=1 - confidence, method="wilson")
+    # The formula's rounding leaves 5e-17 where the bound is exactly 0 (no success) or 1 (all successes).
+    return np.where(hits == 0, low * 0, low), np.where(hits == total, high * 0 + 1, high)
+
+
+def newcombe_interval(
+    successes: tuple[float, float], trials: tuple[float, float], *, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Give Newcombe's hybrid score interval of the difference of two proportions, first minus second.
+
+    Source: Newcombe (1998), method 10, through statsmodels `confint_proportions_2indep(method="newcomb")`.
+    """
+    if min(trials) == 0:
+        return np.nan, np.nan
+    low, high = confint_proportions_2indep(
+        successes[0], trials[0], successes[1], trials[1], method="newcomb", compare="diff", alpha=1 - confidence
+    )
+    return float(low), float(high)
+
+
+def control_false_discoveries(p_values: ArrayLike) -> Floats:
+    """Give Benjamini and Hochberg's (1995) q-value of each p-value, leaving NaN out of the family."""
+    p = np.asarray(p_values, float)
+    q = np.full(p.shape, np.nan)
+    known = ~np.isnan(p)
+    if known.any():
+        q[known] = scipy_stats.false_discovery_control(np.clip(p[known], 0, 1), method="bh")
+    return q
+
+
+def compare_normal(estimates: ArrayLike, standard_errors: ArrayLike) -> Floats:
+    """Give the two-sided p-value of each estimate against zero; NaN where the standard error is not positive."""
+    return 2 * scipy_stats.norm.sf(np.abs(_safe_ratio(estimates, standard_errors)))
+
+
+def normal_quantile(confidence: float) -> float:
+    """Give how many standard errors a two-sided interval reaches."""
+    return float(scipy_stats.norm.ppf(0.5 + confidence / 2))
+
+
+def e_value(risk_ratio: ArrayLike) -> Floats:
+    """Say how strong an unmeasured confounder would have to be, as a risk ratio, to explain the association away.
+
+    Source: VanderWeele and Ding (2017), Annals of Internal Medicine 167:268.
+    """
+    ratio = np.asarray(risk_ratio, float)
+    above = np.where(ratio >= 1, ratio, divide(1, ratio))
+    return np.where(above >= 1, above + np.sqrt(np.maximum(above * (above - 1), 0)), np.nan)
+
+
+def mantel_haenszel_difference(
+    exposed: ArrayLike, outcome: ArrayLike, strata: ArrayLike, clusters: ArrayLike
+) -> tuple[float, float]:
+    """Estimate the common difference of risks over strata, with a standard error that holds for sparse strata.
+
+    The Mantel-Haenszel risk difference equals the coefficient of the exposure in a linear model with one intercept a
+    stratum, so its sandwich variance (HC2: squared residuals over one minus their leverage, summed within clusters) is the
+    least-squares one. Strata where all or none are exposed say nothing and drop out.
+
+    Args:
+        exposed: 0 or 1 for each row.
+        outcome: 0 or 1, or any number, for each row.
+        strata: Stratum of each row, from 0.
+        clusters: Unit of each row, from 0; rows of one unit are not independent.
+
+    Returns:
+        The difference and its standard error; NaN when no stratum has both sides.
+
+    Source: Greenland and Robins (1985), Biometrics 41:55; MacKinnon and White (1985) for HC2; Bell and McCaffrey (2002) for clusters.
+    """
+    x, y = np.asarray(exposed, float), np.asarray(outcome, float)
+    codes, groups = np.unique(np.asarray(strata), return_inverse=True)
+    size = np.bincount(groups, minlength=len(codes))
+    centred_x = x - (np.bincount(groups, x) / size)[groups]
+    centred_y = y - (np.bincount(groups, y) / size)[groups]
+    spread = float(centred_x @ centred_x)
+    if spread <= 1e-9:
+        return np.nan, np.nan
+    difference = float(centred_x @ centred_y) / spread
+    leverage = 1 / size[groups] + centred_x**2 / spread
+    residual = (centred_y - difference * centred_x) / np.sqrt(np.maximum(1 - leverage, 1e-9))
+    scores = np.bincount(np.unique(np.asarray(clusters), return_inverse=True)[1], centred_x * residual)
+    return difference, float(np.sqrt(scores @ scores)) / spread
+
+
+def mantel_haenszel_odds(
+    exposed: ArrayLike, outcome: ArrayLike, strata: ArrayLike, clusters: ArrayLike
+) -> tuple[float, float]:
+    """Estimate the common odds ratio over strata, with the standard error of its logarithm, summed within clusters.
+
+    For one stratum these are the cross ratio and Woolf's standard error.
+
+    Returns:
+        The odds ratio and the standard error of its logarithm; NaN when a cell of the pooled table is empty.
+
+    Source: Mantel and Haenszel (1959); the variance is the sandwich of its estimating function.
+    """
+    x, y = np.asarray(exposed, bool), np.asarray(outcome, bool)
+    codes, groups = np.unique(np.asarray(strata), return_inverse=True)
+    cells = [np.bincount(groups[side], minlength=len(codes)) for side in (x & y, x & ~y, ~x & y, ~x & ~y)]
+    a, b, c, d = (np.asarray(cell, float) for cell in cells)
+    total = a + b + c + d
+    agree, differ = float((a * d / total).sum()), float((b * c / total).sum())
+    if agree == 0 or differ == 0:
+        return np.nan, np.nan
+    ratio = agree / differ
+    pull = np.stack([d, -ratio * c, -ratio * b, a]) - (a * d - ratio * b * c) / total
+    scores = np.choose(2 * ~x + ~y, (pull / total)[:, groups])
+    summed = np.bincount(np.unique(np.asarray(clusters), return_inverse=True)[1], scores)
+    return ratio, float(np.sqrt(summed @ summed)) / (ratio * differ)
+
+
+def compare_effects(effects: ArrayLike, standard_errors: ArrayLike) -> float:
+    """Give the p-value of equal effects over independent groups (Wald; Cochran's Q); NaN with fewer than two."""
+    effect, error = np.asarray(effects, float), np.asarray(standard_errors, float)
+    known = np.isfinite(effect) & (error > 0)
+    if known.sum() < 2:
+        return np.nan
+    weight = 1 / error[known] ** 2
+    mean = np.average(effect[known], weights=weight)
+    return float(scipy_stats.chi2.sf(weight @ (effect[known] - mean) ** 2, known.sum() - 1))
+
+
+def shrink(estimates: ArrayLike, standard_errors: ArrayLike, *, draws: int, seed: int) -> Floats:
+    """Draw from what is known of each effect once it is shrunk towards zero by its own uncertainty.
+
+    The prior is a mixture of normals centred at zero, one of them a point mass, with weights fitted to the estimates by
+    maximum penalised likelihood (penalty 10 on the point mass), as in `ash`.
+
+    Returns:
+        Posterior draws, estimates x draws; NaN rows where an estimate or its error is unknown.
+
+    Source: Stephens (2017), Biostatistics 18:275.
+    """
+    effect, error = np.asarray(estimates, float), np.asarray(standard_errors, float)
+    sample = np.full((len(effect), draws), np.nan)
+    known = np.isfinite(effect) & (error > 0)
+    if not known.any():
+        return sample
+    effect, error = effect[known], error[known]
+    scales = _prior_scales(effect, error)
+    likelihood = scipy_stats.norm.pdf(effect[:, None], 0, np.sqrt(error[:, None] ** 2 + scales**2))
+    weights = _fit_weights(likelihood)
+    rng = np.random.default_rng(seed)
+    posterior = likelihood * weights
+    posterior /= posterior.sum(axis=1, keepdims=True)
+    part = (rng.random((len(effect), draws))[:, :, None] > np.cumsum(posterior, axis=1)[:, None, :-1]).sum(axis=2)
+    share = scales[part] ** 2 / (scales[part] ** 2 + error[:, None] ** 2)
+    sample[known] = share * effect[:, None] + np.sqrt(share) * error[:, None] * rng.standard_normal(part.shape)
+    return sample
+
+
+def _prior_scales(effect: Floats, error: Floats) -> Floats:
+    largest = 2 * np.sqrt(max(float(np.max(effect**2 - error**2)), float(np.min(error)) ** 2 / 16))
+    smallest = float(np.min(error)) / 10
+    steps = max(1, int(np.ceil(2 * np.log2(max(largest / smallest, 2)))))
+    return np.concatenate([[0.0], largest / np.sqrt(2) ** np.arange(steps, -1, -1)])
+
+
+def _fit_weights(likelihood: Floats) -> Floats:
+    penalty = np.zeros(likelihood.shape[1])
+    penalty[0] = 9.0
+    weights = np.full(likelihood.shape[1], 1 / likelihood.shape[1])
+    for _ in range(2_000):
+        shares = likelihood * weights
+        counts = (shares / shares.sum(axis=1, keepdims=True)).sum(axis=0) + penalty
+        updated = counts / counts.sum()
+        if np.max(np.abs(updated - weights)) < 1e-8:
+            break
+        weights = updated
+    return weights
+
+
+def number_groups(frame: pd.DataFrame) -> NDArray[np.int64]:
+    """Number the distinct rows of a frame, from 0, in order of appearance."""
+    if not len(frame.columns):
+        return np.zeros(len(frame), np.int64)
+    return frame.groupby(list(frame.columns), sort=False, dropna=False).ngroup().to_numpy(np.int64)
+
+
+def _safe_ratio(top: ArrayLike, bottom: ArrayLike) -> Floats:
+    errors = np.asarray(bottom, float)
+    return divide(top, np.where(errors > 0, errors, 0))

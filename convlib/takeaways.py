@@ -1,0 +1,272 @@
+"""Every sentence of the reports, worded once, with its numbers computed."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from convlib.results import MISSING, Kind, Takeaways, format_number, format_seconds, format_value
+
+MOST = 5
+PERIODS = {"D": "on {:%-d %B %Y}", "W": "in the week from {:%-d %B %Y}", "M": "in {:%B %Y}"}
+SHARES = ("rate", "follow_up", "abandonment")
+
+
+def word_funnel(table: pd.DataFrame, *, by: Sequence[str], window: str, segment: str) -> Takeaways:
+    """Say how many get through, where most are lost, and which group gets through least."""
+    if by:
+        return _word_groups(table, by, window, segment)
+    first, last = table.iloc[0], table.iloc[-1]
+    if not first["units"]:
+        return Takeaways(
+            (
+                f"No unit of segment {segment} has a complete {window} window after {first['name']}; {first['pending']:,} are pending.",
+            )
+        )
+    sentences = [
+        f"{_share(last, 'rate_from_start')} of the {first['units']:,} units that entered at {first['name']} reached {last['name']} within {window}."
+    ]
+    leak = table.iloc[1:].sort_values("lost", ascending=False).iloc[0]
+    before = table.iloc[int(leak["step"]) - 2]
+    sentences.append(
+        f"Most leave between {before['name']} and {leak['name']}: {leak['lost']:,} of {before['units']:,} units "
+        f"({1 - leak['rate_from_previous']:.1%})"
+        + (f", worth about {format_number(leak['value'])} in value." if leak["value"] > 0 else ".")
+    )
+    slow = table.iloc[1:].dropna(subset="seconds_from_previous_p50")
+    if len(slow):
+        step = slow.loc[slow["seconds_from_previous_p50"].idxmax()]
+        sentences.append(
+            f"The slowest step is {step['name']}: half of those who reach it take longer than {format_seconds(step['seconds_from_previous_p50'])}."
+        )
+    if first["pending"]:
+        sentences.append(
+            f"{first['pending']:,} more units are pending: their {window} are not over, so they are in no rate."
+        )
+    return Takeaways(sentences)
+
+
+def _word_groups(table: pd.DataFrame, by: Sequence[str], window: str, segment: str) -> Takeaways:
+    last = table[table["step"] == table["step"].max()]
+    start = table[table["step"] == 1].set_index(list(by))["units"]
+    large = last[start.reindex(last.set_index(list(by)).index).to_numpy() >= 30].dropna(subset="rate_from_start")
+    if len(large) < 2:
+        return Takeaways((f"Segment {segment} has too few groups of 30 units or more to compare by {', '.join(by)}.",))
+    best, worst = large.loc[large["rate_from_start"].idxmax()], large.loc[large["rate_from_start"].idxmin()]
+    label = " and ".join(by)
+    apart = best["rate_from_start_ci_lower"] > worst["rate_from_start_ci_upper"]
+    doubt = "their intervals do not overlap" if apart else "their intervals overlap, so the order may be chance"
+    sentence = (
+        f"By {label}, {_group(best, by)} gets through most often ({_share(best, 'rate_from_start')}, n = {start[_key(best, by)]:,}) and "
+        f"{_group(worst, by)} least ({_share(worst, 'rate_from_start')}, n = {start[_key(worst, by)]:,}) within {window}; {doubt}."
+    )
+    return Takeaways((sentence,))
+
+
+def _key(row: pd.Series, by: Sequence[str]) -> object:
+    return tuple(row[name] for name in by) if len(by) > 1 else row[by[0]]
+
+
+def _group(row: pd.Series, by: Sequence[str]) -> str:
+    return ", ".join(str(row[name]) for name in by)
+
+
+def word_rates(
+    latest: pd.DataFrame, *, names: Mapping[str, str], every: str, segment: str, by: Sequence[str]
+) -> Takeaways:
+    """Say where the macro stands, what changed beyond noise, and which targets are missed by most."""
+    if not len(latest):
+        return Takeaways((f"No period of segment {segment} is complete and has units yet.",))
+    when = word_period(latest["period"].iloc[0], every)
+    if by:
+        return Takeaways((f"The rates by {', '.join(by)} {when} stand in the table.",))
+    texts = word_values(latest, "value", with_interval=True)
+    rows = [
+        {**row, "text": text, "name": names[row["conversion"]]}
+        for row, text in zip(latest.to_dict("records"), texts, strict=True)
+    ]
+    macros = [row for row in rows if row["tier"] == "macro" and row["metric"] == "rate"]
+    sentences = [
+        f"{row['name']}: {row['text']} {when}, n = {row['exposed']:,}{_against_target(row)}." for row in macros[:1]
+    ]
+    sentences.append(_word_changes(rows, latest))
+    missed = [row for row in rows if row["status"] == "missed" and row["tier"] == "micro"]
+    judged = [row for row in rows if row["status"] in ("met", "missed") and row["tier"] == "micro"]
+    if judged:
+        far = sorted(missed, key=lambda row: row["value"] / row["target"] if row["target"] else np.inf)
+        named = (
+            "; furthest from it: "
+            + ", ".join(f"{row['name']} ({row['text']}{_against_target(row)})" for row in far[:2])
+            if far
+            else ""
+        )
+        sentences.append(f"{len(judged) - len(missed)} of {len(judged)} micro-conversions meet their target{named}.")
+    return Takeaways(sentences)
+
+
+def _against_target(row: Mapping[str, float]) -> str:
+    if np.isnan(row["target"]):
+        return ""
+    return f", target {_value(row['target'], str(row['metric']))}"
+
+
+def _word_changes(rows: list[dict[str, float]], latest: pd.DataFrame) -> str:
+    compared = int(latest["change_q_value"].notna().sum())
+    if not compared:
+        return "There is no complete period before it to compare with."
+    changed = [
+        (row, text)
+        for row, text in zip(rows, word_values(latest, "change", signed=True), strict=True)
+        if row["change_q_value"] < 0.05
+    ]
+    if not changed:
+        return f"None of the {compared} metrics changed beyond noise against the period before."
+    named = ", ".join(f"{row['name']} ({row['metric']}) {text}" for row, text in changed[:3])
+    return f"{len(changed)} of {compared} metrics changed beyond noise against the period before: {named}."
+
+
+def word_correlation(
+    table: pd.DataFrame,
+    *,
+    macro: str,
+    names: Mapping[str, str],
+    segment: str,
+    exposure: Sequence[str],
+    horizon: str,
+    pending: int,
+) -> Takeaways:
+    """Say which micros go with the macro, which do not, and what the numbers leave out."""
+    found = table[table["verdict"].isin(["positive", "negative"])]
+    found = found.reindex(found["adjusted_lift"].abs().sort_values(ascending=False, kind="stable").index)
+    sentences = [
+        f"{names[row['micro']]} is associated with {_points(row['adjusted_lift'])} percentage points of {macro} "
+        f"({_points(row['adjusted_lift_ci_lower'])} to {_points(row['adjusted_lift_ci_upper'])}) after adjustment; "
+        f"raw {_points(row['lift'])}; n = {row['units_with']:,} with and {row['units_without']:,} without."
+        for row in found.head(MOST - 2).to_dict("records")
+    ]
+    if not len(found):
+        sentences.append(f"No micro-conversion of segment {segment} is associated with {macro} beyond chance.")
+    silent = [names[m] for m in table.loc[table["verdict"] == "no evidence", "micro"]]
+    if silent:
+        sentences.append(f"No evidence of an association, at this size, for {', '.join(silent)}.")
+    tail = f" {pending:,} units are pending." if pending else ""
+    sentences.append(
+        f"Done before {_list(exposure)} after entry, {macro} counted for {horizon} after that, among units that had not converted by then.{tail}"
+    )
+    return Takeaways(sentences)
+
+
+def word_impact(
+    table: pd.DataFrame, *, macro: str, names: Mapping[str, str], currency: str | None, segment: str
+) -> Takeaways:
+    """Say what to work on first, how sure that is, and how to find out."""
+    unit = currency or "conversions"
+    worth = table[(table["opportunity"] > 0) & (table["verdict"].isin(["positive", "negative"]))]
+    sentences = [
+        f"{row['rank']}. {names[row['micro']]}: reaching its target would go with {format_number(row['opportunity'])} {unit} "
+        f"({format_number(row['opportunity_ci_lower'])} to {format_number(row['opportunity_ci_upper'])}) if the association held; "
+        f"in the top 3 with probability {row['probability_top_3']:.0%}."
+        for row in worth.head(3).to_dict("records")
+    ]
+    if not len(worth):
+        sentences.append(f"No micro-conversion of segment {segment} shows an opportunity beyond chance for {macro}.")
+    else:
+        first = worth.iloc[0]
+        if np.isfinite(first["days_to_test"]):
+            sentences.append(
+                f"Test {names[first['micro']]} first: {first['sample_size_to_test']:,.0f} units in two arms, about {first['days_to_test']:,.0f} days at this traffic."
+            )
+    sentences.append("These are associations in observed events; only a randomised test can show what a change causes.")
+    return Takeaways(sentences)
+
+
+def word_event_map(
+    table: pd.DataFrame, *, units: int, rows: Mapping[str, int], gaps: pd.DataFrame, segment: str
+) -> Takeaways:
+    """Say what the log covers, what never fires, and what nobody mapped."""
+    planned = table[table["status"] != "not in the plan"]
+    silent = planned.loc[planned["status"] == "never fires", "name"]
+    total = planned["conversion"].nunique()
+    sentences = [
+        f"{units:,} users of segment {segment}; {rows['read']:,} rows read = {rows['used']:,} used + {rows['rejected']:,} rejected (whole log).",
+        f"{total - len(silent)} of the plan's {total} conversions are tracked"
+        + (f"; never seen: {', '.join(silent)}." if len(silent) else "."),
+    ]
+    other = table[table["status"] == "not in the plan"]
+    if len(other):
+        top = ", ".join(f"{row['event_name']} ({row['events']:,})" for row in other.head(3).to_dict("records"))
+        sentences.append(f"{len(other)} event names are not in the plan; the most frequent: {top}.")
+    owned = table[table["tier"].isin(["macro", "micro"])].drop_duplicates("conversion")
+    orphans = owned.loc[owned["owner"].isna() | (owned["owner"] == ""), "name"]
+    if len(orphans):
+        sentences.append(f"Nobody owns {', '.join(orphans)}.")
+    if len(gaps):
+        sentences.append(
+            f"The plan leaves something open for {len(gaps)} conversions, such as {gaps['missing'].iloc[0]} of {gaps['conversion'].iloc[0]}."
+        )
+    return Takeaways(sentences)
+
+
+def word_provenance(
+    source: str,
+    *,
+    segment: str,
+    period: tuple[object, object],
+    rows: Mapping[str, int],
+    fingerprint: str,
+    end: pd.Timestamp,
+) -> str:
+    """Say where a report's numbers come from."""
+    return (
+        f"Segment {segment}, entries from {period[0]} to {period[1]}. {source}: {rows['read']:,} rows read, {rows['used']:,} used, "
+        f"{rows['rejected']:,} rejected; data end on {end:%Y-%m-%d %H:%M} UTC; fingerprint {fingerprint[:12]}."
+    )
+
+
+def word_period(period: pd.Timestamp, every: str) -> str:
+    """Name a period: `in the week from 3 March 2026`."""
+    return PERIODS[every].format(period).replace("  ", " ")
+
+
+def word_values(rows: pd.DataFrame, column: str, *, with_interval: bool = False, signed: bool = False) -> list[str]:
+    """Write a column of metric values, each in its metric's unit, with its interval when asked."""
+    texts = []
+    for row in rows.to_dict("records"):
+        text = _value(row[column], row["metric"], signed=signed)
+        if with_interval and text != MISSING and np.isfinite(row["ci_lower"]):
+            text += f" ({_value(row['ci_lower'], row['metric'])} to {_value(row['ci_upper'], row['metric'])})"
+        texts.append(text)
+    return texts
+
+
+def word_benchmarks(rows: pd.DataFrame) -> list[str]:
+    """Write each benchmark as `6.0% to 12.0%`."""
+    return [
+        MISSING
+        if np.isnan(row["benchmark_low"]) and np.isnan(row["benchmark_high"])
+        else f"{_value(row['benchmark_low'], row['metric'])} to {_value(row['benchmark_high'], row['metric'])}"
+        for row in rows.to_dict("records")
+    ]
+
+
+def _value(value: float, metric: str, *, signed: bool = False) -> str:
+    kind = metric.split()[0]
+    unit: Kind = "percent" if kind in SHARES else "seconds" if kind == "time_between" else "number"
+    if signed and unit == "percent":
+        unit = "points"
+    text = format_value(abs(value) if signed and unit != "points" else value, unit)
+    if signed and unit != "points" and text != MISSING:
+        text = ("+" if value >= 0 else "-") + text
+    return text
+
+
+def _share(row: pd.Series, column: str) -> str:
+    return f"{row[column]:.1%} ({row[column + '_ci_lower']:.1%} to {row[column + '_ci_upper']:.1%})"
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}"
+
+
+def _list(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

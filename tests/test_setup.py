@@ -1,0 +1,103 @@
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from rattler import MatchSpec
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+CONDA_NAMES = {"duckdb": "python-duckdb", "jupyter-client": "jupyter_client", "matplotlib": "matplotlib-base"}
+CONDA_ONLY = {"python", "pip", "hatchling"}
+
+
+def requirements(*extras: str) -> dict[str, SpecifierSet]:
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
+    return {requirement.name: requirement.specifier for requirement in map(Requirement, lines)}
+
+
+def conda_requirements() -> dict[str, SpecifierSet]:
+    lines = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"]
+    pairs = (line.partition(" ") for line in lines)
+    return {name: SpecifierSet(bounds) for name, _, bounds in pairs}
+
+
+def locked_versions() -> list[tuple[str, str]]:
+    return re.findall(r"^([\w.-]+)==([^\s;\\]+)", (ROOT / "requirements.txt").read_text("utf-8"), re.MULTILINE)
+
+
+def system_packages() -> list[str]:
+    lines = (ROOT / "tests/system-packages.txt").read_text("utf-8").splitlines()
+    return [name for line in lines if (name := line.partition("#")[0].strip())]
+
+
+def test_environment_yml_has_the_names_and_bounds_of_pyproject() -> None:
+    wanted = {CONDA_NAMES.get(name, name): bounds for name, bounds in requirements().items()}
+    assert {name: bounds for name, bounds in conda_requirements().items() if name not in CONDA_ONLY} == wanted
+
+
+def test_environment_yml_has_the_python_and_the_build_system_of_pyproject() -> None:
+    conda = conda_requirements()
+    assert conda["python"] == SpecifierSet(PROJECT["requires-python"])
+    assert conda["hatchling"] == requirements("dev")["hatchling"]
+
+
+@pytest.mark.parametrize("line", yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))["dependencies"])
+def test_environment_yml_parses_as_conda_reads_it(line: str) -> None:
+    spec = MatchSpec(line, strict=True)
+    assert spec.name is not None
+    assert line.split(" ") == [spec.name.normalized, *([str(spec.version)] if spec.version else [])]
+
+
+def test_every_dependency_has_a_lower_and_an_upper_bound() -> None:
+    signs = {name: {bound.operator for bound in bounds} for name, bounds in requirements("dev").items()}
+    assert {name: found for name, found in signs.items() if found != {">=", "<"}} == {}
+
+
+def test_lock_names_no_address_and_no_folder() -> None:
+    text = (ROOT / "requirements.txt").read_text("utf-8")
+    assert re.findall(r".*(?:://|--index|--extra-index|--find-links|--trusted-host| @ |file:).*", text) == []
+
+
+def test_lock_has_every_dependency_within_its_bounds() -> None:
+    locked = locked_versions()
+    bounds = requirements("dev")
+    assert set(map(canonicalize_name, bounds)) <= {name for name, _ in locked}
+    assert [(name, version) for name, version in locked if name in bounds and version not in bounds[name]] == []
+
+
+def test_lock_has_a_hash_for_every_package() -> None:
+    entries = re.split(r"\n(?=\S)", (ROOT / "requirements.txt").read_text("utf-8").strip())
+    assert [entry for entry in entries if not entry.startswith("#") and "--hash=sha256:" not in entry] == []
+
+
+def test_ci_runs_make_test_and_the_workflow_runs_ci() -> None:
+    assert "make test" in (ROOT / ".ci/run").read_text("utf-8").splitlines()
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    workflow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text("utf-8"))
+    assert {"run": ".ci/run"} in workflow["jobs"]["test"]["steps"]
+
+
+def test_readme_names_the_two_commands_and_the_system_packages() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert [text for text in ("make report", "make test", "tests/system-packages.txt") if text not in readme] == []
+    assert [package for package in system_packages() if package not in readme] == []
+
+
+def test_wheel_carries_notebooks_and_params_and_no_tests(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    shipped = [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("params/*/*.yaml")]
+    assert {f"convlib/workbook/{path.relative_to(ROOT).as_posix()}" for path in shipped} <= files
+    assert {"convlib/errors.py", "convlib/workbook/params/oulad/weekly.yaml"} <= files
+    assert {name.split("/")[0] for name in files} == {"convlib"}
