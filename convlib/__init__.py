@@ -7,9 +7,9 @@ if TYPE_CHECKING:
     from convlib.conversions import Step as Step
     from convlib.correlation import Correlation as Correlation
     from convlib.correlation import correlate as correlate
-    from convlib.datasets import list_datasets as list_datasets
-    from convlib.datasets import load_dataset as load_dataset
-    from convlib.datasets import simulate_shop as simulate_shop
+    from convlib.datasets.load import list_datasets as list_datasets
+    from convlib.datasets.load import load_dataset as load_dataset
+    from convlib.datasets.load import simulate_shop as simulate_shop
     from convlib.errors import ConvlibError as ConvlibError
     from convlib.errors import EventDataError as EventDataError
     from convlib.errors import ParamError as ParamError
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from convlib.plan import read_plan as read_plan
     from convlib.rates import Rates as Rates
     from convlib.rates import measure_rates as measure_rates
-    from convlib.reports import Run as Run
-    from convlib.reports import run_reports as run_reports
+    from convlib.reports.run import Run as Run
+    from convlib.reports.run import run_reports as run_reports
     from convlib.segments import Segment as Segment
     from convlib.segments import read_segments as read_segments
 
@@ -40,7 +40,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "conversions": ["Step"],
     "correlation": ["Correlation", "correlate"],
-    "datasets": ["list_datasets", "load_dataset", "simulate_shop"],
+    "datasets.load": ["list_datasets", "load_dataset", "simulate_shop"],
     "errors": ["ConvlibError", "EventDataError", "ParamError", "PlanError", "RunError"],
     "event_map": ["EventMap", "map_events"],
     "events": ["EventLog", "read_events"],
@@ -49,12 +49,12 @@ _HOMES = {
     "parameters": ["Parameters", "check_parameters"],
     "plan": ["Plan", "read_plan"],
     "rates": ["Rates", "measure_rates"],
-    "reports": ["Run", "run_reports"],
+    "reports.run": ["Run", "run_reports"],
     "segments": ["Segment", "read_segments"],
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_MODULES)  # noqa: PLE0605  computed from the one list of names
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str) -> object:

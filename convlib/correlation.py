@@ -72,8 +72,8 @@ class Correlation(Result):
         conversions_used: Mature converters that the design counts, over all mature converters.
         pending: Units whose outcome window is not over.
         matrix: Phi between each two micros.
-        followed: For each micro: `could` units whose follow-up is over (of those that did what its rate is over), and how
-            many `did` it within exposure and horizon.
+        followed: For each micro: `could` units whose follow-up is over (of those that did what its rate is over), and
+            how many `did` it within exposure and horizon.
         value_per_conversion: Mean value of the macro among converters; NaN without values.
         entries_per_day: How many units enter a day.
     """
@@ -160,17 +160,18 @@ def correlate(
 ) -> Correlation:
     """Say which micro-conversions are associated with the macro-conversion, and by how much.
 
-    Each unit's clock starts at its entry. *Exposure*: the micro happened before the landmark. *At risk*: units that by the
-    landmark have neither converted nor left for good. *Outcome*: the macro within `horizon` after the landmark. So those who
-    convert fast are not watched for a shorter time than the others (landmarking: van Houwelingen 2007). Several landmarks
+    Each unit's clock starts at its entry. *Exposure*: the micro happened before the landmark. *At risk*: units that
+    by the landmark have neither converted nor left for good. *Outcome*: the macro within `horizon` after the
+    landmark. So those who convert fast are not watched for a shorter time than the others (landmarking: van
+    Houwelingen 2007). Several landmarks
     stack: a unit has a row at each until it converts.
 
     Args:
         log: The log, seen through a segment and a period of entries.
         plan: The plan whose micros are scored.
         macro: Id of the macro-conversion.
-        exposure: The landmarks after entry, such as `1D` or `["1h", "1D"]`; `auto` takes the plan's, else the times by which
-            10, 25, 50 and 75% of the whole log's converters have converted.
+        exposure: Landmarks after entry, such as `1D` or `["1h", "1D"]`; `auto` takes the plan's, else the times by
+            which 10, 25, 50 and 75% of the whole log's converters have converted.
         horizon: How long after the landmark the macro counts; empty takes the plan's, else 14 days.
         entry: Conversion or event that starts the clock; None takes the plan's, else the first event in the period.
         adjust: Columns of the entry event to adjust for, beside activity.
@@ -178,11 +179,12 @@ def correlate(
         confidence: Level of the intervals.
 
     Returns:
-        One row a micro. `lift` is the difference of conversion probabilities: raw with Newcombe's interval for one landmark,
-        Mantel-Haenszel over several. `adjusted_lift` is the Mantel-Haenszel difference over strata of `adjust` and of activity
-        up to the landmark; `p_value` tests it and `q_value` controls false discoveries over the micros (Benjamini and Hochberg
-        1995). `homogeneity_p_value` tests equal association over the values of `adjust` (Breslow-Day, several landmarks: Wald).
-        `e_value` is VanderWeele and Ding's (2017) for the adjusted risk ratio.
+        One row a micro. `lift` is the difference of conversion probabilities: raw with Newcombe's interval for one
+        landmark, Mantel-Haenszel over several. `adjusted_lift` is the Mantel-Haenszel difference over strata of
+        `adjust` and of activity up to the landmark; `p_value` tests it and `q_value` controls false discoveries over
+        the micros (Benjamini and Hochberg 1995). `homogeneity_p_value` tests equal association over the values of
+        `adjust` (Breslow-Day, several
+        landmarks: Wald). `e_value` is VanderWeele and Ding's (2017) for the adjusted risk ratio.
 
     Raises:
         ParamError: An unknown macro, entry or column, or a duration that can't be read.
@@ -207,21 +209,11 @@ def correlate(
     mature = design.mature(design.landmarks[0])
     _check_data(log, goal, conversions, mature, landmarks, horizon)
     risk = _at_risk(log, design, firsts[:, 0], losses, entries[adjust], unit)
-    converters = mature & (firsts[:, 0] < design.follow_up)
-    rows = []
-    for number, micro in enumerate(goal.micros, start=1):
-        exposed = firsts[risk.unit, number] < np.asarray(design.landmarks)[risk.landmark]
-        row = _score(exposed, risk, confidence, grouped=bool(adjust))
-        verdict, note = _judge(row, firsts[converters, number], firsts[converters, 0])
-        rows.append({"micro": micro.id, "stage": micro.stage, **row, "verdict": verdict, "note": note})
-    table = _finish(pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "q_value"]))
-    last = np.asarray(design.landmarks)[risk.landmark]
-    matrix = (
-        np.column_stack([firsts[risk.unit, n] < last for n in range(1, 1 + len(goal.micros))])
-        if goal.micros
-        else np.empty((0, 0))
-    )
+    exposed = firsts[risk.unit, 1 : 1 + len(goal.micros)] < np.asarray(design.landmarks)[risk.landmark, None]
+    converters = firsts[mature & (firsts[:, 0] < design.follow_up)]
+    table = _score_all(goal, exposed, risk, converters, confidence, grouped=bool(adjust))
     values = conversions.value[conversions.step == 0]
+    pending = int((~mature).sum())
     return Correlation(
         table=table,
         takeaways=takeaways.word_correlation(
@@ -231,7 +223,7 @@ def correlate(
             segment=log.segment_name,
             exposure=landmarks,
             horizon=horizon,
-            pending=int((~mature).sum()),
+            pending=pending,
         ),
         segment=log.segment_name,
         macro=goal.id,
@@ -239,9 +231,9 @@ def correlate(
         exposure=landmarks,
         horizon=horizon,
         adjust=tuple(adjust),
-        conversions_used=float(stats.divide(len(np.unique(risk.unit[risk.outcome])), converters.sum())),
-        pending=int((~mature).sum()),
-        matrix=_correlate_micros(matrix, [m.id for m in goal.micros]),
+        conversions_used=float(stats.divide(len(np.unique(risk.unit[risk.outcome])), len(converters))),
+        pending=pending,
+        matrix=_correlate_micros(exposed, [m.id for m in goal.micros]),
         followed=_follow(goal, firsts[mature] < design.follow_up),
         value_per_conversion=float(np.nanmean(values)) if np.isfinite(values).any() else np.nan,
         entries_per_day=len(entries) / (log.bounds[1] - log.bounds[0]).days,
@@ -259,7 +251,7 @@ def _find_macro(plan: Plan, macro: str) -> Macro:
 def _landmarks(
     log: EventLog, exposure: str | Sequence[str], clock: Clock, goal: Macro, entry: str | None, unit: Unit
 ) -> tuple[str, ...]:
-    """Take the given landmarks, else the plan's, else quantiles of the whole log's times to conversion: one set for all segments."""
+    """Take the given landmarks, else the plan's, else one set for all segments from the whole log's converters."""
     if exposure and exposure != "auto":
         given = (exposure,) if isinstance(exposure, str) else tuple(exposure)
         return tuple(sorted(given, key=lambda text: parse_duration(text, name="exposure")))
@@ -280,7 +272,7 @@ def _landmarks(
 
 
 def _first_times(conversions: Conversions, start: Ints, steps: int) -> Ints:
-    """Give the time from each unit's entry to its first conversion of each kind (units x steps); NEVER where there is none."""
+    """Give the time from each unit's entry to its first conversion of each kind (units x steps), else NEVER."""
     firsts = np.full((len(start), steps), NEVER)
     since = conversions.time - start[conversions.unit]
     after = since >= 0
@@ -297,13 +289,18 @@ def _check_data(
     horizon: str,
 ) -> None:
     if not len(mature):
-        msg = f"Segment `{log.segment_name}` has no unit that enters from {log.period[0]} to {log.period[1]}. Widen the period."
+        msg = (
+            f"Segment `{log.segment_name}` has no unit that enters from {log.period[0]} to {log.period[1]}. "
+            "Widen the period."
+        )
         raise EventDataError(msg)
     if not mature.any():
         first = landmarks[0]
         msg = (
-            f"None of the {len(mature):,} units of segment `{log.segment_name}` that enter from {log.period[0]} to {log.period[1]} has "
-            f"{first} + {horizon} of follow-up before the end of the data, {log.last:%Y-%m-%d}. Choose earlier entries or a shorter horizon."
+            f"None of the {len(mature):,} units of segment `{log.segment_name}` that enter from "
+            f"{log.period[0]} to {log.period[1]} has "
+            f"{first} + {horizon} of follow-up before the end of the data, {log.last:%Y-%m-%d}. Choose "
+            "earlier entries or a shorter horizon."
         )
         raise EventDataError(msg)
     if log.segment_name == "all" and not (conversions.step == 0).any():
@@ -336,8 +333,8 @@ def _at_risk(log: EventLog, design: _Design, macro: Ints, losses: Ints, covariat
         )
     risk = pd.concat(parts, ignore_index=True)
     strata = stats.number_groups(risk[["landmark", "group", "band"]])
-    arrays = (risk[name].to_numpy() for name in ("unit", "landmark", "outcome", "group"))
-    return _Risk(*arrays, strata=strata)
+    unit_rows, landmarks, outcome, group = (risk[name].to_numpy() for name in ("unit", "landmark", "outcome", "group"))
+    return _Risk(unit_rows, landmarks, outcome, group, strata)
 
 
 def _band(activity: Ints) -> Ints:
@@ -346,6 +343,24 @@ def _band(activity: Ints) -> Ints:
         return activity
     edges = np.unique(np.quantile(activity, np.linspace(0, 1, MOST_BANDS + 1)[1:-1]))
     return np.searchsorted(edges, activity, side="right")
+
+
+def _score_all(
+    goal: Macro,
+    exposed: NDArray[np.bool_],
+    risk: _Risk,
+    converters: Ints,
+    confidence: float,
+    *,
+    grouped: bool,
+) -> pd.DataFrame:
+    """Score every micro, then control the false discoveries over those that can be judged."""
+    rows = []
+    for number, micro in enumerate(goal.micros):
+        row = _score(exposed[:, number], risk, confidence, grouped=grouped)
+        verdict, note = _judge(row, converters[:, 1 + number], converters[:, 0])
+        rows.append({"micro": micro.id, "stage": micro.stage, **row, "verdict": verdict, "note": note})
+    return _finish(pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "q_value"]))
 
 
 def _score(exposed: NDArray[np.bool_], risk: _Risk, confidence: float, *, grouped: bool) -> dict[str, float]:

@@ -53,8 +53,9 @@ class Document:
         found: FieldPath = ()
         data = self.data
         for part in where:
-            if (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int)):
-                found, data = (*found, part), data[part]
+            child = _child(data, part)
+            if child is not None:
+                found, data = (*found, part), child
         return found
 
     def name(self, where: FieldPath) -> str:
@@ -148,7 +149,7 @@ def _child(data: Any, part: str | int) -> Any:
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core types: what people type as text stays text."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}  # type: ignore[misc]
 
 
 for _tag, _pattern, _first in [

@@ -101,8 +101,8 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
 
     Returns:
         One row for each conversion and event name, in the plan's order, then the unmapped events, most frequent first.
-        `events` rows and `units` users have it; `share_of_units` is over all users with any event; `status` is `tracked`,
-        `never fires` or `not in the plan`.
+        `events` rows and `units` users have it; `share_of_units` is over all users with any event; `status` is
+        `tracked`, `never fires` or `not in the plan`.
     """
     everyone = log.count("events")
     mapped = log.count("conversions", "conversion", "event_name")
@@ -120,23 +120,18 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
         note="",
     )
     table["share_of_units"] = table["units"] / total if total else float("nan")
-    gaps = (
-        pd.DataFrame(plan.gaps, columns=["conversion", "missing"])
-        .groupby("conversion", sort=False)["missing"]
-        .agg(", ".join)
-    )
+    listed = pd.DataFrame(plan.gaps, columns=["conversion", "missing"])
+    gaps = listed.groupby("conversion", sort=False)["missing"].agg(", ".join).reset_index()
     rows = {"read": log.prepared.rows_read, "used": log.prepared.rows_used, "rejected": log.prepared.rows_rejected}
     table = table[list(COLUMNS)]
     return EventMap(
         table=table,
-        takeaways=takeaways.word_event_map(
-            table, units=total, rows=rows, gaps=gaps.reset_index(), segment=log.segment_name
-        ),
+        takeaways=takeaways.word_event_map(table, units=total, rows=rows, gaps=gaps, segment=log.segment_name),
         segment=log.segment_name,
         rows=rows,
         fill=log.count_filled(),
-        volume=_volume(log),
-        gaps=gaps.reset_index(),
+        volume=_volume(log, known[["conversion", "tier"]]),
+        gaps=gaps,
     )
 
 
@@ -146,12 +141,9 @@ def _status(row: pd.Series) -> str:
     return "tracked" if row["events"] > 0 else "never fires"
 
 
-def _volume(log: EventLog) -> pd.DataFrame:
+def _volume(log: EventLog, tiers: pd.DataFrame) -> pd.DataFrame:
     """Count events a day by tier; an event that is several conversions counts in each."""
-    tiers = dict(zip(log.plan.table["id"], log.plan.table["tier"], strict=True)) if log.plan else {}
-    mapped = log.count("conversions", "day", "conversion")
-    mapped = (
-        mapped.assign(tier=mapped["conversion"].map(tiers)).groupby(["day", "tier"], as_index=False)["events"].sum()
-    )
+    daily = log.count("conversions", "day", "conversion").merge(tiers, on="conversion")
+    mapped = daily.groupby(["day", "tier"])[["events"]].sum().reset_index()
     other = log.count("unmapped", "day").assign(tier="not in the plan")
     return pd.concat([mapped, other[["day", "tier", "events"]]], ignore_index=True)

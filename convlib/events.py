@@ -4,19 +4,20 @@ import dataclasses
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import duckdb
 import pandas as pd
 from duckdb import ColumnExpression, ConstantExpression
 
-from convlib.documents import did_you_mean
+from convlib.documents import did_you_mean, quote_names
 from convlib.errors import ParamError
 from convlib.plan import Plan, Segment, read_plan, read_segments
 from convlib.rules import All, Rule, parse_rule
 from convlib.sources import ADDED, Prepared, compile_rule, connect, prepare
 
 Unit = Literal["user", "session"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
 #: How a null stands in segment names and breakdowns.
 NO_VALUE = "(none)"
 
@@ -195,18 +196,18 @@ class EventLog:
             every: `D`, `W` or `M`: one entry for each unit and calendar day, week (from Monday) or month.
 
         Returns:
-            A frame indexed by unit code, with `time` (microseconds since 1970, UTC), `period` (its first day) and the columns.
+            A frame indexed by unit code, with `time` (microseconds since 1970, UTC), `period` (its first day) and the
+            columns.
         """
         self._check_columns(columns)
+        self._check_unit(unit)
         low, high = (day.isoformat() for day in self.bounds)
         rows = self.stream(entry) if entry else self.rows()
         rows = rows.filter(f"{unit} IS NOT NULL AND timestamp >= '{low}' AND timestamp < '{high}'")
         truncated = {"D": "day", "W": "week", "M": "month"}.get(every or "")
         period = f"date_trunc('{truncated}', timestamp)" if truncated else f"DATE '{self.period[0]}'"
-        firsts = rows.query(
-            "entry_rows",
-            f"SELECT * FROM entry_rows SEMI JOIN (SELECT min(event) AS event FROM entry_rows GROUP BY {unit}, {period}) USING (event)",
-        )
+        chosen = rows.aggregate("min(event) AS event", f"{unit}, {period}").set_alias("chosen")
+        firsts = rows.set_alias("entries").join(chosen, "event", how="semi")
         if self.rule:
             firsts = firsts.filter(compile_rule(self.rule))
         project = [
@@ -245,7 +246,7 @@ class EventLog:
         )
 
     def count_filled(self) -> pd.DataFrame:
-        """Count for each column how many of the segment's rows in the period hold a value: `column`, `filled`, `share`."""
+        """Count how many of the segment's rows in the period fill each column: `column`, `filled`, `share`."""
         columns = [c for c in self.columns if c not in ADDED]
         total, *filled = (
             self._members("events")
@@ -290,10 +291,19 @@ class EventLog:
         if unknown:
             raise ParamError(
                 *[
-                    f"The log has no column `{name}`.{did_you_mean(name, self.columns)} Its columns are {', '.join(self.columns)}."
+                    f"The log has no column `{name}`.{did_you_mean(name, self.columns)} Its columns are "
+                    f"{', '.join(self.columns)}."
                     for name in unknown
                 ]
             )
+
+    def _check_unit(self, unit: str) -> None:
+        if unit not in UNITS:
+            msg = f"`unit` is {unit!r}; it must be one of {quote_names(UNITS)}."
+            raise ParamError(msg)
+        if unit == "session" and "session_id" not in self.prepared.given:
+            msg = "`unit` is 'session', but the log has no `session_id`. Count users, or add the column."
+            raise ParamError(msg)
 
     def _unknown_segment(self, name: str) -> str:
         known = self.expand_segments()
@@ -302,7 +312,10 @@ class EventLog:
     def _unknown_event(self, name: str) -> str:
         events = [row[0] for row in self.rows().project("event_name").distinct().order("event_name").fetchall()]
         known = [*(c.id for c in (self.plan.conversions if self.plan else ())), *events]
-        return f"`{name}` is neither a conversion of the plan nor an event of the log.{did_you_mean(name, known)} Known are {', '.join(dict.fromkeys(known))}."
+        return (
+            f"`{name}` is neither a conversion of the plan nor an event of the "
+            f"log.{did_you_mean(name, known)} Known are {', '.join(dict.fromkeys(known))}."
+        )
 
 
 def read_events(

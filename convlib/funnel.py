@@ -98,8 +98,8 @@ def measure_funnel(
 ) -> Funnel:
     """Say how many units get from each step to the next in order, within a window from the first, and where they leave.
 
-    A unit's best attempt counts: the one that gets furthest, and of those the earliest. Other events may lie between; both
-    ends of the window count; events at the same instant count in step order; each event counts once.
+    A unit's best attempt counts: the one that gets furthest, and of those the earliest. Other events may lie between;
+    both ends of the window count; events at the same instant count in step order; each event counts once.
 
     Args:
         log: The log, seen through a segment and a period; attempts open in the period.
@@ -111,9 +111,9 @@ def measure_funnel(
         confidence: Level of the intervals.
 
     Returns:
-        The funnel; `.table` has a row for each step (and group): units, pending units, rates with Wilson intervals, units
-        lost since the step before, seconds (quantiles), and the value lost: units lost x completion rate of those who
-        passed x mean value of the last step.
+        The funnel; `.table` has a row for each step (and group): units, pending units, rates with Wilson intervals,
+        units lost since the step before, seconds (quantiles), and the value lost: units lost x completion rate of
+        those who passed x mean value of the last step.
 
     Raises:
         ParamError: Fewer than two steps, an unknown step or column, or a window that is not a duration.
@@ -151,7 +151,7 @@ def _check(steps: Sequence[Step], confidence: float) -> None:
 
 
 def _match(log: EventLog, conversions: Conversions, steps: int, window: int, by: list[str]) -> pd.DataFrame:
-    """Give one row for each unit that opened an attempt: its depth, its time at each step, its groups, and if it is pending."""
+    """Give one row for each unit that entered: its depth, its time at each step, its groups, and if it is pending."""
     start, end = (microseconds(pd.Timestamp(day)) for day in log.bounds)
     opens = (conversions.step == 0) & (conversions.time >= start) & (conversions.time < end)
     depth, rows, entry = kernels.match_funnel(
@@ -170,14 +170,11 @@ def _match(log: EventLog, conversions: Conversions, steps: int, window: int, by:
 
 def _count_steps(attempts: pd.DataFrame, names: list[str], by: list[str], confidence: float) -> pd.DataFrame:
     groups = [(None, attempts)] if not by else list(attempts.groupby(by, sort=True))
-    parts = [_count_group(group, names, confidence).assign(**_label(key, by)) for key, group in groups]
+    parts = [_count_group(group, names, confidence).assign(**group[by].iloc[0]) for _, group in groups if len(group)]
     if not parts:
-        parts = [_count_group(attempts, names, confidence).head(0).assign(**dict.fromkeys(by, ""))]
+        empty = _count_group(attempts, names, confidence)
+        parts = [empty if not by else empty.head(0).assign(**dict.fromkeys(by, ""))]
     return pd.concat(parts, ignore_index=True)[[*by, *COLUMNS]]
-
-
-def _label(key: object, by: list[str]) -> dict[str, object]:
-    return dict(zip(by, key, strict=True)) if isinstance(key, tuple) else {}
 
 
 def _count_group(group: pd.DataFrame, names: list[str], confidence: float) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from statsmodels.stats.proportion import proportion_effectsize
 from convlib import plots, stats, takeaways
 from convlib.correlation import Correlation
 from convlib.plan import Plan
-from convlib.plan_entries import Macro, Micro
+from convlib.plan_entries import Micro
 from convlib.results import Kind, Result
 
 if TYPE_CHECKING:
@@ -87,9 +87,10 @@ class Impact(Result):
 def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = stats.CONFIDENCE) -> Impact:
     """Rank the micros by what getting each to its target would be worth, if the association held.
 
-    Adjusted lifts are shrunk towards zero by their own uncertainty (empirical Bayes with a prior unimodal at zero: Stephens
-    2017), so that one lucky signal never leads. *Score*: shrunk lift x value of a macro-conversion. *Opportunity*: score x the
-    units that reaching the target would add (without a target 10% more than now; none where it is met; never above `reach`).
+    Adjusted lifts are shrunk towards zero by their own uncertainty (empirical Bayes with a prior unimodal at zero:
+    Stephens 2017), so that one lucky signal never leads. *Score*: shrunk lift x value of a macro-conversion.
+    *Opportunity*: score x the units that reaching the target would add (without a target 10% more than now; none
+    where it is met; never above `reach`).
 
     Args:
         correlation: The associations of one macro.
@@ -97,10 +98,10 @@ def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = st
         confidence: Level of the intervals.
 
     Returns:
-        One row a micro, by `rank`; preconditions, followers and micros with too few units have none. `probability_top_3` is
-        the share of 20,000 draws of the shrunk lifts in which it is among the three largest opportunities. `sample_size_to_test`
-        units in two arms find the micro's move to its target with 80% power at 5% two-sided; `days_to_test` is that at the
-        segment's traffic. Intervals are quantiles of the draws.
+        One row a micro, by `rank`; preconditions, followers and micros with too few units have none.
+        `probability_top_3` is the share of 20,000 draws of the shrunk lifts in which it is among the three largest
+        opportunities. `sample_size_to_test` units in two arms find the micro's move to its target with 80% power at
+        5% two-sided; `days_to_test` is that at the segment's traffic. Intervals are quantiles of the draws.
     """
     goal = next(macro for macro in plan.macros if macro.id == correlation.macro)
     micros = {micro.id: micro for micro in goal.micros}
@@ -110,11 +111,11 @@ def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = st
     error = (table["adjusted_lift_ci_upper"] - table["adjusted_lift_ci_lower"]).to_numpy(float) / (2 * reach)
     lifts = stats.shrink(np.where(usable, table["adjusted_lift"], np.nan), error, draws=DRAWS, seed=SEED)
     value = correlation.value_per_conversion if np.isfinite(correlation.value_per_conversion) else 1.0
-    added = np.array([_added_units(row, micros[row["micro"]]) for row in table.to_dict("records")])
+    added = np.array([_added_units(row, micros[row["micro"]]) for _, row in table.iterrows()])
     scores = lifts * value
     opportunities = scores * added[:, None]
     effort = table["micro"].map(lambda name: micros[name].effort).astype(float).to_numpy()
-    sizes = [_sample_size(row, extra) for row, extra in zip(table.to_dict("records"), added, strict=True)]
+    sizes = [_sample_size(row, extra) for (_, row), extra in zip(table.iterrows(), added, strict=True)]
     frame = table.assign(
         owner=table["micro"].map(lambda name: micros[name].owner or ""),
         reach=table["units_without"],
@@ -144,7 +145,7 @@ def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = st
     )
 
 
-def _added_units(row: dict[str, float], micro: Micro) -> float:
+def _added_units(row: pd.Series, micro: Micro) -> float:
     """Count the units that reaching the target would add; +10% where the target is missing or is not a rate."""
     if micro.target and micro.metric.type == "rate":
         wanted = micro.target.value * row["could"] - row["did"]
@@ -155,7 +156,7 @@ def _added_units(row: dict[str, float], micro: Micro) -> float:
     return size if micro.direction == "up" else -size
 
 
-def _sample_size(row: dict[str, float], added: float) -> float:
+def _sample_size(row: pd.Series, added: float) -> float:
     """Say how many units two equal arms need to find the micro's move."""
     now = float(stats.divide(row["did"], row["could"]))
     then = now + float(stats.divide(added, row["could"]))

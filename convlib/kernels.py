@@ -1,4 +1,4 @@
-"""The counting rules, compiled: each sees one unit's conversions in time order and knows nothing of where they came from."""
+"""The counting rules, compiled: each sees one unit's conversions in time order and nothing of their origin."""
 
 import numba
 import numpy as np
@@ -37,7 +37,8 @@ def match_funnel(
         window: Microseconds.
 
     Returns:
-        Steps reached by each unit; the row at which each was reached (units x steps; NEVER where not); the first opening row.
+        Steps reached by each unit; the row at which each was reached (units x steps; NEVER where not); the first
+        opening row.
     """
     units = offsets.size - 1
     depth = np.zeros(units, np.int64)

@@ -4,6 +4,7 @@ import dataclasses
 import html
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,15 +39,13 @@ class Parameters:
     output: Path | None
 
     def save(self, **results: Result) -> None:
-        """Write each result's table as CSV and Parquet, and all their takeaways, when the notebook has an `output` folder."""
+        """Write each result's table as CSV and Parquet, and all takeaways, when the notebook has an `output` folder."""
         if self.output is None:
             return
         self.output.mkdir(parents=True, exist_ok=True)
         for name, result in results.items():
-            _write(self.output / f"{name}.csv", lambda path, table=result.table: table.to_csv(path, index=False))
-            _write(
-                self.output / f"{name}.parquet", lambda path, table=result.table: table.to_parquet(path, index=False)
-            )
+            _write(self.output / f"{name}.csv", partial(result.table.to_csv, index=False))
+            _write(self.output / f"{name}.parquet", partial(result.table.to_parquet, index=False))
         said = [sentence for result in results.values() for sentence in result.takeaways]
         text = json.dumps({"segment": self.log.segment_name, "takeaways": said}, ensure_ascii=False, indent=1)
         _write(self.output / "takeaways.json", lambda path: path.write_text(text, encoding="utf-8"))
@@ -88,8 +87,8 @@ def check_parameters(
         end: Last day of entries, YYYY-MM-DD, included; empty is the log's last.
         output: Folder for the results' tables; empty writes nothing.
         timezone: Zone of timestamps that carry none.
-        analysis: What the analyses of the notebook take: `macro`, `steps`, `window`, `horizon`, `exposure`, `every`, `entry`,
-            `by`, `adjust`.
+        analysis: What the analyses of the notebook take: `macro`, `steps`, `window`, `horizon`, `exposure`, `every`,
+            `entry`, `by`, `adjust`.
 
     Returns:
         The plan and the log, ready to use.
@@ -161,14 +160,16 @@ def _find_segment(segment: str, segments: dict[str, Segment]) -> list[str]:
         return [f"`segment` is {segment!r}; the segments are {quote_names(segments)}.{did_you_mean(name, segments)}"]
     if segments[name].by and not is_value:
         return [
-            f"`segment` is {segment!r}, which stands for one segment a value of `{segments[name].by}`; write {segment}=VALUE."
+            f"`segment` is {segment!r}, which stands for one segment a value of `{segments[name].by}`; write "
+            f"{segment}=VALUE."
         ]
     return []
 
 
 def _check_columns(log: EventLog, analysis: dict[str, object]) -> None:
     problems = [
-        f"`{name}` names the column `{column}`, which the log does not have; it has {', '.join(log.columns)}.{did_you_mean(column, log.columns)}"
+        f"`{name}` names the column `{column}`, which the log does not have; it has "
+        f"{', '.join(log.columns)}.{did_you_mean(column, log.columns)}"
         for name in ("by", "adjust")
         for column in _texts(analysis.get(name))
         if column not in log.columns
@@ -182,7 +183,10 @@ def _check_macros(log: EventLog, plan: Plan) -> None:
     if not found & {macro.id for macro in plan.macros}:
         frequent = ", ".join(log.count("events", "event_name")["event_name"].head(10))
         places = "; ".join(f"{plan.locate(macro.id)}: `{macro.id}` matches {macro.match}" for macro in plan.macros)
-        msg = f"None of the plan's macro-conversions happens in the log. {places}. The log's most frequent events are {frequent}."
+        msg = (
+            f"None of the plan's macro-conversions happens in the log. {places}. The log's most frequent "
+            f"events are {frequent}."
+        )
         raise EventDataError(msg)
 
 

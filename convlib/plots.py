@@ -1,6 +1,7 @@
 """Every figure: takes a finished table, draws it with n and interval, returns the Axes."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -8,11 +9,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
 
 #: Okabe and Ito's palette, safe for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
 CYCLE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", RED, "#000000")
-STYLE = {
+STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": "#9CA3AF",
@@ -308,7 +310,7 @@ def draw_coverage(table: pd.DataFrame, *, segment: str, ax: Axes | None = None) 
     place = np.arange(len(rows))
     ax.barh(place, rows["units"], 0.7, color=colours)
     for y, units, share in zip(place, rows["units"], rows["share"], strict=True):
-        ax.text(units, y, f" {units:,} ({share:.0%})", va="center", fontsize=8, color="#374151")
+        ax.text(units, float(y), f" {units:,} ({share:.0%})", va="center", fontsize=8, color="#374151")
     ax.set_yticks(place, rows["name"], fontsize=9)
     ax.invert_yaxis()
     ax.margins(x=0.18)
@@ -343,16 +345,18 @@ def _axes(ax: Axes | None, *, height: float) -> Axes:
         return plt.subplots(figsize=(WIDTH, height))[1]
 
 
-def _errors(rows: pd.DataFrame, column: str) -> np.ndarray:
+def _errors(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
     """Give the distances to both ends of the interval, as matplotlib wants them."""
     middle = rows[column].to_numpy(float)
     low, high = (rows[f"{column}_ci_{end}"].to_numpy(float) for end in ("lower", "upper"))
-    return np.nan_to_num(np.clip(np.stack([middle - low, high - middle]), 0, None))
+    distances: NDArray[np.float64] = np.nan_to_num(np.clip(np.stack([middle - low, high - middle]), 0, None))
+    return distances
 
 
 def _worth_colours(rows: pd.DataFrame) -> list[str]:
     found = rows["verdict"].isin(VERDICT_COLOURS)
-    return np.where(~found, GREY, np.where(rows["opportunity"] < 0, RED, BLUE)).tolist()
+    worth = np.where(rows["opportunity"] < 0, RED, BLUE)
+    return [str(colour) for colour in np.where(found, worth, GREY)]
 
 
 def _key(key: object) -> str:
@@ -361,7 +365,9 @@ def _key(key: object) -> str:
 
 def _legend(ax: Axes) -> None:
     # Below the axes, where it never hides a bar.
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16 - 0.5 / ax.figure.get_figheight()), ncols=3, fontsize=9)
+    figure = ax.get_figure(root=True)
+    drop = 0.16 + (0.5 / figure.get_figheight() if figure else 0)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -drop), ncols=3, fontsize=9)
 
 
 def _slant(ax: Axes) -> None:

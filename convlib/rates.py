@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from convlib.durations import parse_duration
 from convlib.errors import ParamError
 from convlib.events import EventLog, Unit, list_columns
 from convlib.plan import Plan
-from convlib.plan_entries import Benchmark, Macro, Metric, Micro, Range
+from convlib.plan_entries import Macro, Metric, Micro, Range
 from convlib.results import Kind, Result, show_table
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def latest_rows(table: pd.DataFrame) -> pd.DataFrame:
     whole = table[(table["exposed"] > 0) & (table["note"] != PARTIAL)]
     enough = whole[(whole["tier"] == "macro") & (whole["exposed"] >= stats.FEW_UNITS)]
     latest = (enough if len(enough) else whole)["period"].max()
-    return whole[whole["period"] == latest].reset_index(drop=True)
+    rows: pd.DataFrame = whole[whole["period"] == latest]
+    return rows.reset_index(drop=True)
 
 
 def measure_rates(
@@ -131,8 +132,8 @@ def measure_rates(
 ) -> Rates:
     """Say how each macro- and micro-conversion did in each period, and where it stands against target and benchmark.
 
-    A unit enters a period with its first event in it (or with its first `entry` event). What it does from then until the
-    period ends counts, or within `window` when that is given; units whose window is not over are pending.
+    A unit enters a period with its first event in it (or with its first `entry` event). What it does from then until
+    the period ends counts, or within `window` when that is given; units whose window is not over are pending.
 
     Args:
         log: The log, seen through a segment and a period of entries.
@@ -145,10 +146,11 @@ def measure_rates(
         confidence: Level of the intervals.
 
     Returns:
-        One row for each group, period and conversion. `exposed` units could do it, `units` did. `value` by metric: `rate`,
-        `follow_up`, `abandonment` shares with Wilson intervals; `per_unit` conversions a unit; `sum` and `mean` of a column;
-        `time_between` median seconds. `change` is `value` less the period before; `change_q_value` tests it, with false
-        discoveries controlled over a period's metrics. A period that the data cut is marked partial and not compared.
+        One row for each group, period and conversion. `exposed` units could do it, `units` did. `value` by metric:
+        `rate`, `follow_up`, `abandonment` shares with Wilson intervals; `per_unit` conversions a unit; `sum` and
+        `mean` of a column; `time_between` median seconds. `change` is `value` less the period before;
+        `change_q_value` tests it, with false discoveries controlled over a period's metrics. A period that the data
+        cut is marked partial and not compared.
 
     Raises:
         ParamError: An unknown period, column or entry, or a window that is not a duration.
@@ -188,14 +190,14 @@ def measure_rates(
         window=window,
         by=tuple(groups),
         names=names,
-        pending=entries.groupby("period", as_index=False)["pending"].sum(),
+        pending=entries.groupby("period")[["pending"]].sum().reset_index(),
     )
 
 
 def _entries(
     log: EventLog, unit: Unit, entry: str | None, by: list[str], every: str, length: int | None
 ) -> pd.DataFrame:
-    """Give one row for each unit and period: when it entered, until when its conversions count, and if that is pending."""
+    """Give one row for each unit and period: when it entered, until when conversions count, and if that is pending."""
     frame = log.entries(unit=unit, entry=entry, columns=by, every=every).reset_index()
     if length is None:
         ends = frame["period"].dt.to_period(FREQUENCIES[every]).dt.end_time.astype("datetime64[us]")
@@ -205,7 +207,7 @@ def _entries(
 
 
 def _hits(log: EventLog, unit: Unit, entries: pd.DataFrame, listed: Sequence[Macro | Micro]) -> pd.DataFrame:
-    """Pair every entry with its unit's conversions from then on: `pair` (the entry's row), `conversion`, `time`, `value`, ..."""
+    """Pair every entry with its unit's conversions from then on: `pair` (the entry's row), `conversion`, `time`, ..."""
     amounts = sorted({m.value_column for c in listed for m in _metrics(c) if m.value_column} - {"value"})
     codes = np.unique(entries["unit"].to_numpy(np.int64))
     rows = gather(log, [Step(c.id) for c in listed], codes=codes, unit=unit, columns=amounts)
@@ -217,7 +219,8 @@ def _hits(log: EventLog, unit: Unit, entries: pd.DataFrame, listed: Sequence[Mac
     )
     pairs = entries[["unit", "time", "until"]].rename(columns={"time": "entered"}).reset_index(names="pair")
     merged = frame.merge(pairs, on="unit")
-    return merged[merged["time"] >= merged["entered"]].sort_values(["pair", "time"], kind="stable", ignore_index=True)
+    later: pd.DataFrame = merged[merged["time"] >= merged["entered"]]
+    return later.sort_values(["pair", "time"], kind="stable", ignore_index=True)
 
 
 def _metrics(conversion: Macro | Micro) -> list[Metric]:
@@ -332,12 +335,13 @@ def _mean(able: pd.DataFrame, *, per_event: bool) -> tuple[float, float]:
 
 
 def _median(seconds: pd.Series, confidence: float) -> dict[str, float]:
-    """Give the median with its distribution-free interval (Conover 1999, through scipy), and the error that spans it."""
+    """Give the median, its distribution-free interval (Conover 1999, through scipy) and the error that spans it."""
     if seconds.empty:
         return dict.fromkeys(("value", "ci_lower", "ci_upper", "error"), np.nan)
-    interval = scipy_stats.quantile_test(seconds, p=0.5).confidence_interval(confidence)
-    error = (interval.high - interval.low) / (2 * stats.normal_quantile(confidence))
-    return {"value": float(seconds.median()), "ci_lower": interval.low, "ci_upper": interval.high, "error": error}
+    interval: Any = scipy_stats.quantile_test(seconds, p=0.5).confidence_interval(confidence)
+    low, high = float(interval.low), float(interval.high)
+    error = (high - low) / (2 * stats.normal_quantile(confidence))
+    return {"value": float(seconds.median()), "ci_lower": low, "ci_upper": high, "error": error}
 
 
 def _mark_partial(table: pd.DataFrame, log: EventLog, every: str, *, whole: bool) -> pd.DataFrame:
@@ -369,23 +373,25 @@ def _compare(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 def _judge(table: pd.DataFrame, plan: Plan, by: list[str]) -> pd.DataFrame:
     """Set each row against its own benchmark and target, and order rows as the plan does."""
+    measured = [c for c in plan.conversions if isinstance(c, Macro | Micro)]
+    benches = {c.id: c.benchmark for c in measured if c.benchmark}
+    rises = {c.id: c.direction == "up" for c in measured}
     for name in by:
-        for (conversion, value), rows in table.groupby(["conversion", name]).groups.items():
-            bench = plan[conversion].benchmark  # type: ignore[union-attr]  # losses are not measured
-            own = bench.by.get(name, {}).get(value) if isinstance(bench, Benchmark) else None
-            for column, end in _ends(own).items() if own else ():
-                table.loc[rows, column] = end
-    order = {c.id: n for n, c in enumerate(plan.conversions)}
-    status = [_status(row, plan) for row in table.to_dict("records")]
+        for conversion, bench in benches.items():
+            for value, own in bench.by.get(name, {}).items():
+                rows = (table["conversion"] == conversion) & (table[name] == value)
+                for column, end in _ends(own).items():
+                    table.loc[rows, column] = end
+    order = {c.id: n for n, c in enumerate(measured)}
+    status = [_status(row, up=rises[row["conversion"]]) for _, row in table.iterrows()]
     ordered = table.assign(status=status, order=table["conversion"].map(order))
     return ordered.sort_values([*by, "period", "order"], kind="stable", ignore_index=True)
 
 
-def _status(row: dict[str, float], plan: Plan) -> str:
+def _status(row: pd.Series, *, up: bool) -> str:
     """Say where a value stands by its entry's direction: a target first, else the benchmark."""
     if not row["exposed"] >= stats.FEW_UNITS:
         return "too few"
-    up = plan[str(row["conversion"])].direction == "up"  # type: ignore[union-attr]  # losses are not measured
     if not np.isnan(row["target"]):
         return "met" if (row["value"] >= row["target"] if up else row["value"] <= row["target"]) else "missed"
     outside = row["value"] < row["benchmark_low"] or row["value"] > row["benchmark_high"]

@@ -54,17 +54,31 @@ READERS = {
     ".jsonl.gz": "json",
 }
 #: Raise when the prepared form changes, so that older caches are left aside.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A log after its one reading: where its files are and what was counted on the way."""
+    """A log after its one reading: where its files are and what was counted on the way.
+
+    Attributes:
+        folder: Holds `events`, `conversions`, `activity` and `rejects` as Parquet.
+        source: The source as it was named.
+        fingerprint: SHA-256 of the source's content.
+        columns: The canonical columns, then the log's own.
+        given: The columns that the source itself has.
+        rows_read: Rows of the source: those used and those rejected.
+        rows_used: Rows that every analysis sees.
+        rows_rejected: Rows that could not be used.
+        first: Time of the first event, UTC.
+        last: Time of the last event, UTC: the end of the data.
+    """
 
     folder: Path
     source: str
     fingerprint: str
     columns: tuple[str, ...]
+    given: tuple[str, ...]
     rows_read: int
     rows_used: int
     rows_rejected: int
@@ -113,11 +127,17 @@ def find_files(source: str | Path) -> list[Path]:
     else:
         found = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(text, recursive=True))]
     if not found:
-        msg = f"No events at `{text}`: there is no such file, folder or match. Check `events`; a relative path starts at {Path.cwd().name}/."
+        msg = (
+            f"No events at `{text}`: there is no such file, folder or match. Check `events`; a relative path "
+            f"starts at {Path.cwd().name}/."
+        )
         raise EventDataError(msg)
     kinds = {_kind(p) for p in found}
     if len(kinds) != 1 or "" in kinds:
-        msg = f"`{text}` can't be read: its files end in {sorted({p.suffix for p in found})}; give files of one kind among {sorted(READERS)}."
+        msg = (
+            f"`{text}` can't be read: its files end in {sorted({p.suffix for p in found})}; give files of "
+            f"one kind among {sorted(READERS)}."
+        )
         raise EventDataError(msg)
     return found
 
@@ -168,7 +188,7 @@ class _Found:
         return "DataFrame" if isinstance(self.source, pd.DataFrame) else str(self.source)
 
     def key(self, plan: Plan | None) -> str:
-        # Size and time of change stand for a file's content: hashing 5 GB in every notebook would cost more than the analysis.
+        # Size and time of change stand for a file's content: hashing 5 GB in every notebook would cost too much.
         stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in self.files]
         parts = [FORMAT, stats or self.digest(), plan.digest if plan else "", self.timezone]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -217,14 +237,16 @@ def _engine_problem(label: str, error: Exception) -> str:
 
 def _check_columns(relation: duckdb.DuckDBPyRelation, label: str, plan: Plan | None) -> None:
     problems = [
-        f"`{label}` has no column `{name}`, which every log needs; its columns are {relation.columns}. Rename the column that holds it."
+        f"`{label}` has no column `{name}`, which every log needs; its columns are {relation.columns}. "
+        "Rename the column that holds it."
         for name in REQUIRED
         if name not in relation.columns
     ]
     types = dict(zip(relation.columns, map(str, relation.types), strict=True))
     if types.get("timestamp", "VARCHAR") not in ("VARCHAR", "DATE") and not types["timestamp"].startswith("TIMESTAMP"):
         problems.append(
-            f"`{label}`: `timestamp` holds {types['timestamp']}; give dates with times (2026-11-21 09:30:00), not bare numbers."
+            f"`{label}`: `timestamp` holds {types['timestamp']}; give dates with times (2026-11-21 "
+            "09:30:00), not bare numbers."
         )
     problems += [
         f"`{label}`: the column name `{name}` is taken by convlib; rename it."
@@ -240,7 +262,8 @@ def _check_columns(relation: duckdb.DuckDBPyRelation, label: str, plan: Plan | N
 def _unknown_columns(relation: duckdb.DuckDBPyRelation, label: str, plan: Plan) -> list[str]:
     known = {*relation.columns, *CANONICAL}
     return [
-        f"{plan.locate(conversion.id)}: `{conversion.id}` reads the column `{column}`, which `{label}` does not have; its columns are {relation.columns}."
+        f"{plan.locate(conversion.id)}: `{conversion.id}` reads the column `{column}`, which `{label}` "
+        f"does not have; its columns are {relation.columns}."
         for conversion in plan.conversions
         for column in sorted(conversion.columns - known)
     ]
@@ -312,6 +335,7 @@ def _write_parts(relation: duckdb.DuckDBPyRelation, found: "_Found", plan: Plan 
     facts = {
         "fingerprint": found.digest(),
         "columns": columns,
+        "given": relation.columns,
         "rows_read": rows_read,
         "rows_used": rows_used,
         "rows_rejected": len(rejects),
@@ -322,13 +346,14 @@ def _write_parts(relation: duckdb.DuckDBPyRelation, found: "_Found", plan: Plan 
 
 
 def _write_events(clean: duckdb.DuckDBPyRelation, path: Path) -> list[str]:
-    """Sort by user, time and content: the rows' order in the source never changes a result, and users stand together."""
+    """Sort by user, time and content, so that the order of the source's rows never changes a result."""
     clean.create_view("clean", replace=True)
     rest = [_quoted(name) for name in clean.columns if name not in ("user_id", "timestamp", "event_name")]
     query = f"""
         WITH users AS (SELECT user_id, CAST(row_number() OVER (ORDER BY user_id) - 1 AS INTEGER) AS user
                        FROM (SELECT DISTINCT user_id FROM clean)),
-             visits AS (SELECT user_id, session_id, CAST(row_number() OVER (ORDER BY user_id, session_id) - 1 AS INTEGER) AS session
+             visits AS (SELECT user_id, session_id,
+                               CAST(row_number() OVER (ORDER BY user_id, session_id) - 1 AS INTEGER) AS session
                         FROM (SELECT DISTINCT user_id, session_id FROM clean WHERE session_id IS NOT NULL)),
              sorted AS (SELECT users.user, visits.session, clean.*
                         FROM clean JOIN users USING (user_id) LEFT JOIN visits USING (user_id, session_id)
@@ -344,7 +369,9 @@ def _write_conversions(events: Path, plan: Plan | None, path: Path) -> None:
     hits = [CaseExpression(compile_rule(c.match), ConstantExpression(c.id)) for c in conversions]
     names = FunctionExpression("list_value", *hits) if hits else ConstantExpression([])
     mapped = _scan(events).select(StarExpression(), names.alias("names"))
-    query = "SELECT * EXCLUDE (names), CAST(unnest(list_filter(names, name -> name IS NOT NULL)) AS VARCHAR) AS conversion FROM mapped"
+    query = """
+        SELECT * EXCLUDE (names), CAST(unnest(list_filter(names, name -> name IS NOT NULL)) AS VARCHAR) AS conversion
+        FROM mapped"""
     relation = mapped.query("mapped", query)
     values = _value_of([c for c in conversions if not isinstance(c, Loss)])
     relation.select(StarExpression(exclude=["value"]), values.alias("value")).write_parquet(
@@ -417,5 +444,6 @@ def _count(relation: duckdb.DuckDBPyRelation) -> int:
 
 def _load(folder: Path, label: str) -> Prepared:
     facts = json.loads((folder / "log.json").read_text(encoding="utf-8"))
-    moments = {name: pd.Timestamp(facts.pop(name)) for name in ("first", "last")}
-    return Prepared(folder=folder, source=label, columns=tuple(facts.pop("columns")), **moments, **facts)
+    first, last = (pd.Timestamp(facts.pop(name)) for name in ("first", "last"))
+    columns, given = (tuple(facts.pop(name)) for name in ("columns", "given"))
+    return Prepared(folder, label, columns=columns, given=given, first=first, last=last, **facts)

@@ -18,7 +18,9 @@ FEW_UNITS = 30
 def divide(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
     """Divide, with NaN where the denominator is zero: an undefined rate, not 0."""
     top, bottom = np.asarray(numerator, float), np.asarray(denominator, float)
-    return np.divide(top, bottom, out=np.full(np.broadcast(top, bottom).shape, np.nan), where=bottom != 0)
+    result: Floats = np.full(np.broadcast(top, bottom).shape, np.nan)
+    np.divide(top, bottom, out=result, where=bottom != 0)
+    return result
 
 
 def wilson_interval(
@@ -88,8 +90,8 @@ def mantel_haenszel_difference(
     """Estimate the common difference of risks over strata, with a standard error that holds for sparse strata.
 
     The Mantel-Haenszel risk difference equals the coefficient of the exposure in a linear model with one intercept a
-    stratum, so its sandwich variance (HC2: squared residuals over one minus their leverage, summed within clusters) is the
-    least-squares one. Strata where all or none are exposed say nothing and drop out.
+    stratum, so its sandwich variance (HC2: squared residuals over one minus their leverage, summed within clusters)
+    is the least-squares one. Strata where all or none are exposed say nothing and drop out.
 
     Args:
         exposed: 0 or 1 for each row.
@@ -100,7 +102,8 @@ def mantel_haenszel_difference(
     Returns:
         The difference and its standard error; NaN when no stratum has both sides.
 
-    Source: Greenland and Robins (1985), Biometrics 41:55; MacKinnon and White (1985) for HC2; Bell and McCaffrey (2002) for clusters.
+    Source: Greenland and Robins (1985), Biometrics 41:55; MacKinnon and White (1985) for HC2; Bell and McCaffrey
+        (2002) for clusters.
     """
     x, y = np.asarray(exposed, float), np.asarray(outcome, float)
     codes, groups = np.unique(np.asarray(strata), return_inverse=True)
@@ -209,7 +212,7 @@ def number_groups(frame: pd.DataFrame) -> NDArray[np.int64]:
     """Number the distinct rows of a frame, from 0, in order of appearance."""
     if not len(frame.columns):
         return np.zeros(len(frame), np.int64)
-    return frame.groupby(list(frame.columns), sort=False, dropna=False).ngroup().to_numpy(np.int64)
+    return np.asarray(frame.groupby(list(frame.columns), sort=False, dropna=False).ngroup(), np.int64)
 
 
 def _safe_ratio(top: ArrayLike, bottom: ArrayLike) -> Floats:

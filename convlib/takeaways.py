@@ -1,11 +1,13 @@
 """Every sentence of the reports, worded once, with its numbers computed."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from convlib.results import MISSING, Kind, Takeaways, format_number, format_seconds, format_value
+from convlib.stats import FEW_UNITS, SIGNIFICANCE
 
 MOST = 5
 PERIODS = {"D": "on {:%-d %B %Y}", "W": "in the week from {:%-d %B %Y}", "M": "in {:%B %Y}"}
@@ -20,11 +22,13 @@ def word_funnel(table: pd.DataFrame, *, by: Sequence[str], window: str, segment:
     if not first["units"]:
         return Takeaways(
             (
-                f"No unit of segment {segment} has a complete {window} window after {first['name']}; {first['pending']:,} are pending.",
+                f"No unit of segment {segment} has a complete {window} window after {first['name']}; "
+                f"{first['pending']:,} are pending.",
             )
         )
     sentences = [
-        f"{_share(last, 'rate_from_start')} of the {first['units']:,} units that entered at {first['name']} reached {last['name']} within {window}."
+        f"{_share(last, 'rate_from_start')} of the {first['units']:,} units that entered at "
+        f"{first['name']} reached {last['name']} within {window}."
     ]
     leak = table.iloc[1:].sort_values("lost", ascending=False).iloc[0]
     before = table.iloc[int(leak["step"]) - 2]
@@ -35,9 +39,10 @@ def word_funnel(table: pd.DataFrame, *, by: Sequence[str], window: str, segment:
     )
     slow = table.iloc[1:].dropna(subset="seconds_from_previous_p50")
     if len(slow):
-        step = slow.loc[slow["seconds_from_previous_p50"].idxmax()]
+        step = slow.sort_values("seconds_from_previous_p50").iloc[-1]
         sentences.append(
-            f"The slowest step is {step['name']}: half of those who reach it take longer than {format_seconds(step['seconds_from_previous_p50'])}."
+            f"The slowest step is {step['name']}: half of those who reach it take longer than "
+            f"{format_seconds(step['seconds_from_previous_p50'])}."
         )
     if first["pending"]:
         sentences.append(
@@ -48,23 +53,25 @@ def word_funnel(table: pd.DataFrame, *, by: Sequence[str], window: str, segment:
 
 def _word_groups(table: pd.DataFrame, by: Sequence[str], window: str, segment: str) -> Takeaways:
     last = table[table["step"] == table["step"].max()]
-    start = table[table["step"] == 1].set_index(list(by))["units"]
-    large = last[start.reindex(last.set_index(list(by)).index).to_numpy() >= 30].dropna(subset="rate_from_start")
+    started = table.loc[table["step"] == 1, [*by, "units"]].rename(columns={"units": "started"})
+    last = last.merge(started, on=list(by))
+    large = last[last["started"] >= FEW_UNITS].dropna(subset="rate_from_start")
     if len(large) < 2:
-        return Takeaways((f"Segment {segment} has too few groups of 30 units or more to compare by {', '.join(by)}.",))
-    best, worst = large.loc[large["rate_from_start"].idxmax()], large.loc[large["rate_from_start"].idxmin()]
+        return Takeaways(
+            (f"Segment {segment} has too few groups of {FEW_UNITS} units or more to compare by {', '.join(by)}.",)
+        )
+    ranked = large.sort_values("rate_from_start", kind="stable")
+    best, worst = ranked.iloc[-1], ranked.iloc[0]
     label = " and ".join(by)
     apart = best["rate_from_start_ci_lower"] > worst["rate_from_start_ci_upper"]
     doubt = "their intervals do not overlap" if apart else "their intervals overlap, so the order may be chance"
     sentence = (
-        f"By {label}, {_group(best, by)} gets through most often ({_share(best, 'rate_from_start')}, n = {start[_key(best, by)]:,}) and "
-        f"{_group(worst, by)} least ({_share(worst, 'rate_from_start')}, n = {start[_key(worst, by)]:,}) within {window}; {doubt}."
+        f"By {label}, {_group(best, by)} gets through most often ({_share(best, 'rate_from_start')}, n = "
+        f"{best['started']:,}) and "
+        f"{_group(worst, by)} least ({_share(worst, 'rate_from_start')}, n = {worst['started']:,}) "
+        f"within {window}; {doubt}."
     )
     return Takeaways((sentence,))
-
-
-def _key(row: pd.Series, by: Sequence[str]) -> object:
-    return tuple(row[name] for name in by) if len(by) > 1 else row[by[0]]
 
 
 def _group(row: pd.Series, by: Sequence[str]) -> str:
@@ -81,10 +88,7 @@ def word_rates(
     if by:
         return Takeaways((f"The rates by {', '.join(by)} {when} stand in the table.",))
     texts = word_values(latest, "value", with_interval=True)
-    rows = [
-        {**row, "text": text, "name": names[row["conversion"]]}
-        for row, text in zip(latest.to_dict("records"), texts, strict=True)
-    ]
+    rows = _records(latest.assign(text=texts, name=latest["conversion"].map(names)))
     macros = [row for row in rows if row["tier"] == "macro" and row["metric"] == "rate"]
     sentences = [
         f"{row['name']}: {row['text']} {when}, n = {row['exposed']:,}{_against_target(row)}." for row in macros[:1]
@@ -104,20 +108,20 @@ def word_rates(
     return Takeaways(sentences)
 
 
-def _against_target(row: Mapping[str, float]) -> str:
+def _against_target(row: Mapping[str, Any]) -> str:
     if np.isnan(row["target"]):
         return ""
     return f", target {_value(row['target'], str(row['metric']))}"
 
 
-def _word_changes(rows: list[dict[str, float]], latest: pd.DataFrame) -> str:
+def _word_changes(rows: list[dict[str, Any]], latest: pd.DataFrame) -> str:
     compared = int(latest["change_q_value"].notna().sum())
     if not compared:
         return "There is no complete period before it to compare with."
     changed = [
         (row, text)
         for row, text in zip(rows, word_values(latest, "change", signed=True), strict=True)
-        if row["change_q_value"] < 0.05
+        if row["change_q_value"] < SIGNIFICANCE
     ]
     if not changed:
         return f"None of the {compared} metrics changed beyond noise against the period before."
@@ -142,7 +146,7 @@ def word_correlation(
         f"{names[row['micro']]} is associated with {_points(row['adjusted_lift'])} percentage points of {macro} "
         f"({_points(row['adjusted_lift_ci_lower'])} to {_points(row['adjusted_lift_ci_upper'])}) after adjustment; "
         f"raw {_points(row['lift'])}; n = {row['units_with']:,} with and {row['units_without']:,} without."
-        for row in found.head(MOST - 2).to_dict("records")
+        for row in _records(found.head(MOST - 2))
     ]
     if not len(found):
         sentences.append(f"No micro-conversion of segment {segment} is associated with {macro} beyond chance.")
@@ -151,7 +155,8 @@ def word_correlation(
         sentences.append(f"No evidence of an association, at this size, for {', '.join(silent)}.")
     tail = f" {pending:,} units are pending." if pending else ""
     sentences.append(
-        f"Done before {_list(exposure)} after entry, {macro} counted for {horizon} after that, among units that had not converted by then.{tail}"
+        f"Done before {_list(exposure)} after entry, {macro} counted for {horizon} after that, among "
+        f"units that had not converted by then.{tail}"
     )
     return Takeaways(sentences)
 
@@ -163,10 +168,12 @@ def word_impact(
     unit = currency or "conversions"
     worth = table[(table["opportunity"] > 0) & (table["verdict"].isin(["positive", "negative"]))]
     sentences = [
-        f"{row['rank']}. {names[row['micro']]}: reaching its target would go with {format_number(row['opportunity'])} {unit} "
-        f"({format_number(row['opportunity_ci_lower'])} to {format_number(row['opportunity_ci_upper'])}) if the association held; "
+        f"{row['rank']}. {names[row['micro']]}: reaching its target would go with "
+        f"{format_number(row['opportunity'])} {unit} "
+        f"({format_number(row['opportunity_ci_lower'])} to {format_number(row['opportunity_ci_upper'])}) "
+        "if the association held; "
         f"in the top 3 with probability {row['probability_top_3']:.0%}."
-        for row in worth.head(3).to_dict("records")
+        for row in _records(worth.head(3))
     ]
     if not len(worth):
         sentences.append(f"No micro-conversion of segment {segment} shows an opportunity beyond chance for {macro}.")
@@ -174,7 +181,8 @@ def word_impact(
         first = worth.iloc[0]
         if np.isfinite(first["days_to_test"]):
             sentences.append(
-                f"Test {names[first['micro']]} first: {first['sample_size_to_test']:,.0f} units in two arms, about {first['days_to_test']:,.0f} days at this traffic."
+                f"Test {names[first['micro']]} first: {first['sample_size_to_test']:,.0f} units in two arms, "
+                f"about {first['days_to_test']:,.0f} days at this traffic."
             )
     sentences.append("These are associations in observed events; only a randomised test can show what a change causes.")
     return Takeaways(sentences)
@@ -188,13 +196,14 @@ def word_event_map(
     silent = planned.loc[planned["status"] == "never fires", "name"]
     total = planned["conversion"].nunique()
     sentences = [
-        f"{units:,} users of segment {segment}; {rows['read']:,} rows read = {rows['used']:,} used + {rows['rejected']:,} rejected (whole log).",
+        f"{units:,} users of segment {segment}; {rows['read']:,} rows read = {rows['used']:,} used + "
+        f"{rows['rejected']:,} rejected (whole log).",
         f"{total - len(silent)} of the plan's {total} conversions are tracked"
         + (f"; never seen: {', '.join(silent)}." if len(silent) else "."),
     ]
     other = table[table["status"] == "not in the plan"]
     if len(other):
-        top = ", ".join(f"{row['event_name']} ({row['events']:,})" for row in other.head(3).to_dict("records"))
+        top = ", ".join(f"{row['event_name']} ({row['events']:,})" for row in _records(other.head(3)))
         sentences.append(f"{len(other)} event names are not in the plan; the most frequent: {top}.")
     owned = table[table["tier"].isin(["macro", "micro"])].drop_duplicates("conversion")
     orphans = owned.loc[owned["owner"].isna() | (owned["owner"] == ""), "name"]
@@ -202,7 +211,8 @@ def word_event_map(
         sentences.append(f"Nobody owns {', '.join(orphans)}.")
     if len(gaps):
         sentences.append(
-            f"The plan leaves something open for {len(gaps)} conversions, such as {gaps['missing'].iloc[0]} of {gaps['conversion'].iloc[0]}."
+            f"The plan leaves something open for {len(gaps)} conversions, such as {gaps['missing'].iloc[0]} "
+            f"of {gaps['conversion'].iloc[0]}."
         )
     return Takeaways(sentences)
 
@@ -218,7 +228,8 @@ def word_provenance(
 ) -> str:
     """Say where a report's numbers come from."""
     return (
-        f"Segment {segment}, entries from {period[0]} to {period[1]}. {source}: {rows['read']:,} rows read, {rows['used']:,} used, "
+        f"Segment {segment}, entries from {period[0]} to {period[1]}. {source}: {rows['read']:,} rows "
+        f"read, {rows['used']:,} used, "
         f"{rows['rejected']:,} rejected; data end on {end:%Y-%m-%d %H:%M} UTC; fingerprint {fingerprint[:12]}."
     )
 
@@ -231,7 +242,7 @@ def word_period(period: pd.Timestamp, every: str) -> str:
 def word_values(rows: pd.DataFrame, column: str, *, with_interval: bool = False, signed: bool = False) -> list[str]:
     """Write a column of metric values, each in its metric's unit, with its interval when asked."""
     texts = []
-    for row in rows.to_dict("records"):
+    for row in _records(rows):
         text = _value(row[column], row["metric"], signed=signed)
         if with_interval and text != MISSING and np.isfinite(row["ci_lower"]):
             text += f" ({_value(row['ci_lower'], row['metric'])} to {_value(row['ci_upper'], row['metric'])})"
@@ -245,7 +256,7 @@ def word_benchmarks(rows: pd.DataFrame) -> list[str]:
         MISSING
         if np.isnan(row["benchmark_low"]) and np.isnan(row["benchmark_high"])
         else f"{_value(row['benchmark_low'], row['metric'])} to {_value(row['benchmark_high'], row['metric'])}"
-        for row in rows.to_dict("records")
+        for row in _records(rows)
     ]
 
 
@@ -258,6 +269,10 @@ def _value(value: float, metric: str, *, signed: bool = False) -> str:
     if signed and unit != "points" and text != MISSING:
         text = ("+" if value >= 0 else "-") + text
     return text
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
 def _share(row: pd.Series, column: str) -> str:

@@ -1,0 +1,142 @@
+import base64
+import re
+import struct
+
+import pytest
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from convlib.reports.export import Link, Page, export_page, find_title, scroll_tables
+
+PAGE = Page("Shop <weekly>", "device: mobile", "1 to 10 March 2024", "02_funnel.ipynb", ("6 rows read.",))
+PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 1036, 576) + b"rest").decode()
+
+
+def show(**data: str) -> NotebookNode:
+    content = {name.replace("_", "/", 1): value for name, value in data.items()}
+    return new_code_cell("hidden_code = 1", outputs=[new_output("execute_result", data=content)])
+
+
+def export(*cells: NotebookNode, page: Page = PAGE) -> str:
+    return export_page(new_notebook(cells=[new_markdown_cell("# Where they leave"), *cells]), page)
+
+
+def main_of(page: str) -> str:
+    return page.partition("<main>")[2].partition("</main>")[0]
+
+
+def test_export_page_hides_code_prompts_and_warnings() -> None:
+    noisy = new_code_cell("hidden_code = 1", execution_count=7)
+    noisy.outputs = [new_output("stream", name="stderr", text="a warning"), new_output("stream", text="units: 4 < 5")]
+    shown = main_of(export(noisy))
+    assert "hidden_code" not in shown
+    assert "a warning" not in shown
+    assert "[7]" not in shown
+    assert '<pre class="printed">units: 4 &lt; 5</pre>' in shown
+
+
+def test_export_page_is_one_file_that_may_load_nothing() -> None:
+    page = export(show(image_png=PNG))
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
+    assert "<script" not in page
+    assert not re.findall(r"https?://", page)
+    assert page.startswith("<!DOCTYPE html>")
+    assert '<html lang="en">' in page
+
+
+def test_export_page_says_where_it_belongs() -> None:
+    page = export(page=Page("Shop", "All units", "March", "b.ipynb", ("6 rows.",), Link("A & B", "a.html"), None))
+    assert "<title>Where they leave · All units · Shop</title>" in page
+    assert '<a href="../index.html">Shop</a>' in page
+    assert '<a class="previous" rel="prev" href="a.html"><small>Previous</small>A &amp; B</a>' in page
+    assert "rel=\"next\"" not in page
+    assert "<p>6 rows.</p>" in page
+    assert 'href="b.ipynb"' in page
+
+
+def test_export_page_escapes_the_names_around_the_notebook() -> None:
+    assert "Shop &lt;weekly&gt;" in export()
+
+
+def test_export_page_puts_key_takeaways_into_a_card_of_their_own() -> None:
+    shown = main_of(
+        export(
+            new_markdown_cell("## Key takeaways"),
+            show(text_html="<ul><li>25% bought.</li></ul>"),
+            new_markdown_cell("## 1. Next"),
+        )
+    )
+    card = shown.partition('<section class="takeaways">')[2].partition("</section>")[0]
+    assert "25% bought." in card
+    assert "1. Next" not in card
+
+
+def test_export_page_closes_the_card_when_takeaways_end_the_notebook() -> None:
+    shown = main_of(export(new_markdown_cell("## Key takeaways"), show(text_html="<p>x</p>")))
+    assert shown.count("<section") == shown.count("</section>") == 1
+
+
+def test_export_page_describes_a_figure_by_its_heading_and_takeaway() -> None:
+    shown = export(
+        new_markdown_cell("## 1. Who `buys`"),
+        show(image_png=PNG),
+        show(text_html="<ul><li>25% of 4 &lt;users&gt; bought.</li></ul>"),
+    )
+    assert 'alt="Figure: 1. Who buys. 25% of 4 &lt;users&gt; bought" width="1036" height="576">' in shown
+
+
+def test_export_page_keeps_the_alternative_text_and_size_that_a_figure_brings() -> None:
+    cell = show(image_png=PNG)
+    cell.outputs[0].metadata = NotebookNode({"image/png": {"alt": "A bar", "width": 518}})
+    assert 'alt="A bar" width="518">' in export(cell)
+
+
+def test_export_page_shows_other_figures_and_texts() -> None:
+    shown = main_of(
+        export(
+            show(**{"image_svg+xml": "<svg/>"}),
+            show(image_jpeg="QUJD"),
+            show(text_markdown="**bold**"),
+            show(text_plain="4 users"),
+            show(text_plain="<Axes: >"),
+        )
+    )
+    assert 'src="data:image/svg+xml;base64,PHN2Zy8+' in shown
+    assert 'src="data:image/jpeg;base64,QUJD"' in shown
+    assert "<strong>bold</strong>" in shown
+    assert "4 users" in shown
+    assert "Axes" not in shown
+
+
+def test_export_page_shows_an_error_without_its_terminal_colours() -> None:
+    cell = new_code_cell("1/0")
+    cell.outputs = [new_output("error", ename="Oops", evalue="x", traceback=["\x1b[31m<b>line</b>\x1b[0m"])]
+    shown = main_of(export(cell))
+    assert '<details class="failure"><summary>Oops: where it stopped</summary>' in shown
+    assert "&lt;b&gt;line&lt;/b&gt;" in shown
+
+
+def test_export_page_uses_the_file_name_when_there_is_no_title() -> None:
+    page = export_page(new_notebook(cells=[new_markdown_cell("no heading")]), PAGE)
+    assert "<title>02_funnel.ipynb · device: mobile · Shop &lt;weekly&gt;</title>" in page
+
+
+def test_find_title_takes_the_first_top_heading() -> None:
+    cells = [new_code_cell("# no"), new_markdown_cell("## no"), new_markdown_cell("text\n# Yes *it* is #")]
+    assert find_title(new_notebook(cells=cells)) == "Yes it is"
+
+
+@pytest.mark.parametrize(
+    ("table", "label"),
+    [("<table><tr></tr></table>", "Table"), ("<table><caption>A &amp; <b>B</b></caption></table>", "A &amp; B")],
+)
+def test_scroll_tables_puts_each_table_into_a_box(table: str, label: str) -> None:
+    box = f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">{table}</div>'
+    assert scroll_tables(f"<p>x</p>{table}{table}") == f"<p>x</p>{box}{box}"
+
+
+def test_scroll_tables_aligns_headings_of_text_columns_with_their_cells() -> None:
+    head = '<th class="col_heading level0 col0">a</th><th class="col_heading level0 col1">b</th>'
+    cells = '<td class="data row0 col0 text">x</td><td class="data row0 col1 number">1</td>'
+    shown = scroll_tables(f"<table>{head}{cells}</table>")
+    assert '<th class="col_heading level0 col0 text">a</th><th class="col_heading level0 col1">b</th>' in shown

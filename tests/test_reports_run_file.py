@@ -1,0 +1,118 @@
+import datetime as dt
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from convlib.errors import RunError
+from convlib.reports.run_file import Period, RunFile, read_run_file
+
+SMALLEST = "run: shop\nevents: events.csv\nplan: plan.yaml\n"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "weekly.yaml"
+    path.write_text(text)
+    return path
+
+
+def read(folder: Path, text: str) -> RunFile:
+    return read_run_file(write(folder, text))
+
+
+def problems(folder: Path, text: str) -> list[str]:
+    with pytest.raises(RunError) as caught:
+        read(folder, text)
+    return [problem.replace(f"{folder}/", "") for problem in caught.value.problems]
+
+
+def test_read_run_file_fills_in_what_is_left_out(tmp_path: Path) -> None:
+    run_file = read(tmp_path, SMALLEST)
+    assert (run_file.run, run_file.title, run_file.segments) == ("shop", "", "")
+    assert (run_file.run_segments, run_file.notebooks, run_file.parameters) == (None, None, {})
+    assert run_file.period == Period()
+
+
+def test_read_run_file_takes_notebooks_as_a_list_or_with_their_parameters(tmp_path: Path) -> None:
+    listed = read(tmp_path, SMALLEST + "notebooks: [a, b]\n")
+    assert listed.notebooks == {"a": None, "b": None}
+    assert listed.locate("notebooks", "b") == f"{tmp_path}/weekly.yaml:4"
+    mapped = read(tmp_path, SMALLEST + "notebooks:\n  a: {window: 7D}\n  b:\n")
+    assert mapped.notebooks == {"a": {"window": "7D"}, "b": None}
+    assert mapped.locate("notebooks", "a", "window") == f"{tmp_path}/weekly.yaml:5"
+
+
+def test_read_run_file_lists_every_problem_with_its_line(tmp_path: Path) -> None:
+    text = "run: ../up\nevents: 7\ntitel: x\nperiod: {start: 2024-02-30, last: 12h}\nnotebooks: {a: 5}\n"
+    assert problems(tmp_path, text) == [
+        "weekly.yaml:1: run is '../up'; it must be a folder name: letters, digits and _ . - only, beginning with a "
+        "letter or digit.",
+        "weekly.yaml:1: the file has an unknown field 'titel'; the fields are 'run', 'title', 'events', 'plan', "
+        "'segments', 'run_segments', 'period', 'parameters', 'notebooks'. Did you mean 'title'?",
+        "weekly.yaml:1: the file has no `plan`. Add `plan:` the measurement plan's file.",
+        "weekly.yaml:2: events is 7; it must be text (in quotes if it looks like a number).",
+        "weekly.yaml:4: period.last is '12h'; it must be whole days or weeks, such as '56D' or '8W'.",
+        "weekly.yaml:4: period.start is '2024-02-30'; it must be a date such as 2026-12-31.",
+        "weekly.yaml:5: notebooks.a is 5; it must be a mapping.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("period", "problem"),
+    [
+        ("{last: 7D, end: 2024-01-01}", "period.last stands beside `start` or `end`; give one or the other."),
+        ("{follow_up: 7D}", "period.follow_up needs `last`, the number of days that the run covers. Add it."),
+        (
+            "{start: 2024-02-01, end: 2024-01-01}",
+            "period.end is 2024-01-01, before `start` 2024-02-01. Swap them.",
+        ),
+        (
+            "{last: 7}",
+            "period.last is 7; it must be text (in quotes if it looks like a number).",
+        ),
+        (
+            "{last: week}",
+            "period.last is 'week'; it must be a number and one of the units s, min, h, D, W, such as '30min' or '7D'.",
+        ),
+    ],
+)
+def test_read_run_file_refuses_a_period_that_means_nothing(tmp_path: Path, period: str, problem: str) -> None:
+    assert problems(tmp_path, f"{SMALLEST}period: {period}\n") == [f"weekly.yaml:4: {problem}"]
+
+
+def test_read_run_file_refuses_notebooks_that_are_not_names(tmp_path: Path) -> None:
+    text = "weekly.yaml:4: notebooks must list notebooks by name, such as `- 02_funnel`."
+    assert problems(tmp_path, SMALLEST + "notebooks: [1]\n") == [text]
+
+
+def test_read_run_file_says_that_a_file_is_missing(tmp_path: Path) -> None:
+    write(tmp_path, SMALLEST)
+    with pytest.raises(RunError) as caught:
+        read_run_file(tmp_path / "weakly.yaml")
+    assert str(caught.value) == f"{tmp_path}/weakly.yaml does not exist. Did you mean 'weekly.yaml'?"
+
+
+def test_resolve_reads_paths_from_the_run_file_and_leaves_names_and_addresses(tmp_path: Path) -> None:
+    run_file = read(tmp_path, SMALLEST)
+    assert run_file.resolve("plan.yaml") == f"{tmp_path}/plan.yaml"
+    unchanged = ["", "dataset:oulad", "s3://bucket/events.parquet", "/data/events.parquet"]
+    assert [run_file.resolve(value) for value in unchanged] == unchanged
+
+
+FIRST, LAST = pd.Timestamp("2024-01-05 08:00"), pd.Timestamp("2024-03-31 17:00")
+
+
+@pytest.mark.parametrize(
+    ("period", "start", "end"),
+    [
+        (Period(), "2024-01-05", "2024-03-31"),
+        (Period(start=dt.date(2024, 2, 1)), "2024-02-01", "2024-03-31"),
+        (Period(end=dt.date(2024, 2, 1)), "2024-01-05", "2024-02-01"),
+        (Period(last="7D"), "2024-03-25", "2024-03-31"),
+        # 31 March 17:00 less 14 days is 17 March 17:00: who came later that day has no 14 days yet, so 16 March is the last.
+        (Period(last="1W", follow_up="14D"), "2024-03-10", "2024-03-16"),
+    ],
+    ids=["all", "from a day", "to a day", "the last days", "the last days with follow-up"],
+)
+def test_period_resolve_gives_both_days_included(period: Period, start: str, end: str) -> None:
+    assert period.resolve(first=FIRST, last=LAST) == (dt.date.fromisoformat(start), dt.date.fromisoformat(end))
