@@ -106,15 +106,16 @@ class Correlation(Result):
     def _repr_html_(self) -> str:
         # With several landmarks a unit may stand on both sides, so the two rates do not differ by the lift.
         hidden = ("rate_with", "rate_without") if len(self.exposure) > 1 else ()
-        return show_table(self.table, [column for column in self.SHOWN if column[0] not in hidden])
+        return show_table(self.named, [column for column in self.SHOWN if column[0] not in hidden])
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the raw and the adjusted lift of each micro with their intervals."""
-        return plots.draw_lifts(self.table, macro=self.macro, segment=self.segment, ax=ax)
+        return plots.draw_lifts(self.named, macro=self.names[self.macro], segment=self.segment, ax=ax)
 
     def plot_matrix(self, ax: "Axes | None" = None) -> "Axes":
         """Draw which micros come together, as phi."""
-        return plots.draw_matrix(self.matrix, segment=self.segment, ax=ax)
+        matrix = self.matrix.rename(index=self.names, columns=self.names)
+        return plots.draw_matrix(matrix, segment=self.segment, ax=ax)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,19 +214,21 @@ def correlate(
     converters = firsts[mature & (firsts[:, 0] < design.follow_up)]
     table = _score_all(goal, exposed, risk, converters, confidence, grouped=bool(adjust))
     values = conversions.value[conversions.step == 0]
+    names = {c.id: c.name for c in (goal, *goal.micros)}
     pending = int((~mature).sum())
     return Correlation(
         table=table,
         takeaways=takeaways.word_correlation(
             table,
             macro=goal.name,
-            names={m.id: m.name for m in goal.micros},
+            names=names,
             segment=log.segment_name,
             exposure=landmarks,
             horizon=horizon,
             pending=pending,
         ),
         segment=log.segment_name,
+        names=names,
         macro=goal.id,
         entry=entry,
         exposure=landmarks,

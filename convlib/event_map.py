@@ -9,6 +9,7 @@ from convlib import plots, takeaways
 from convlib.events import EventLog
 from convlib.plan import Plan
 from convlib.results import Kind, Result, show_table
+from convlib.stats import divide
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,6 +39,7 @@ class EventMap(Result):
 
     Attributes:
         rows: How many rows were read, used and rejected.
+        coverage: One row for each conversion: `tier`, `conversion`, `name`, `units` that did it, `share_of_units`.
         fill: For each column, how many of the log's rows hold a value.
         volume: Events by day and tier (`macro`, `micro`, `loss`, `not in the plan`).
         gaps: What the plan leaves open: `conversion`, `missing`.
@@ -57,13 +59,14 @@ class EventMap(Result):
     )
 
     rows: dict[str, int]
+    coverage: pd.DataFrame
     fill: pd.DataFrame
     volume: pd.DataFrame
     gaps: pd.DataFrame
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw how many users did each conversion."""
-        return plots.draw_coverage(self.table, segment=self.segment, ax=ax)
+        return plots.draw_coverage(self.coverage, segment=self.segment, ax=ax)
 
     def plot_volume(self, ax: "Axes | None" = None) -> "Axes":
         """Draw events a day by tier."""
@@ -119,7 +122,7 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
         status=table.apply(_status, axis=1),
         note="",
     )
-    table["share_of_units"] = table["units"] / total if total else float("nan")
+    table["share_of_units"] = divide(table["units"], total)
     listed = pd.DataFrame(plan.gaps, columns=["conversion", "missing"])
     gaps = listed.groupby("conversion", sort=False)["missing"].agg(", ".join).reset_index()
     rows = {"read": log.prepared.rows_read, "used": log.prepared.rows_used, "rejected": log.prepared.rows_rejected}
@@ -128,11 +131,20 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
         table=table,
         takeaways=takeaways.word_event_map(table, units=total, rows=rows, gaps=gaps, segment=log.segment_name),
         segment=log.segment_name,
+        names={c.id: c.name for c in plan.conversions},
         rows=rows,
+        coverage=_cover(log, known[["tier", "conversion", "name"]], total),
         fill=log.count_filled(),
         volume=_volume(log, known[["conversion", "tier"]]),
         gaps=gaps,
     )
+
+
+def _cover(log: EventLog, known: pd.DataFrame, total: int) -> pd.DataFrame:
+    """Count the users of each conversion once, whichever of its events they had."""
+    counts = log.count("conversions", "conversion")[["conversion", "units"]]
+    coverage = known.merge(counts, on="conversion", how="left").fillna({"units": 0}).astype({"units": "int64"})
+    return coverage.assign(share_of_units=divide(coverage["units"], total))
 
 
 def _status(row: pd.Series) -> str:

@@ -73,7 +73,7 @@ class Funnel(Result):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the share of the first step's units that reached each step, with n and interval."""
-        return plots.draw_funnel(self.table, by=self.by, window=self.window, segment=self.segment, ax=ax)
+        return plots.draw_funnel(self.named, by=self.by, window=self.window, segment=self.segment, ax=ax)
 
     def plot_trend(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the completion rate by week of entry, with its interval."""
@@ -83,7 +83,7 @@ class Funnel(Result):
         shown: tuple[tuple[str, str, Kind], ...] = tuple(
             (name, name.replace("_", " ").capitalize(), "text") for name in self.by
         )
-        return show_table(self.table, (*shown, *self.SHOWN))
+        return show_table(self.named, (*shown, *self.SHOWN))
 
 
 def measure_funnel(
@@ -127,11 +127,15 @@ def measure_funnel(
         attempts = attempts.assign(pending=False)
     names = [str(step) for step in chosen]
     table = _count_steps(attempts, names, groups, confidence)
+    shown = {str(step): _name(log, step) for step in chosen}
     trend = _count_trend(attempts, len(names), confidence)
     return Funnel(
         table=table,
-        takeaways=takeaways.word_funnel(table, by=tuple(groups), window=window, segment=log.segment_name),
+        takeaways=takeaways.word_funnel(
+            table.replace({"name": shown}), by=tuple(groups), window=window, segment=log.segment_name
+        ),
         segment=log.segment_name,
+        names=shown,
         steps=tuple(names),
         window=window,
         by=tuple(groups),
@@ -148,6 +152,12 @@ def _check(steps: Sequence[Step], confidence: float) -> None:
         problems.append(f"`confidence` is {confidence!r}; it must lie between 0 and 1, such as 0.95.")
     if problems:
         raise ParamError(*problems)
+
+
+def _name(log: EventLog, step: Step) -> str:
+    """Name a step for people: as the plan does, where it knows it."""
+    name = log.plan[step.name].name if log.plan and step.name in log.plan else step.name
+    return str(step).replace(step.name, name, 1)
 
 
 def _match(log: EventLog, conversions: Conversions, steps: int, window: int, by: list[str]) -> pd.DataFrame:

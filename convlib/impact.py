@@ -77,11 +77,11 @@ class Impact(Result):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the opportunity of each ranked micro with its interval."""
-        return plots.draw_opportunities(self.table, currency=self.currency, segment=self.segment, ax=ax)
+        return plots.draw_opportunities(self.named, currency=self.currency, segment=self.segment, ax=ax)
 
     def plot_effort(self, ax: "Axes | None" = None) -> "Axes":
         """Draw opportunity against effort."""
-        return plots.draw_effort(self.table, currency=self.currency, segment=self.segment, ax=ax)
+        return plots.draw_effort(self.named, currency=self.currency, segment=self.segment, ax=ax)
 
 
 def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = stats.CONFIDENCE) -> Impact:
@@ -135,11 +135,12 @@ def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = st
         takeaways=takeaways.word_impact(
             frame,
             macro=goal.name,
-            names={m.id: m.name for m in goal.micros},
+            names=correlation.names,
             currency=goal.currency,
             segment=correlation.segment,
         ),
         segment=correlation.segment,
+        names=correlation.names,
         macro=correlation.macro,
         currency=goal.currency,
     )

@@ -1,6 +1,7 @@
 """Every figure: takes a finished table, draws it with n and interval, returns the Axes."""
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -30,7 +31,9 @@ STYLE: Any = {
     "savefig.bbox": "tight",
     "legend.frameon": False,
 }
-WIDTH = 7.2
+#: Inches; narrow, so that the text is still readable when a phone shows the whole figure.
+WIDTH = 6.0
+LABEL_LENGTH = 32
 VERDICT_COLOURS = {"positive": GREEN, "negative": RED}
 STATUS_COLOURS = {"met": GREEN, "missed": RED, "outside benchmark": ORANGE}
 MOST_ROWS = 25
@@ -56,12 +59,12 @@ def draw_funnel(table: pd.DataFrame, *, by: Sequence[str], window: str, segment:
                 ax.text(
                     min(np.nan_to_num(share) + 0.03, 1.02), y, f"{units:,}", va="center", fontsize=9, color="#374151"
                 )
-    ax.set_yticks(np.arange(len(steps)), steps)
+    ax.set_yticks(np.arange(len(steps)), [_label(step) for step in steps])
     ax.invert_yaxis()
     ax.set_xlim(0, 1.12)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
-    ax.set_xlabel(f"share of units at the first step, within {window}; bars: 95% interval")
-    ax.set_title(f"Reached each step: {segment}")
+    _xlabel(ax, f"of the units at the first step, within {window}; 95% intervals")
+    _title(ax, f"Reached each step: {segment}")
     if len(shown) > 1:
         _legend(ax)
     return ax
@@ -70,10 +73,11 @@ def draw_funnel(table: pd.DataFrame, *, by: Sequence[str], window: str, segment:
 def draw_trend(trend: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
     """Draw the completion rate by week of entry."""
     ax = _axes(ax, height=3.2)
+    rows = trend[trend["note"] == ""]
     ax.errorbar(
-        trend["period"],
-        trend["rate"],
-        yerr=_errors(trend, "rate"),
+        rows["period"],
+        rows["rate"],
+        yerr=_errors(rows, "rate"),
         fmt="o-",
         color=BLUE,
         ecolor="#93C5FD",
@@ -83,62 +87,49 @@ def draw_trend(trend: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> 
     ax.set_ylim(0, None)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set_ylabel("reached the last step")
-    ax.set_xlabel(f"week of entry; n = {int(trend['units'].sum()):,}; bars: 95% interval")
-    ax.set_title(f"Completion by week of entry: {segment}")
+    _xlabel(ax, f"week of entry; n = {int(rows['units'].sum()):,}; weeks with too few units left out; 95% intervals")
+    _title(ax, f"Completion by week of entry: {segment}")
     _slant(ax)
     return ax
 
 
-def draw_rates(
-    table: pd.DataFrame, *, names: Mapping[str, str], every: str, segment: str, ax: Axes | None = None
-) -> Axes:
+def draw_rates(table: pd.DataFrame, *, by: Sequence[str], every: str, segment: str, ax: Axes | None = None) -> Axes:
     """Draw the rates of both tiers period by period as small multiples, each with interval, target and n."""
-    rows = table[
-        table["metric"].str.split().str[0].isin(SHARES) & (table["exposed"] > 0) & (table["note"] != "partial period")
-    ]
+    rows = table[table["metric"].str.split().str[0].isin(SHARES) & (table["note"] == "")]
     keys = list(dict.fromkeys(rows.sort_values("tier", kind="stable")["conversion"]))[:MOST_ROWS]
-    columns = 3
-    lines = max(1, -(-len(keys) // columns))
-    if ax is not None:
-        return _draw_rate(rows[rows["conversion"] == keys[0]], names, ax) if keys else ax
+    if ax is not None or not keys:
+        return _draw_rate(rows[rows["conversion"].isin(keys[:1])], by, _axes(ax, height=3))
+    lines = -(-len(keys) // 2)
     with plt.rc_context(STYLE):
         figure, grid = plt.subplots(
-            lines, columns, figsize=(WIDTH + 1.6, 0.7 + 1.9 * lines), squeeze=False, sharex=True, layout="constrained"
+            lines, 2, figsize=(WIDTH, 0.8 + 1.6 * lines), squeeze=False, sharex=True, layout="constrained"
         )
     for key, cell in zip(keys, grid.flat, strict=False):
-        _draw_rate(rows[rows["conversion"] == key], names, cell)
+        _draw_rate(rows[rows["conversion"] == key], by, cell)
     for cell in grid.flat[len(keys) :]:
         cell.set_axis_off()
     word = {"D": "day", "W": "week", "M": "month"}[every]
-    figure.suptitle(
-        f"Rates by {word} of entry: {segment} (band: 95% interval, dashed: target)",
-        fontsize=12,
-        fontweight="bold",
-        x=0.01,
-        ha="left",
-    )
+    title = f"Rates by {word} of entry: {segment}\nband: 95% interval; dashed: target"
+    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.02, ha="left")
+    if by:
+        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     first: Axes = grid.flat[0]
     return first
 
 
-def _draw_rate(rows: pd.DataFrame, names: Mapping[str, str], ax: Axes) -> Axes:
-    colour = ORANGE if (rows["tier"] == "macro").any() else BLUE
-    ax.plot(rows["period"], rows["value"], "o-", color=colour, markersize=3, linewidth=1.4)
-    ax.fill_between(
-        rows["period"],
-        rows["ci_lower"].astype(float),
-        rows["ci_upper"].astype(float),
-        color=colour,
-        alpha=0.2,
-        linewidth=0,
-    )
-    target = rows["target"].iloc[0]
+def _draw_rate(rows: pd.DataFrame, by: Sequence[str], ax: Axes) -> Axes:
+    for number, (key, group) in enumerate(rows.groupby(list(by), sort=True) if by else [("", rows)]):
+        colour = CYCLE[number % len(CYCLE)] if by else ORANGE if (rows["tier"] == "macro").any() else BLUE
+        low, high = group["ci_lower"].astype(float), group["ci_upper"].astype(float)
+        ax.plot(group["period"], group["value"], "o-", color=colour, markersize=3, linewidth=1.4, label=_key(key))
+        ax.fill_between(group["period"], low, high, color=colour, alpha=0.2, linewidth=0)
+    target = rows["target"].max()
     if np.isfinite(target):
         ax.axhline(target, color=GREY, linestyle="--", linewidth=1)
-    title = names[rows["conversion"].iloc[0]]
-    ax.set_title(
-        f"{title if len(title) <= 30 else title[:29] + '…'}\nn = {int(rows['exposed'].iloc[-1]):,} last", fontsize=9
-    )
+    if len(rows):
+        last = rows[rows["period"] == rows["period"].max()]["exposed"].sum()
+        title = textwrap.shorten(rows["conversion"].iloc[0], LABEL_LENGTH + 6, placeholder="…")
+        ax.set_title(f"{title}\nlast n = {last:,}", fontsize=9, loc="left")
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if rows["ci_upper"].max() > 0.1 else 1))
     ax.yaxis.set_major_locator(MaxNLocator(3))
     ax.set_ylim(0, None)
@@ -147,7 +138,7 @@ def _draw_rate(rows: pd.DataFrame, names: Mapping[str, str], ax: Axes) -> Axes:
     return ax
 
 
-def draw_targets(latest: pd.DataFrame, *, names: Mapping[str, str], segment: str, ax: Axes | None = None) -> Axes:
+def draw_targets(latest: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
     """Draw each rate of the latest period with its interval, beside its target (bar) and benchmark (band)."""
     rows = latest[latest["metric"].str.split().str[0].isin(SHARES)].head(MOST_ROWS)
     ax = _axes(ax, height=1.2 + 0.36 * max(1, len(rows)))
@@ -169,21 +160,18 @@ def draw_targets(latest: pd.DataFrame, *, names: Mapping[str, str], segment: str
     ax.plot(
         rows["target"], place, "|", color="#111827", markersize=16, markeredgewidth=2, linestyle="none", label="target"
     )
-    ax.set_yticks(
-        place, [f"{names[c]} (n = {n:,})" for c, n in zip(rows["conversion"], rows["exposed"], strict=True)], fontsize=9
-    )
-    ax.invert_yaxis()
+    _label_rows(ax, rows["conversion"], rows["exposed"])
     ax.set_xlim(0, None)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
-    ax.set_xlabel("rate with 95% interval: green meets its target, red misses it, grey has none")
-    ax.set_title(f"Against target and benchmark: {segment}")
+    _xlabel(ax, "rate and 95% interval; green meets its target, red misses it")
+    _title(ax, f"Against target and benchmark: {segment}")
     _legend(ax)
     return ax
 
 
 def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, ax: Axes | None = None) -> Axes:
     """Draw raw and adjusted lift of each micro with their intervals."""
-    rows = table.head(MOST_ROWS)
+    rows = table.dropna(subset="lift").head(MOST_ROWS)
     ax = _axes(ax, height=1.4 + 0.42 * max(1, len(rows)))
     place = np.arange(len(rows))
     colours = rows["verdict"].map(VERDICT_COLOURS).fillna(GREY)
@@ -210,27 +198,26 @@ def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, ax: Axes | None
             label="adjusted" if number == 0 else None,
         )
     ax.axvline(0, color="#111827", linewidth=1)
-    ax.set_yticks(
-        place, [f"{m} (n = {n:,})" for m, n in zip(rows["micro"], rows["units_with"], strict=True)], fontsize=9
-    )
-    ax.invert_yaxis()
+    _label_rows(ax, rows["micro"], rows["units_with"])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+.0f}"))
-    ax.set_xlabel(f"difference in {macro}, percentage points, with 95% interval; n did it")
-    ax.set_title(f"Associated with {macro}: {segment}")
+    _xlabel(ax, "percentage points, with 95% interval; n did it")
+    _title(ax, f"Associated with {macro}: {segment}")
     _legend(ax)
     return ax
 
 
 def draw_matrix(matrix: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
     """Draw which micros come together."""
-    ax = _axes(ax, height=1.4 + 0.36 * max(1, len(matrix)))
+    ax = _axes(ax, height=1.2 + 0.32 * max(1, len(matrix)))
+    others = matrix.where(~np.eye(len(matrix), dtype=bool))
     sns.heatmap(
-        matrix.where(~np.eye(len(matrix), dtype=bool)),
+        others,
         vmin=-1,
         vmax=1,
         cmap="RdBu_r",
-        annot=True,
-        fmt=".2f",
+        # Without the leading zero thirteen columns still fit a phone's width.
+        annot=others.map(lambda phi: "" if np.isnan(phi) else f"{phi:.2f}".replace("0.", ".", 1)),
+        fmt="",
         annot_kws={"size": 7},
         linewidths=0.5,
         linecolor="white",
@@ -238,16 +225,18 @@ def draw_matrix(matrix: pd.DataFrame, *, segment: str, ax: Axes | None = None) -
         ax=ax,
     )
     ax.set_ylabel("")
-    ax.tick_params(labelsize=8)
-    plt.setp(ax.get_xticklabels(), rotation=45, ha="right", rotation_mode="anchor")
-    ax.set_title(f"Micro-conversions that come together: {segment}")
+    numbers = [str(n) for n in range(1, len(matrix) + 1)]
+    ax.set_xticks(np.arange(len(matrix)) + 0.5, numbers, fontsize=8)
+    ax.set_yticks(np.arange(len(matrix)) + 0.5, [f"{name}  {n}" for n, name in zip(numbers, matrix.index, strict=True)])
+    ax.tick_params(axis="y", labelsize=8, rotation=0)
+    _title(ax, f"Micro-conversions that come together: {segment}")
     return ax
 
 
 def draw_opportunities(table: pd.DataFrame, *, currency: str | None, segment: str, ax: Axes | None = None) -> Axes:
     """Draw the opportunity of each ranked micro with its interval."""
     rows = table[table["rank"].notna()].head(MOST_ROWS)
-    ax = _axes(ax, height=1.2 + 0.38 * max(1, len(rows)))
+    ax = _axes(ax, height=1.2 + 0.44 * max(1, len(rows)))
     place = np.arange(len(rows))
     colours = _worth_colours(rows)
     ax.barh(place, rows["opportunity"], 0.6, color=colours)
@@ -260,15 +249,10 @@ def draw_opportunities(table: pd.DataFrame, *, currency: str | None, segment: st
         elinewidth=1,
         capsize=2,
     )
-    labels = [
-        f"{rank}. {micro} (n = {n:,})"
-        for rank, micro, n in zip(rows["rank"], rows["micro"], rows["units_with"], strict=True)
-    ]
-    ax.set_yticks(place, labels, fontsize=9)
+    _label_rows(ax, rows["rank"].astype("str") + ". " + rows["micro"], rows["units_with"])
     ax.axvline(0, color="#111827", linewidth=1)
-    ax.invert_yaxis()
-    ax.set_xlabel(f"{currency or 'conversions'} if it reached its target, with 95% interval; grey: no evidence")
-    ax.set_title(f"What each would be worth, if the association held: {segment}")
+    _xlabel(ax, f"{currency or 'conversions'} at its target, with 95% interval; grey: no evidence")
+    _title(ax, f"What each would be worth, if the association held: {segment}")
     return ax
 
 
@@ -283,7 +267,8 @@ def draw_effort(table: pd.DataFrame, *, currency: str | None, segment: str, ax: 
     ax.scatter(rows["effort"], rows["opportunity"], c=colours, s=40, zorder=2)
     for row in rows.to_dict("records"):
         ax.annotate(
-            f"{row['rank']}. {row['micro']}",
+            # Names of the first few only: the rest would cover one another, and stand in the table by rank.
+            f"{row['rank']}. {row['micro']}" if row["rank"] <= 3 else f"{row['rank']}",
             (row["effort"], row["opportunity"]),
             xytext=(6, 3),
             textcoords="offset points",
@@ -291,32 +276,27 @@ def draw_effort(table: pd.DataFrame, *, currency: str | None, segment: str, ax: 
         )
     ax.axhline(0, color="#111827", linewidth=1)
     ax.margins(x=0.25)
-    ax.set_xlabel("effort, as the plan says")
+    _xlabel(ax, "effort, as the plan says")
     ax.set_ylabel(currency or "conversions")
-    ax.set_title(f"Opportunity against effort: {segment} (n = {len(rows)} micro-conversions)")
+    _title(ax, f"Opportunity against effort: {segment} (n = {len(rows)} micro-conversions)")
     return ax
 
 
-def draw_coverage(table: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
+def draw_coverage(coverage: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
     """Draw how many users did each conversion of the plan."""
-    planned = table[table["status"] != "not in the plan"]
-    rows = (
-        planned.groupby("conversion", sort=False)
-        .agg(name=("name", "first"), tier=("tier", "first"), units=("units", "max"), share=("share_of_units", "max"))
-        .head(MOST_ROWS)
-    )
+    rows = coverage.head(MOST_ROWS)
     ax = _axes(ax, height=1.2 + 0.32 * max(1, len(rows)))
     colours = rows["tier"].map({"macro": ORANGE, "micro": BLUE, "loss": RED}).tolist()
     place = np.arange(len(rows))
     ax.barh(place, rows["units"], 0.7, color=colours)
-    for y, units, share in zip(place, rows["units"], rows["share"], strict=True):
+    for y, units, share in zip(place, rows["units"], rows["share_of_units"], strict=True):
         ax.text(units, float(y), f" {units:,} ({share:.0%})", va="center", fontsize=8, color="#374151")
-    ax.set_yticks(place, rows["name"], fontsize=9)
+    ax.set_yticks(place, [_label(name) for name in rows["name"]], fontsize=9)
     ax.invert_yaxis()
     ax.margins(x=0.18)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
-    ax.set_xlabel("users (share of all users); orange macro, blue micro, red loss")
-    ax.set_title(f"What the plan's conversions cover: {segment}")
+    _xlabel(ax, "users (share of all users); orange macro, blue micro, red loss")
+    _title(ax, f"What the plan's conversions cover: {segment}")
     return ax
 
 
@@ -332,7 +312,7 @@ def draw_volume(volume: pd.DataFrame, *, segment: str, ax: Axes | None = None) -
     ax.set_ylim(0, None)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
     ax.set_ylabel("events a day")
-    ax.set_title(f"Volume by day: {segment}")
+    _title(ax, f"Volume by day: {segment}")
     _slant(ax)
     _legend(ax)
     return ax
@@ -342,7 +322,7 @@ def _axes(ax: Axes | None, *, height: float) -> Axes:
     if ax is not None:
         return ax
     with plt.rc_context(STYLE):
-        return plt.subplots(figsize=(WIDTH, height))[1]
+        return plt.subplots(figsize=(WIDTH, height), layout="constrained")[1]
 
 
 def _errors(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
@@ -359,15 +339,37 @@ def _worth_colours(rows: pd.DataFrame) -> list[str]:
     return [str(colour) for colour in np.where(found, worth, GREY)]
 
 
+def _label_rows(ax: Axes, names: pd.Series, counts: pd.Series) -> None:
+    """Name the rows of a horizontal figure from the top down, each with its n."""
+    labels = [_label(name, n) for name, n in zip(names, counts, strict=True)]
+    ax.set_yticks(np.arange(len(labels)), labels, fontsize=9)
+    ax.invert_yaxis()
+
+
 def _key(key: object) -> str:
     return ", ".join(map(str, key)) if isinstance(key, tuple) else str(key)
 
 
 def _legend(ax: Axes) -> None:
-    # Below the axes, where it never hides a bar.
+    """Put the legend below, where it hides nothing."""
     figure = ax.get_figure(root=True)
-    drop = 0.16 + (0.5 / figure.get_figheight() if figure else 0)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -drop), ncols=3, fontsize=9)
+    if figure is not None and figure.get_layout_engine() is not None:
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    else:
+        ax.legend(fontsize=9)
+
+
+def _title(ax: Axes, text: str) -> None:
+    ax.set_title("\n".join(textwrap.wrap(text, 44)), loc="left", fontsize=11, fontweight="bold")
+
+
+def _xlabel(ax: Axes, text: str) -> None:
+    ax.set_xlabel("\n".join(textwrap.wrap(text, 46)), fontsize=9)
+
+
+def _label(name: str, n: int | None = None) -> str:
+    counted = f"{name} (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{n:,})" if n is not None else name
+    return "\n".join(textwrap.wrap(counted, LABEL_LENGTH))
 
 
 def _slant(ax: Axes) -> None:

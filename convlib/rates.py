@@ -54,7 +54,6 @@ class Rates(Result):
         every: Length of a period: `D`, `W` (from Monday) or `M`.
         window: How long after entry a conversion counts; None counts until the period ends.
         by: Breakdown columns.
-        names: The conversions' names.
         pending: Units in each period whose window is not over, left out of every rate.
     """
 
@@ -76,7 +75,6 @@ class Rates(Result):
     every: str
     window: str | None
     by: tuple[str, ...]
-    names: dict[str, str]
     pending: pd.DataFrame
 
     @property
@@ -86,11 +84,11 @@ class Rates(Result):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the macro's rate and its micros' period by period, each with its interval and target."""
-        return plots.draw_rates(self.table, names=self.names, every=self.every, segment=self.segment, ax=ax)
+        return plots.draw_rates(self.named, by=self.by, every=self.every, segment=self.segment, ax=ax)
 
     def plot_targets(self, ax: "Axes | None" = None) -> "Axes":
         """Draw where each rate of the latest period stands against its target and benchmark."""
-        return plots.draw_targets(self.latest, names=self.names, segment=self.segment, ax=ax)
+        return plots.draw_targets(latest_rows(self.named), segment=self.segment, ax=ax)
 
     def _repr_html_(self) -> str:
         by: tuple[tuple[str, str, Kind], ...] = tuple(
@@ -186,10 +184,10 @@ def measure_rates(
             latest_rows(table), names=names, every=every, segment=log.segment_name, by=tuple(groups)
         ),
         segment=log.segment_name,
+        names=names,
         every=every,
         window=window,
         by=tuple(groups),
-        names=names,
         pending=entries.groupby("period")[["pending"]].sum().reset_index(),
     )
 

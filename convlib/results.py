@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["text", "count", "number", "percent", "points", "seconds", "p_value"]
 MISSING = "-"
+#: Columns that hold a conversion's id.
+ID_COLUMNS = ("micro", "conversion", "name")
 
 
 class Takeaways(tuple[str, ...]):
@@ -37,6 +39,7 @@ class Result:
         table: The numbers.
         takeaways: What they say, in computed sentences.
         segment: Name of the segment that they are about.
+        names: For each conversion's id, its name for people.
     """
 
     #: What a reader sees, in order: column, heading and kind; an interval beside a number is shown with it.
@@ -45,9 +48,16 @@ class Result:
     table: pd.DataFrame
     takeaways: Takeaways
     segment: str
+    names: dict[str, str]
 
     def _repr_html_(self) -> str:
-        return show_table(self.table, self.SHOWN)
+        return show_table(self.named, self.SHOWN)
+
+    @property
+    def named(self) -> pd.DataFrame:
+        """Give the table with names for people in place of the conversions' ids."""
+        ids = [column for column in ID_COLUMNS if column in self.table]
+        return self.table.assign(**{column: self.table[column].replace(self.names) for column in ids})
 
 
 def show_table(table: pd.DataFrame, shown: Sequence[tuple[str, str, Kind]], *, caption: str = "") -> str:

@@ -1,4 +1,5 @@
 import base64
+import html
 import re
 import struct
 
@@ -19,6 +20,11 @@ def show(**data: str) -> NotebookNode:
 
 def export(*cells: NotebookNode, page: Page = PAGE) -> str:
     return export_page(new_notebook(cells=[new_markdown_cell("# Where they leave"), *cells]), page)
+
+
+def read_images(page: str) -> list[dict[str, str]]:
+    images = re.findall(r"<img ([^>]*)>", page)
+    return [{name: html.unescape(value) for name, value in re.findall(r'(\w+)="([^"]*)"', image)} for image in images]
 
 
 def main_of(page: str) -> str:
@@ -48,8 +54,8 @@ def test_export_page_says_where_it_belongs() -> None:
     page = export(page=Page("Shop", "All units", "March", "b.ipynb", ("6 rows.",), Link("A & B", "a.html"), None))
     assert "<title>Where they leave · All units · Shop</title>" in page
     assert '<a href="../index.html">Shop</a>' in page
-    assert '<a class="previous" rel="prev" href="a.html"><small>Previous</small>A &amp; B</a>' in page
-    assert "rel=\"next\"" not in page
+    assert re.search(r'<a [^>]*href="a.html"[^>]*><small>Previous</small>A &amp; B</a>', page)
+    assert "Next" not in page
     assert "<p>6 rows.</p>" in page
     assert 'href="b.ipynb"' in page
 
@@ -71,6 +77,14 @@ def test_export_page_puts_key_takeaways_into_a_card_of_their_own() -> None:
     assert "1. Next" not in card
 
 
+def test_export_page_moves_the_takeaways_up_to_the_title() -> None:
+    data, takeaways = new_markdown_cell("## Data"), new_markdown_cell("## Key takeaways")
+    banner = new_markdown_cell("## This report is incomplete", metadata={"tags": ["run-error"]})
+    shown = main_of(export(banner, data, show(text_plain="6 rows"), takeaways, show(text_plain="25%")))
+    order = [shown.index(text) for text in ("Where they leave", "incomplete", "Key takeaways", "25%", "Data", "6 rows")]
+    assert order == sorted(order)
+
+
 def test_export_page_closes_the_card_when_takeaways_end_the_notebook() -> None:
     shown = main_of(export(new_markdown_cell("## Key takeaways"), show(text_html="<p>x</p>")))
     assert shown.count("<section") == shown.count("</section>") == 1
@@ -82,13 +96,16 @@ def test_export_page_describes_a_figure_by_its_heading_and_takeaway() -> None:
         show(image_png=PNG),
         show(text_html="<ul><li>25% of 4 &lt;users&gt; bought.</li></ul>"),
     )
-    assert 'alt="Figure: 1. Who buys. 25% of 4 &lt;users&gt; bought" width="1036" height="576">' in shown
+    (image,) = read_images(shown)
+    assert image["alt"] == "Figure: 1. Who buys. 25% of 4 <users> bought"
+    assert (image["width"], image["height"]) == ("1036", "576")
 
 
 def test_export_page_keeps_the_alternative_text_and_size_that_a_figure_brings() -> None:
     cell = show(image_png=PNG)
     cell.outputs[0].metadata = NotebookNode({"image/png": {"alt": "A bar", "width": 518}})
-    assert 'alt="A bar" width="518">' in export(cell)
+    (image,) = read_images(export(cell))
+    assert (image["alt"], image["width"], "height" in image) == ("A bar", "518", False)
 
 
 def test_export_page_shows_other_figures_and_texts() -> None:

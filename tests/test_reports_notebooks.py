@@ -70,7 +70,7 @@ def test_find_notebooks_folder_says_where_it_looked(tmp_path: Path) -> None:
         ("3", 3, "is '3'; it must be a number, such as 3."),
         (True, 3, "is True; it must be a number, such as 3."),
         (1, False, "is 1; it must be true or false, such as False."),
-        ("a", ["a"], "is 'a'; it must be a list, such as ['a']."),
+        ("a", [], "is 'a'; it must be a list, such as ['a']."),
         (["a"], "a", "is ['a']; it must be text, such as 'a'."),
         ([], {}, "is []; it must be a mapping, such as {}."),
         ("anything", None, ""),

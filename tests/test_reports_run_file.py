@@ -47,10 +47,10 @@ def test_read_run_file_lists_every_problem_with_its_line(tmp_path: Path) -> None
     assert problems(tmp_path, text) == [
         "weekly.yaml:1: run is '../up'; it must be a folder name: letters, digits and _ . - only, beginning with a "
         "letter or digit.",
-        "weekly.yaml:1: the file has an unknown field 'titel'; the fields are 'run', 'title', 'events', 'plan', "
-        "'segments', 'run_segments', 'period', 'parameters', 'notebooks'. Did you mean 'title'?",
         "weekly.yaml:1: the file has no `plan`. Add `plan:` the measurement plan's file.",
         "weekly.yaml:2: events is 7; it must be text (in quotes if it looks like a number).",
+        "weekly.yaml:3: the file has an unknown field 'titel'; the fields are 'run', 'title', 'events', 'plan', "
+        "'segments', 'run_segments', 'period', 'parameters', 'notebooks'. Did you mean 'title'?",
         "weekly.yaml:4: period.last is '12h'; it must be whole days or weeks, such as '56D' or '8W'.",
         "weekly.yaml:4: period.start is '2024-02-30'; it must be a date such as 2026-12-31.",
         "weekly.yaml:5: notebooks.a is 5; it must be a mapping.",
@@ -105,14 +105,15 @@ FIRST, LAST = pd.Timestamp("2024-01-05 08:00"), pd.Timestamp("2024-03-31 17:00")
 @pytest.mark.parametrize(
     ("period", "start", "end"),
     [
-        (Period(), "2024-01-05", "2024-03-31"),
-        (Period(start=dt.date(2024, 2, 1)), "2024-02-01", "2024-03-31"),
-        (Period(end=dt.date(2024, 2, 1)), "2024-01-05", "2024-02-01"),
-        (Period(last="7D"), "2024-03-25", "2024-03-31"),
-        # 31 March 17:00 less 14 days is 17 March 17:00: who came later that day has no 14 days yet, so 16 March is the last.
-        (Period(last="1W", follow_up="14D"), "2024-03-10", "2024-03-16"),
+        ({}, "2024-01-05", "2024-03-31"),
+        ({"start": "2024-02-01"}, "2024-02-01", "2024-03-31"),
+        ({"end": "2024-02-01"}, "2024-01-05", "2024-02-01"),
+        ({"last": "7D"}, "2024-03-25", "2024-03-31"),
+        # 31 March 17:00 less 14 days is 17 March 17:00: who came later that day lacks follow-up, so 16 March is the last.
+        ({"last": "1W", "follow_up": "14D"}, "2024-03-10", "2024-03-16"),
     ],
     ids=["all", "from a day", "to a day", "the last days", "the last days with follow-up"],
 )
-def test_period_resolve_gives_both_days_included(period: Period, start: str, end: str) -> None:
-    assert period.resolve(first=FIRST, last=LAST) == (dt.date.fromisoformat(start), dt.date.fromisoformat(end))
+def test_period_resolve_gives_both_days_included(period: dict[str, str], start: str, end: str) -> None:
+    days = Period.model_validate(period).resolve(first=FIRST, last=LAST)
+    assert days == (dt.date.fromisoformat(start), dt.date.fromisoformat(end))

@@ -21,12 +21,11 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from papermill.exceptions import PapermillExecutionError
 
-from convlib.reports.export import Page, export_page
+from convlib.reports.export import ERROR_TAG, Page, export_page
 from convlib.reports.files import write_text
 
 TIMEOUT_SECONDS = 600
 START_TIMEOUT_SECONDS = 60
-ERROR_TAG = "run-error"
 PAPERMILL_ERROR_TAG = "papermill-error-cell-tag"
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "JUPYTER_PLATFORM_DIRS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 

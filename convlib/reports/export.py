@@ -13,6 +13,7 @@ from nbformat import NotebookNode
 
 TEMPLATES = Path(__file__).parent / "templates"
 TAKEAWAYS_HEADING = "Key takeaways"
+ERROR_TAG = "run-error"
 ALT_TEXT_LENGTH = 300
 PNG_HEADER_LENGTH = 24
 
@@ -58,6 +59,7 @@ def export_page(notebook: NotebookNode, page: Page) -> str:
     for cell_number, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
             _describe_figure(output, notebook.cells, cell_number)
+    shown = NotebookNode({**notebook, "cells": _lead_with_takeaways(notebook.cells)})
     exporter = HTMLExporter(template_name="convlib_report", extra_template_basedirs=[str(TEMPLATES)])
     exporter.exclude_anchor_links = True
     exporter.register_filter("scroll_tables", scroll_tables)
@@ -65,9 +67,9 @@ def export_page(notebook: NotebookNode, page: Page) -> str:
         "page": page,
         "title": find_title(notebook) or page.notebook,
         "css": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        "highlight": _find_takeaways(notebook.cells),
+        "highlight": _find_takeaways(shown.cells),
     }
-    body, _ = exporter.from_notebook_node(notebook, resources=resources)
+    body, _ = exporter.from_notebook_node(shown, resources=resources)
     return str(body)
 
 
@@ -112,6 +114,17 @@ def _find_takeaways(cells: list[NotebookNode]) -> tuple[int, int]:
         if TAKEAWAYS_HEADING in headings:
             start = number
     return (start, len(cells) - 1) if start >= 0 else (-1, -1)
+
+
+def _lead_with_takeaways(cells: list[NotebookNode]) -> list[NotebookNode]:
+    """Move the takeaways up to the second heading: what a notebook must say first, a reader need not read first."""
+    first, last = _find_takeaways(cells)
+    begin = next((n for n, cell in enumerate(cells) if any(level == 2 for level, _ in _find_headings(cell))), 0)
+    if ERROR_TAG in cells[begin].metadata.get("tags", []):
+        begin += 1
+    if begin >= first:
+        return cells
+    return [*cells[:begin], *cells[first : last + 1], *cells[begin:first], *cells[last + 1 :]]
 
 
 def _describe_figure(output: NotebookNode, cells: list[NotebookNode], cell_number: int) -> None:

@@ -72,7 +72,8 @@ def check_value(value: Any, default: Any) -> str:
         return ""
     kind, wanted = kinds[type(default)]
     fits = isinstance(value, kind) and (isinstance(value, bool) == isinstance(default, bool))
-    return "" if fits else f"is {show_value(value)}; it must be {wanted}, such as {show_value(default)}."
+    example = [value] if isinstance(default, list) else default
+    return "" if fits else f"is {show_value(value)}; it must be {wanted}, such as {show_value(example)}."
 
 
 def check_names(given: Mapping[str, Any], allowed: Iterable[str], *, owner: str) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from convlib.documents import did_you_mean
 from convlib.errors import ConvlibError, RunError
 from convlib.events import EventLog, read_events
+from convlib.parameters import check_parameters
 from convlib.plan import Plan, Segment, read_plan, read_segments
 from convlib.reports.notebooks import FOLDER, Template, check_names, check_value, find_notebooks_folder, read_templates
 from convlib.reports.run_file import RunFile, read_run_file
@@ -86,7 +87,12 @@ def prepare_run(path: str | Path) -> Preparation:
     period = checks.attempt(_choose_period, run_file, log) if log else None
     if not (notebooks and plan and log and names and period):
         raise RunError(*checks.problems)
-    return Preparation(run_file, notebooks, plan, log, names, period)
+    preparation = Preparation(run_file, notebooks, plan, log, names, period)
+    for template in notebooks.templates:
+        checks.attempt(_check_analysis, preparation, template)
+    if checks.problems:
+        raise RunError(*checks.problems)
+    return preparation
 
 
 class _Checks:
@@ -170,6 +176,18 @@ def _choose_period(run_file: RunFile, log: EventLog) -> tuple[dt.date, dt.date]:
             f"from {log.first.date()} to {log.last.date()}. Choose days among these."
         )
     return start, end
+
+
+def _check_analysis(preparation: Preparation, template: Template) -> None:
+    """Check a notebook's parameters as its own first cell does, for a first segment that stands for all."""
+    run_file, (start, end) = preparation.run_file, preparation.period
+    places = {name: run_file.resolve(getattr(run_file, name)) for name in ("events", "plan", "segments")}
+    own = {**template.parameters, **preparation.notebooks.parameters[template.name]}
+    of_run = {"segment": next(iter(preparation.segments)), "start": f"{start}", "end": f"{end}", "output": "", **places}
+    try:
+        check_parameters(**{**own, **of_run})
+    except ConvlibError as error:
+        raise RunError(*(f"{run_file.path}: {problem}" for problem in error.problems)) from None
 
 
 def name_folders(names: Iterable[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from convlib.documents import Document, FieldError, FieldPath, read_document
 from convlib.durations import parse_duration
 from convlib.errors import ParamError, RunError
+from convlib.plan_entries import Date
 from convlib.validation import word_errors
 
 SOURCE_SCHEMES = re.compile(r"[a-z][a-z0-9+.-]+:")
@@ -41,8 +42,8 @@ class Period(BaseModel):
     """Which days of entries a run covers: from `start` to `end`, or the `last` days that have `follow_up`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    start: dt.date | None = None
-    end: dt.date | None = None
+    start: Date | None = None
+    end: Date | None = None
     last: Days | None = None
     follow_up: Days | None = None
 
@@ -86,9 +87,14 @@ class RunFile(BaseModel):
     _document: Document = PrivateAttr()
 
     @property
+    def path(self) -> str:
+        """The file as the user named it."""
+        return self._document.path
+
+    @property
     def folder(self) -> Path:
         """The folder that the file's own paths start at."""
-        return Path(self._document.path).parent
+        return Path(self.path).parent
 
     def locate(self, *where: str | int) -> str:
         """Return the place of a field as `file:line`."""

@@ -1,0 +1,509 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_logs import make_log, make_plan, pick, repeat, write_rows
+from statsmodels.stats.contingency_tables import StratifiedTable
+from statsmodels.stats.multitest import multipletests
+
+import convlib as cv
+from convlib.correlation import COLUMNS, Correlation, correlate
+from convlib.events import EventLog
+from convlib.plan import Plan
+
+PLAN = """
+macros:
+  - id: buy
+    match: {event_name: buy}
+    micros:
+      - {id: save, match: {event_name: save}, stage: decision, kind: secondary_action}
+      - {id: read, match: {event_name: read}, stage: awareness, kind: secondary_action}
+      - {id: form, match: {event_name: form}, stage: decision, kind: process_milestone}
+    losses: [{id: leave, match: {event_name: leave}}]
+"""
+# Landmark 1D, horizon 2D: at risk until 24h, the outcome counts from 24h until before 72h.
+ROWS = """
+ann visit 0h
+ann save 2h
+ann buy 30h value=10
+ben visit 0h
+ben save 3h
+ben buy 48h value=20
+cat visit 0h
+cat save 23h
+dan visit 0h
+dan save 24h
+dan buy 25h value=30
+eve visit 0h
+eve buy 24h value=40
+fay visit 0h
+fay buy 71.9h value=50
+gus visit 0h
+gus buy 72h value=60
+hal visit 0h
+hal buy 23h value=70
+ian visit 0h
+ian leave 5h
+jan visit 0h
+jan leave 30h
+kim visit 0h
+leo visit 0h
+leo save 1h
+leo leave 24h
+max visit 8D
+max save 8.1D
+mia visit 0h
+mia save 10h
+mia buy 40h value=80
+kim visit 10D
+"""
+SHARED = {"macro": "buy", "exposure": "1D", "horizon": "2D"}
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return make_plan(tmp_path, PLAN)
+
+
+@pytest.fixture
+def log(plan: Plan) -> EventLog:
+    return make_log(ROWS, plan)
+
+
+@pytest.fixture(scope="module")
+def shop() -> tuple[EventLog, Plan, pd.DataFrame]:
+    return cv.simulate_shop(units=20_000, seed=1)
+
+
+@pytest.fixture(scope="module")
+def shop_table(shop: tuple[EventLog, Plan, pd.DataFrame]) -> pd.DataFrame:
+    log, plan, truth = shop
+    table = correlate(log, plan, macro="purchase", adjust=["device_type", "medium"]).table
+    return table.merge(truth, on="micro").set_index("micro")
+
+
+def row_of(result: Correlation, micro: str = "save") -> pd.Series:
+    return result.table.set_index("micro").loc[micro]
+
+
+def sides(with_yes: int, with_no: int, without_yes: int, without_no: int) -> str:
+    """Write a log whose 2x2 table for `save` is given; everyone enters alike, and the data go on to day 10."""
+    return (
+        repeat("a", with_yes, "visit 0h", "save 1h", "buy 30h")
+        + repeat("b", with_no, "visit 0h", "save 1h")
+        + repeat("c", without_yes, "visit 0h", "buy 30h")
+        + repeat("d", without_no, "visit 0h")
+        + "end visit 10D"
+    )
+
+
+def test_correlate_counts_the_whole_table_of_a_small_log(log: EventLog, plan: Plan) -> None:
+    # With: ann, ben, cat, leo, mia, of whom ann, ben and mia buy. Without: dan (saves at the landmark), eve, fay, gus,
+    # jan, kim, of whom dan, eve (at the landmark) and fay buy in time. Out: hal has bought, ian has left, max is pending.
+    row = row_of(correlate(log, plan, **SHARED))
+    assert row[["units_with", "units_without", "converted_with", "converted_without"]].tolist() == [5, 6, 3, 3]
+    expected = {
+        "rate_with": 3 / 5,
+        "rate_without": 3 / 6,
+        "lift": 0.6 - 0.5,
+        "relative_lift": 0.6 / 0.5 - 1,
+        "odds_ratio": (3 * 3) / (2 * 3),
+        "phi": (3 * 3 - 2 * 3) / np.sqrt(5 * 6 * 6 * 5),
+        "adjusted_lift": 0.1,  # all have one visit and no other activity: one stratum
+    }
+    assert row[list(expected)].to_dict() == pytest.approx(expected, rel=1e-12)
+    # Woolf: 1/3 + 1/2 + 1/3 + 1/3 = 1.5. HC2 is Welch's 0.06 + 0.05 here.
+    woolf, welch = 1.959964 * np.sqrt(1.5), 1.959964 * np.sqrt(0.11)
+    intervals = {
+        "odds_ratio_ci_lower": 1.5 * np.exp(-woolf),
+        "odds_ratio_ci_upper": 1.5 * np.exp(woolf),
+        "adjusted_lift_ci_lower": 0.1 - welch,
+        "adjusted_lift_ci_upper": 0.1 + welch,
+        "e_value": 1.2 + np.sqrt(1.2 * 0.2),
+    }
+    assert row[list(intervals)].to_dict() == pytest.approx(intervals, rel=1e-6)
+
+
+def test_correlate_gives_newcombes_interval_for_one_landmark(log: EventLog, plan: Plan) -> None:
+    def wilson(hits: int, total: int) -> tuple[float, float]:
+        z2 = 1.959963984540054**2
+        reach = np.sqrt(z2 * (hits * (total - hits) / total + z2 / 4))
+        return (hits + z2 / 2 - reach) / (total + z2), (hits + z2 / 2 + reach) / (total + z2)
+
+    (low1, high1), (low0, high0) = wilson(3, 5), wilson(3, 6)
+    row = row_of(correlate(log, plan, **SHARED))
+    assert row["lift_ci_lower"] == pytest.approx(0.1 - np.hypot(0.6 - low1, high0 - 0.5), rel=1e-12)
+    assert row["lift_ci_upper"] == pytest.approx(0.1 + np.hypot(high1 - 0.6, 0.5 - low0), rel=1e-12)
+
+
+def test_correlate_counts_what_impact_needs(log: EventLog, plan: Plan) -> None:
+    result = correlate(log, plan, **SHARED)
+    # Mature: all but max. Of the buyers before 72h (ann, ben, dan, eve, fay, hal, mia) hal bought before the landmark.
+    assert result.pending == 1
+    assert result.conversions_used == pytest.approx(6 / 7)
+    # Six of the 13 mature units save within 72h: ann, ben, cat, dan, leo, mia.
+    assert pick(result.followed, "micro could did") == [("save", 13, 6), ("read", 13, 0), ("form", 13, 0)]
+    assert result.value_per_conversion == 45
+    assert result.entries_per_day == pytest.approx(14 / 11)
+    assert (result.exposure, result.horizon, result.entry) == (("1D",), "2D", None)
+
+
+def test_correlate_has_the_same_columns_and_one_row_a_micro(log: EventLog, plan: Plan) -> None:
+    table = correlate(log, plan, **SHARED).table
+    assert tuple(table.columns) == COLUMNS
+    assert sorted(table["micro"]) == ["form", "read", "save"]
+    assert pick(table[table["micro"] == "form"], "units_with note") == [(0, "0 units with it, needs 30")]
+
+
+def test_correlate_starts_the_clock_at_the_entry_event(plan: Plan) -> None:
+    rows = """
+ann visit 0h
+ann save 1h
+ann start 2D
+ann buy 3.5D
+ben visit 0h
+ben start 2D
+ben save 2.5D
+cat visit 0h
+ben visit 10D
+"""
+    row = row_of(correlate(make_log(rows, plan), plan, entry="start", **SHARED))
+    # ann saved before her start, so without; she buys 1.5 days after it. cat never starts.
+    assert row[["units_with", "units_without", "converted_with", "converted_without"]].tolist() == [1, 1, 0, 1]
+
+
+STACKED = """
+ann visit 0h
+ann save 2h
+ann buy 60h
+ben visit 0h
+ben save 30h
+ben buy 60h
+cat visit 0h
+cat buy 30h
+dan visit 0h
+eve visit 0h
+eve save 1h
+fay visit 0h
+fay buy 80h
+dan visit 10D
+"""
+
+
+def test_correlate_stacks_landmarks_and_counts_a_unit_once_a_side(plan: Plan) -> None:
+    log = make_log(STACKED, plan)
+    result = correlate(log, plan, macro="buy", exposure=["2D", "1D"], horizon="2D")
+    # 1D: with ann (buys), eve; without ben, cat (buy), dan, fay (80h is past 72h). 2D: with ann, ben (buy), eve; without
+    # dan, fay (buys); cat has left the risk. ben is on both sides.
+    row = row_of(result)
+    assert result.exposure == ("1D", "2D")
+    assert row[["units_with", "units_without", "converted_with", "converted_without"]].tolist() == [3, 4, 2, 3]
+    # Lift: (1*4 - 2*2)/6 + (2*2 - 1*3)/5 over 2*4/6 + 3*2/5 = 3/38. Odds: (2/6 + 2/5) / (2/6 + 1/5) = 11/8.
+    assert row["lift"] == pytest.approx(3 / 38, rel=1e-12)
+    assert row["odds_ratio"] == pytest.approx(11 / 8, rel=1e-12)
+    assert result.conversions_used == 1
+
+
+def test_correlate_clusters_the_error_by_unit(plan: Plan) -> None:
+    log = make_log(STACKED, plan)
+    row = row_of(correlate(log, plan, macro="buy", exposure=["1D", "2D"], horizon="2D"))
+    units = ["ann", "eve", "ben", "cat", "dan", "fay", "ann", "ben", "eve", "dan", "fay"]
+    landmark = np.array([0] * 6 + [1] * 5)
+    exposed = np.array([1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0])
+    outcome = np.array([1, 0, 1, 1, 0, 0, 1, 1, 0, 0, 1])
+    x = np.column_stack([exposed, landmark == 0, landmark == 1]).astype(float)
+    bread = np.linalg.inv(x.T @ x)
+    residual = outcome - x @ bread @ x.T @ outcome
+    scores = x * (residual / np.sqrt(1 - np.diag(x @ bread @ x.T)))[:, None]
+    summed = pd.DataFrame(scores).groupby(units).sum().to_numpy()
+    error = np.sqrt((bread @ summed.T @ summed @ bread)[0, 0])
+    assert row["lift_ci_upper"] - row["lift"] == pytest.approx(1.959963984540054 * error, rel=1e-10)
+
+
+def test_correlate_says_who_is_followed_only_of_those_followed_to_the_end(plan: Plan) -> None:
+    # Landmarks 1D and 4D, horizon 1D, data end at 6D: b's first landmark is mature (2 + 1 + 1), the last is not (2 + 4 + 1).
+    rows = "a visit 0h\na buy 30h\nb visit 2D\na visit 6D"
+    result = correlate(make_log(rows, plan), plan, macro="buy", exposure=["1D", "4D"], horizon="1D")
+    assert pick(result.followed, "micro could did")[0] == ("save", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("table", "verdict", "note"),
+    [
+        ((20, 20, 5, 35), "positive", ""),
+        ((5, 35, 20, 20), "negative", ""),
+        ((10, 30, 10, 30), "no evidence", ""),
+        ((20, 9, 5, 35), "too few", "29 units with it, needs 30"),
+        ((20, 20, 6, 22), "too few", "29 units without it, needs 30"),
+        ((4, 36, 20, 20), "too few", "4 conversions with it, needs 5"),
+        ((20, 20, 4, 36), "too few", "4 conversions without it, needs 5"),
+        ((29, 11, 0, 40), "too few", "0 conversions without it, needs 5"),
+        ((30, 10, 0, 40), "precondition", "none of 30 converters converted without it"),
+    ],
+)
+def test_correlate_gives_each_verdict(
+    plan: Plan, table: tuple[int, int, int, int], verdict: str, note: str
+) -> None:
+    # The last unit, which only ends the data, is pending.
+    row = row_of(correlate(make_log(sides(*table), plan), plan, **SHARED))
+    assert row[["units_with", "units_without"]].tolist() == [
+        table[0] + table[1],
+        table[2] + table[3] + (verdict == "too few" and note.startswith("29 units without")) * 0,
+    ]
+    assert (row["verdict"], row["note"]) == (verdict, note)
+
+
+def test_correlate_does_not_call_it_too_few_when_everybody_converts(plan: Plan) -> None:
+    row = row_of(correlate(make_log(sides(40, 0, 40, 0), plan), plan, **SHARED))
+    assert (row["lift"], row["adjusted_lift"], row["verdict"]) == (0, 0, "no evidence")
+
+
+def test_correlate_sees_a_precondition_over_the_whole_follow_up(plan: Plan) -> None:
+    rows = (
+        repeat("a", 10, "visit 0h", "save 1h", "buy 30h")
+        + repeat("b", 20, "visit 0h", "save 28h", "buy 30h")  # after the landmark, before the macro
+        + repeat("c", 40, "visit 0h")
+        + "end visit 10D"
+    )
+    row = row_of(correlate(make_log(rows, plan), plan, **SHARED))
+    assert (row["converted_without"], row["verdict"]) == (20, "precondition")
+    assert row["note"] == "none of 30 converters converted without it"
+
+
+@pytest.mark.parametrize(("after", "follows"), [(21, True), (20, False)], ids=["more than half", "half"])
+def test_correlate_sees_what_follows_the_macro(plan: Plan, after: int, follows: bool) -> None:
+    rows = (
+        repeat("a", after, "visit 0h", "buy 30h", "save 31h")
+        + repeat("b", 20, "visit 0h", "save 1h", "buy 30h")
+        + repeat("c", 20, "visit 0h", "save 1h")
+        + repeat("d", 40, "visit 0h")
+        + "end visit 10D"
+    )
+    row = row_of(correlate(make_log(rows, plan), plan, **SHARED))
+    assert (row["verdict"] == "follows the macro") == follows
+    if follows:
+        assert row["note"] == "21 of 41 converters who did it did so first after converting"
+
+
+def test_correlate_controls_false_discoveries_over_judged_micros_only(plan: Plan) -> None:
+    # `form` is a precondition; `save` and `read` are judged.
+    rows = (
+        repeat("a", 20, "visit 0h", "save 1h", "form 2h", "buy 30h")
+        + repeat("b", 15, "visit 0h", "read 1h", "form 2h", "buy 30h")
+        + repeat("c", 20, "visit 0h", "save 1h")
+        + repeat("d", 25, "visit 0h", "read 1h")
+        + repeat("e", 10, "visit 0h", "form 2h")
+        + repeat("f", 30, "visit 0h")
+        + "end visit 10D"
+    )
+    table = correlate(make_log(rows, plan), plan, **SHARED).table.set_index("micro")
+    assert table.loc["form", "verdict"] == "precondition"
+    assert np.isnan(table.loc["form", "q_value"])
+    p = table.loc[["save", "read"], "p_value"]
+    np.testing.assert_allclose(table.loc[["save", "read"], "q_value"], multipletests(p, method="fdr_bh")[1], rtol=1e-10)
+
+
+def test_correlate_adjusts_for_activity(plan: Plan) -> None:
+    # Those with two more page views save and buy more: among units alike, saving tells nothing.
+    rows = (
+        repeat("a", 20, "visit 0h", "page 1h", "page 2h", "save 3h", "buy 30h")
+        + repeat("b", 20, "visit 0h", "page 1h", "page 2h", "save 3h")
+        + repeat("c", 10, "visit 0h", "page 1h", "page 2h", "buy 30h")
+        + repeat("d", 10, "visit 0h", "page 1h", "page 2h")
+        + repeat("e", 2, "visit 0h", "save 3h", "buy 30h")
+        + repeat("f", 8, "visit 0h", "save 3h")
+        + repeat("g", 8, "visit 0h", "buy 30h")
+        + repeat("h", 32, "visit 0h")
+        + "end visit 10D"
+    )
+    row = row_of(correlate(make_log(rows, plan), plan, **SHARED))
+    # Active: 20 of 40 against 10 of 20. Others: 2 of 10 against 8 of 40. Raw: 22 of 50 against 18 of 60.
+    assert row["lift"] == pytest.approx(22 / 50 - 18 / 60, rel=1e-12)
+    assert row["adjusted_lift"] == pytest.approx(0, abs=1e-12)
+    assert row["verdict"] == "no evidence"
+
+
+def test_correlate_leaves_what_fires_with_a_conversion_out_of_activity(plan: Plan) -> None:
+    # Each save comes with a page view at the same instant; without this rule, saving and activity could not be told apart.
+    rows = (
+        repeat("a", 20, "visit 0h", "save 1h", "page 1h", "buy 30h")
+        + repeat("b", 20, "visit 0h", "save 1h", "page 1h")
+        + repeat("c", 10, "visit 0h", "buy 30h")
+        + repeat("d", 30, "visit 0h")
+        + "end visit 10D"
+    )
+    row = row_of(correlate(make_log(rows, plan), plan, **SHARED))
+    assert row["adjusted_lift"] == pytest.approx(20 / 40 - 10 / 40, rel=1e-12)
+
+
+def two_devices() -> str:
+    parts = [
+        ("m1", 12, "visit 0h device_type=mobile", "save 1h device_type=mobile", "buy 30h device_type=mobile"),
+        ("m2", 8, "visit 0h device_type=mobile", "save 1h device_type=mobile"),
+        ("m3", 5, "visit 0h device_type=mobile", "buy 30h device_type=mobile"),
+        ("m4", 15, "visit 0h device_type=mobile"),
+        ("d1", 6, "visit 0h device_type=desktop", "save 1h device_type=desktop", "buy 30h device_type=desktop"),
+        ("d2", 14, "visit 0h device_type=desktop", "save 1h device_type=desktop"),
+        ("d3", 9, "visit 0h device_type=desktop", "buy 30h device_type=desktop"),
+        ("d4", 13, "visit 0h device_type=desktop"),
+    ]
+    return "".join(repeat(*part) for part in parts) + "end visit 10D device_type=desktop"
+
+
+def test_correlate_tests_equal_odds_over_groups_as_statsmodels_does(plan: Plan) -> None:
+    log = make_log(two_devices(), plan)
+    result = correlate(log, plan, adjust="device_type", **SHARED)
+    tables = [np.array([[12, 8], [5, 15]], float), np.array([[6, 14], [9, 13]], float)]
+    row = row_of(result)
+    assert row["homogeneity_p_value"] == pytest.approx(StratifiedTable(tables).test_equal_odds().pvalue, rel=1e-10)
+    # (12*20 - 5*20)/40 + (6*22 - 9*20)/42 over 20*20/40 + 20*22/42
+    lift = (140 / 40 - 48 / 42) / (10 + 440 / 42)
+    assert row["adjusted_lift"] == pytest.approx(lift, rel=1e-12)
+    assert result.adjust == ("device_type",)
+    assert np.isnan(row_of(correlate(log, plan, **SHARED))["homogeneity_p_value"])
+
+
+def test_correlate_is_not_changed_by_a_constant_covariate(plan: Plan) -> None:
+    rows = write_rows(sides(20, 20, 5, 35)).assign(geo="US")
+    log = make_log(rows, plan)
+    plain, adjusted = (correlate(log, plan, adjust=adjust, **SHARED).table for adjust in ([], ["geo"]))
+    pd.testing.assert_frame_equal(plain, adjusted)
+
+
+def test_correlate_matrix_is_phi_between_micros(plan: Plan) -> None:
+    rows = (
+        repeat("a", 4, "visit 0h", "save 1h", "read 2h")
+        + repeat("b", 2, "visit 0h", "save 1h")
+        + repeat("c", 1, "visit 0h", "read 1h")
+        + repeat("d", 3, "visit 0h", "read 25h")  # after the landmark
+        + "e visit 0h\ne buy 30h\nend visit 10D"
+    )
+    matrix = correlate(make_log(rows, plan), plan, **SHARED).matrix
+    save, read = [1] * 6 + [0] * 5, [1] * 4 + [0] * 2 + [1] + [0] * 4
+    assert matrix.loc["save", "read"] == pytest.approx(np.corrcoef(save, read)[0, 1], rel=1e-12)
+    assert matrix.loc["read", "save"] == matrix.loc["save", "read"]
+    assert matrix.loc["save", "save"] == pytest.approx(1)
+    assert matrix["form"].isna().all()
+
+
+def test_correlate_does_not_depend_on_order_or_names_and_leaves_its_input_alone(plan: Plan) -> None:
+    rows = write_rows(two_devices())
+    kept = rows.copy()
+    first = correlate(make_log(rows, plan), plan, adjust="device_type", **SHARED)
+    changed = rows.assign(user_id=rows["user_id"].map(lambda name: name[::-1] + "x")).sample(frac=1, random_state=3)
+    second = correlate(make_log(changed, plan), plan, adjust="device_type", **SHARED)
+    pd.testing.assert_frame_equal(first.table, second.table, rtol=1e-9)
+    pd.testing.assert_frame_equal(rows, kept)
+
+
+def test_correlate_sees_the_log_through_segment_and_period(plan: Plan) -> None:
+    log = make_log(two_devices(), plan)
+    row = row_of(correlate(log.segment({"device_type": "mobile"}), plan, **SHARED))
+    assert row[["units_with", "units_without", "converted_with", "converted_without"]].tolist() == [20, 20, 12, 5]
+    later = make_log(sides(20, 20, 5, 35) + "\nzoe visit 4D\nzoe save 4.1D\nzoe buy 5.5D", plan)
+    row = row_of(correlate(later.between("2024-01-05", "2024-01-05"), plan, **SHARED))
+    assert row[["units_with", "units_without", "converted_with"]].tolist() == [1, 0, 1]
+
+
+def test_correlate_chooses_landmarks_from_the_whole_log(plan: Plan) -> None:
+    # Ten buyers, after 1 to 10 hours: 10, 25, 50 and 75% points (the higher one) are 2, 4, 6 and 8 hours.
+    rows = "".join(f"u{n} visit 0h\nu{n} buy {n}h\n" for n in range(1, 11)) + "end visit 10D device_type=mobile"
+    log = make_log(write_rows(rows), plan)
+    result = correlate(log, plan, macro="buy", horizon="1D")
+    assert result.exposure == ("2h", "4h", "6h", "8h")
+    assert correlate(log.between("2024-01-01", "2024-01-01"), plan, macro="buy", horizon="1D").exposure == result.exposure
+
+
+def test_correlate_takes_entry_exposure_and_horizon_from_the_plan(tmp_path: Path) -> None:
+    clock = "    correlation: {entry: start, exposure: [1D], horizon: 2D}\n"
+    plan = make_plan(tmp_path, PLAN + clock)
+    log = make_log("ann visit 0h\nann start 1h\nann buy 30h\nann visit 10D", plan)
+    for given in ({}, {"exposure": [], "horizon": "", "entry": ""}):  # as a notebook leaves them out
+        result = correlate(log, plan, macro="buy", **given)
+        assert (result.entry, result.exposure, result.horizon) == ("start", ("1D",), "2D")
+
+
+def test_correlate_of_a_macro_without_micros_is_empty(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, "macros: [{id: buy, match: {event_name: buy}}]")
+    result = correlate(make_log("ann visit 0h\nann buy 30h\nann visit 10D", plan), plan, **SHARED)
+    assert tuple(result.table.columns) == COLUMNS
+    assert len(result.table) == len(result.matrix) == 0
+
+
+def test_correlate_keeps_one_unit_and_says_too_few(plan: Plan) -> None:
+    row = row_of(correlate(make_log("ann visit 0h\nann save 1h\nann buy 30h\nann visit 10D", plan), plan, **SHARED))
+    assert row[["units_with", "units_without", "converted_with"]].tolist() == [1, 0, 1]
+    assert (row["verdict"], row["note"]) == ("too few", "1 units with it, needs 30")
+    assert row[["lift", "adjusted_lift", "phi", "odds_ratio", "p_value", "q_value"]].isna().all()
+
+
+def test_correlate_keeps_rows_when_all_converted_before_the_landmark(plan: Plan) -> None:
+    rows = repeat("a", 40, "visit 0h", "save 1h", "buy 2h") + "end visit 10D"
+    result = correlate(make_log(rows, plan), plan, **SHARED)
+    row = row_of(result)
+    assert row[["units_with", "units_without"]].tolist() == [0, 0]
+    assert result.conversions_used == 0
+    assert row["verdict"] == "precondition"
+
+
+def test_correlate_refuses_an_unknown_macro(log: EventLog, plan: Plan) -> None:
+    with pytest.raises(cv.ParamError) as caught:
+        correlate(log, plan, macro="bye")
+    assert str(caught.value) == "`macro` is 'bye'; the plan's macros are 'buy'. Did you mean 'buy'?"
+
+
+def test_correlate_refuses_a_horizon_longer_than_the_data(log: EventLog, plan: Plan) -> None:
+    with pytest.raises(cv.EventDataError) as caught:
+        correlate(log, plan, macro="buy", exposure="1D", horizon="20D")
+    assert str(caught.value) == (
+        "None of the 14 units of segment `all` that enter from 2024-01-01 to 2024-01-11 has 1D + 20D of follow-up before "
+        "the end of the data, 2024-01-11. Choose earlier entries or a shorter horizon."
+    )
+
+
+def test_correlate_refuses_a_log_without_the_macro(plan: Plan) -> None:
+    with pytest.raises(cv.EventDataError) as caught:
+        correlate(make_log("ann visit 0h\nann visit 10D", plan), plan, **SHARED)
+    assert str(caught.value) == (
+        "The macro `buy` never happens in the log. Check its match rule, event_name = buy."
+    )
+
+
+def test_correlate_refuses_a_period_without_entries(log: EventLog, plan: Plan) -> None:
+    with pytest.raises(cv.EventDataError) as caught:
+        correlate(log.between("2024-01-03", "2024-01-04"), plan, entry="save", **SHARED)
+    assert str(caught.value) == (
+        "Segment `all` has no unit that enters from 2024-01-03 to 2024-01-04. Widen the period."
+    )
+
+
+def test_correlate_refuses_landmarks_from_no_conversion(plan: Plan) -> None:
+    with pytest.raises(cv.EventDataError) as caught:
+        correlate(make_log("ann visit 0h\nann visit 10D", plan), plan, macro="buy")
+    assert str(caught.value) == (
+        "`exposure` can't be chosen: no unit has `buy` after its entry. Give landmarks such as ['1D', '7D']."
+    )
+
+
+def test_correlate_finds_what_is_planted_in_the_shop(shop_table: pd.DataFrame) -> None:
+    known = shop_table.dropna(subset="true_lift")
+    error = (known["adjusted_lift_ci_upper"] - known["adjusted_lift_ci_lower"]) / (2 * 1.959964)
+    assert ((known["adjusted_lift"] - known["true_lift"]).abs() < 3.5 * error).all()
+    planted = known[known["planted"] != "null"].sort_values("true_lift")
+    assert planted["adjusted_lift"].is_monotonic_increasing
+    ranked = known.sort_values("adjusted_lift", ascending=False).index.tolist()
+    assert ranked[:3] == ["add_to_wishlist", "save_payment_method", "newsletter_signup"]
+    assert ranked[-1] == "field_error"
+
+
+def test_correlate_judges_the_shop_as_planted(shop_table: pd.DataFrame) -> None:
+    words = {"null": "no evidence", "follows": "follows the macro"}
+    assert shop_table["verdict"].tolist() == shop_table["planted"].replace(words).tolist()
+
+
+def test_correlate_needs_adjusting_because_active_visitors_do_more_of_everything(shop_table: pd.DataFrame) -> None:
+    # What is planted as null, but is done by active visitors, looks clearly good before adjusting.
+    confounded = shop_table.loc[["select_category", "use_filter", "email_click", "apply_promo"]]
+    assert (confounded["lift_ci_lower"] > 0).all()
+    assert (confounded["adjusted_lift_ci_lower"] < 0).all()

@@ -1,0 +1,264 @@
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+from scipy import stats as scipy_stats
+from statsmodels.stats.contingency_tables import StratifiedTable, Table2x2
+from statsmodels.stats.multitest import multipletests
+
+from convlib import stats
+
+Z = 1.959963984540054
+
+
+def draw_strata(seed: int, rows: int = 240, strata: int = 6) -> tuple[np.ndarray, ...]:
+    """Draw exposure, outcome and stratum of each row; every stratum has both sides."""
+    rng = np.random.default_rng(seed)
+    stratum = np.arange(rows) % strata
+    exposed = rng.random(rows) < 0.2 + 0.1 * stratum
+    outcome = rng.random(rows) < 0.15 + 0.05 * stratum + 0.1 * exposed
+    return exposed, outcome, stratum
+
+
+def list_tables(exposed: np.ndarray, outcome: np.ndarray, stratum: np.ndarray) -> list[np.ndarray]:
+    """Count [[exposed cases, exposed others], [other cases, others]] in each stratum."""
+    return [
+        np.array([[(inside & x & y).sum() for y in (outcome, ~outcome)] for x in (exposed, ~exposed)])
+        for inside in (stratum == each for each in np.unique(stratum))
+    ]
+
+
+def close_wilson(hits: float, total: float) -> tuple[float, float]:
+    share, z2 = hits / total, Z**2
+    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
+    reach = Z / (1 + z2 / total) * np.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
+    return middle - reach, middle + reach
+
+
+def test_divide_gives_nan_where_nothing_can_be_divided() -> None:
+    np.testing.assert_array_equal(stats.divide([1, 0, 3], [2, 0, 0]), [0.5, np.nan, np.nan])
+
+
+# Newcombe (1998), Statistics in Medicine 17:857, table I, method 3 (score).
+@pytest.mark.parametrize(
+    ("hits", "total", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_interval_gives_the_published_intervals(hits: int, total: int, low: float, high: float) -> None:
+    found = np.ravel(stats.wilson_interval(hits, total))
+    np.testing.assert_allclose(found, [low, high], atol=5e-5)
+
+
+def test_wilson_interval_is_the_closed_form_for_whole_columns() -> None:
+    hits, total = np.array([3.0, 50, 7]), np.array([10.0, 80, 1000])
+    expected = np.transpose([close_wilson(h, n) for h, n in zip(hits, total, strict=True)])
+    np.testing.assert_allclose(stats.wilson_interval(hits, total), expected, rtol=1e-12)
+
+
+def test_wilson_interval_ends_at_0_and_1_and_is_unknown_without_trials() -> None:
+    low, high = stats.wilson_interval([0, 5, 0], [5, 5, 0])
+    assert low[0] == 0
+    assert high[1] == 1
+    assert np.isnan([low[2], high[2]]).all()
+
+
+def test_newcombe_interval_gives_the_published_interval() -> None:
+    # Newcombe (1998), Statistics in Medicine 17:873, table II, example a, method 10.
+    assert stats.newcombe_interval((56, 48), (70, 80)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+
+
+def test_newcombe_interval_is_the_closed_form() -> None:
+    (a, n), (b, m) = (7, 25), (20, 31)
+    (l1, u1), (l0, u0) = close_wilson(a, n), close_wilson(b, m)
+    p, q = a / n, b / m
+    low = p - q - np.hypot(p - l1, u0 - q)
+    high = p - q + np.hypot(u1 - p, q - l0)
+    assert stats.newcombe_interval((a, b), (n, m)) == pytest.approx((low, high), rel=1e-12)
+
+
+def test_newcombe_interval_is_unknown_when_a_side_is_empty() -> None:
+    assert np.isnan(stats.newcombe_interval((0, 3), (0, 9))).all()
+
+
+def test_control_false_discoveries_agrees_with_statsmodels_and_leaves_nan_out() -> None:
+    p = np.array([0.001, 0.04, np.nan, 0.03, 0.2, 0.9])
+    q = stats.control_false_discoveries(p)
+    known = ~np.isnan(p)
+    np.testing.assert_allclose(q[known], multipletests(p[known], method="fdr_bh")[1], rtol=1e-12)
+    assert np.isnan(q[2])
+
+
+def test_control_false_discoveries_gives_nothing_for_nothing() -> None:
+    assert stats.control_false_discoveries([]).size == 0
+    assert np.isnan(stats.control_false_discoveries([np.nan])).all()
+
+
+def test_compare_normal_is_two_sided_and_unknown_without_error() -> None:
+    p = stats.compare_normal([Z, -Z, 0, 1, 1], [1, 1, 1, 0, np.nan])
+    np.testing.assert_allclose(p, [0.05, 0.05, 1, np.nan, np.nan], rtol=1e-12)
+
+
+def test_normal_quantile_knows_the_usual_levels() -> None:
+    assert stats.normal_quantile(0.95) == pytest.approx(1.959964, abs=1e-6)
+    assert stats.normal_quantile(0.90) == pytest.approx(1.644854, abs=1e-6)
+
+
+def test_e_value_gives_the_published_values() -> None:
+    # VanderWeele and Ding (2017): RR 3.9 -> 7.26; below 1 the ratio is turned round: 0.8 -> 1.25 + sqrt(1.25 * 0.25).
+    np.testing.assert_allclose(
+        stats.e_value([3.9, 0.8, 1, 0, np.nan]), [7.26, 1.809, 1, np.nan, np.nan], atol=5e-3
+    )
+
+
+def test_mantel_haenszel_difference_is_the_classical_formula() -> None:
+    exposed, outcome, stratum = draw_strata(3)
+    top = bottom = 0.0
+    for (a, not_a), (b, not_b) in list_tables(exposed, outcome, stratum):
+        n1, n0 = a + not_a, b + not_b
+        top += (a * n0 - b * n1) / (n1 + n0)
+        bottom += n1 * n0 / (n1 + n0)
+    found = stats.mantel_haenszel_difference(exposed, outcome, stratum, np.arange(len(exposed)))[0]
+    assert found == pytest.approx(top / bottom, rel=1e-12)
+
+
+def test_mantel_haenszel_difference_is_least_squares_with_hc2() -> None:
+    exposed, outcome, stratum = draw_strata(4)
+    design = np.column_stack([exposed, stratum[:, None] == np.unique(stratum)]).astype(float)
+    fit = sm.OLS(outcome.astype(float), design).fit(cov_type="HC2")
+    found = stats.mantel_haenszel_difference(exposed, outcome, stratum, np.arange(len(exposed)))
+    np.testing.assert_allclose(found, (fit.params[0], fit.bse[0]), rtol=1e-10)
+
+
+def test_mantel_haenszel_difference_sums_scores_within_clusters() -> None:
+    exposed, outcome, stratum = draw_strata(5)
+    cluster = np.arange(len(exposed)) // 3
+    x = np.column_stack([exposed, stratum[:, None] == np.unique(stratum)]).astype(float)
+    y = outcome.astype(float)
+    bread = np.linalg.inv(x.T @ x)
+    leverage = np.diag(x @ bread @ x.T)
+    scores = x * ((y - x @ bread @ x.T @ y) / np.sqrt(1 - leverage))[:, None]
+    summed = np.stack([scores[cluster == each].sum(axis=0) for each in np.unique(cluster)])
+    expected = np.sqrt((bread @ summed.T @ summed @ bread)[0, 0])
+    found = stats.mantel_haenszel_difference(exposed, outcome, stratum, cluster)[1]
+    assert found == pytest.approx(expected, rel=1e-10)
+
+
+def test_mantel_haenszel_difference_of_one_stratum_is_the_plain_difference_with_welchs_error() -> None:
+    # With: 3 of 5; without: 3 of 6. Welch: 5*0.6*0.4/4/5 + 6*0.5*0.5/5/6 = 0.06 + 0.05.
+    exposed = np.array([1] * 5 + [0] * 6)
+    outcome = np.array([1, 1, 1, 0, 0] + [1, 1, 1, 0, 0, 0])
+    found = stats.mantel_haenszel_difference(exposed, outcome, np.zeros(11), np.arange(11))
+    assert found == pytest.approx((0.1, np.sqrt(0.11)), rel=1e-12)
+
+
+def test_mantel_haenszel_difference_leaves_out_strata_with_one_side() -> None:
+    exposed, outcome, stratum = draw_strata(6, rows=60, strata=2)
+    base = stats.mantel_haenszel_difference(exposed, outcome, stratum, np.arange(60))
+    more = [np.append(each, [value] * 10) for each, value in ((exposed, True), (outcome, True), (stratum, 7))]
+    assert stats.mantel_haenszel_difference(*more, np.arange(70)) == pytest.approx(base, rel=1e-12)
+
+
+@pytest.mark.parametrize("exposed", [[], [0, 0, 0], [1, 1, 1]], ids=["no rows", "nobody did it", "all did it"])
+def test_mantel_haenszel_difference_is_unknown_with_one_side(exposed: list[int]) -> None:
+    rest = [np.zeros(len(exposed), int)] * 2
+    assert np.isnan(stats.mantel_haenszel_difference(exposed, *rest, np.arange(len(exposed)))).all()
+
+
+def test_mantel_haenszel_difference_tests_at_its_level_in_sparse_strata() -> None:
+    # 1,000 logs without any effect, about 5 rows a stratum; 5% +- 3 standard errors of a share of 1,000.
+    rng = np.random.default_rng(8)
+    p = []
+    for _ in range(1_000):
+        stratum = rng.integers(0, 40, 200)
+        tendency = rng.random(40)[stratum]
+        exposed, outcome = rng.random(200) < 0.1 + 0.6 * tendency, rng.random(200) < 0.1 + 0.5 * tendency
+        p.append(stats.compare_normal(*stats.mantel_haenszel_difference(exposed, outcome, stratum, np.arange(200))))
+    assert 0.05 - 0.021 < np.mean(np.array(p) < 0.05) < 0.05 + 0.021
+
+
+def test_mantel_haenszel_odds_of_one_stratum_is_the_cross_ratio_with_woolfs_error() -> None:
+    exposed, outcome, stratum = draw_strata(9, strata=1)
+    table = Table2x2(list_tables(exposed, outcome, stratum)[0])
+    ratio, error = stats.mantel_haenszel_odds(exposed, outcome, stratum, np.arange(len(exposed)))
+    assert ratio == pytest.approx(table.oddsratio, rel=1e-10)
+    assert error == pytest.approx(table.log_oddsratio_se, rel=1e-10)
+    interval = (ratio * np.exp(-Z * error), ratio * np.exp(Z * error))
+    assert interval == pytest.approx(table.oddsratio_confint(), rel=1e-10)
+
+
+def test_mantel_haenszel_odds_over_strata_agrees_with_statsmodels() -> None:
+    exposed, outcome, stratum = draw_strata(10, rows=1_200)
+    pooled = StratifiedTable([t.astype(float) for t in list_tables(exposed, outcome, stratum)])
+    ratio, error = stats.mantel_haenszel_odds(exposed, outcome, stratum, np.arange(len(exposed)))
+    assert ratio == pytest.approx(pooled.oddsratio_pooled, rel=1e-10)
+    # Another variance of the same estimate (Robins, Breslow and Greenland): equal in large samples only.
+    assert error == pytest.approx(pooled.logodds_pooled_se, rel=0.03)
+
+
+def test_mantel_haenszel_odds_does_not_gain_from_rows_that_repeat_within_a_unit() -> None:
+    exposed, outcome, stratum = draw_strata(11)
+    units = np.arange(len(exposed))
+    once = stats.mantel_haenszel_odds(exposed, outcome, stratum, units)
+    twice = stats.mantel_haenszel_odds(*(np.tile(each, 2) for each in (exposed, outcome, stratum, units)))
+    assert twice == pytest.approx(once, rel=1e-10)
+
+
+def test_mantel_haenszel_odds_is_unknown_when_a_product_is_empty() -> None:
+    assert np.isnan(stats.mantel_haenszel_odds([1, 1, 0, 0], [1, 1, 0, 0], [0] * 4, range(4))).all()
+
+
+def test_compare_effects_is_cochrans_q() -> None:
+    # Effects 0, 1, 2 with errors 1: mean 1, Q = 2 on 2 degrees of freedom, p = exp(-1).
+    assert stats.compare_effects([0, 1, 2], [1, 1, 1]) == pytest.approx(np.exp(-1), rel=1e-12)
+    # Two effects: Q = 0.2^2 / (0.1^2 + 0.3^2) on 1 degree of freedom.
+    expected = scipy_stats.chi2.sf(0.04 / 0.10, 1)
+    assert stats.compare_effects([0.1, 0.3, np.nan, 5], [0.1, 0.3, 1, 0]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_compare_effects_needs_two_groups() -> None:
+    assert np.isnan(stats.compare_effects([0.1, 0.2], [0.1, np.nan]))
+
+
+def test_shrink_takes_what_is_mostly_noise_to_zero() -> None:
+    draws = stats.shrink([0.1, -0.2, 0.05], [10, 10, 10], draws=4_000, seed=1)
+    assert (draws == 0).mean() > 0.75
+    assert np.abs(draws.mean(axis=1)).max() < 0.05 * 10
+
+
+def test_shrink_leaves_what_is_known_exactly() -> None:
+    effects = [0.12, -0.03, 0.08]
+    draws = stats.shrink(effects, [1e-6] * 3, draws=2_000, seed=1)
+    np.testing.assert_allclose(draws.mean(axis=1), effects, atol=1e-6)
+    np.testing.assert_allclose(draws.std(axis=1), 1e-6, rtol=0.1)
+
+
+def test_shrink_moves_every_mean_towards_zero() -> None:
+    effects, errors = np.array([0.10, 0.06, 0.02, -0.05, 0.001]), np.full(5, 0.02)
+    means = stats.shrink(effects, errors, draws=20_000, seed=2).mean(axis=1)
+    noise = 4 * errors / np.sqrt(20_000)
+    assert (np.abs(means) <= np.abs(effects) + noise).all()
+    assert (means * np.sign(effects) >= -noise).all()
+    # The surer an effect is, the smaller the part of it that is taken away.
+    assert (np.abs(means[0]) / 0.10) > (np.abs(means[2]) / 0.02)
+
+
+def test_shrink_draws_the_same_for_the_same_seed_and_keeps_unknown_rows() -> None:
+    first, again, other = (
+        stats.shrink([0.8, np.nan, 0.2, 0.3], [0.1, 0.1, 0, np.nan], draws=50, seed=s) for s in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first[0] != other[0]).any()
+    assert np.isnan(first[1:]).all()
+    assert np.isfinite(first[0]).all()
+
+
+def test_shrink_of_one_effect_is_the_posterior_mean_of_its_mixture() -> None:
+    # An effect of 8 errors is a finding under any prior of this family: at least 85% of it stays.
+    means = stats.shrink([0.8], [0.1], draws=20_000, seed=3).mean(axis=1)
+    assert 0.68 < means[0] < 0.8
+
+
+def test_number_groups_numbers_distinct_rows_in_order_of_appearance() -> None:
+    frame = pd.DataFrame({"a": ["x", "y", "x", None, None], "b": [1, 1, 1, 2, 2]})
+    assert stats.number_groups(frame).tolist() == [0, 1, 0, 2, 2]
+    assert stats.number_groups(frame[[]]).tolist() == [0] * 5
