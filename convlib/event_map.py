@@ -40,7 +40,7 @@ class EventMap(Result):
     Attributes:
         rows: How many rows were read, used and rejected.
         coverage: One row for each conversion: `tier`, `conversion`, `name`, `units` that did it, `share_of_units`.
-        fill: For each column, how many of the log's rows hold a value.
+        fill: What each column holds: `column`, `filled` rows, `distinct` values, `share`, `most_frequent` values.
         volume: Events by day and tier (`macro`, `micro`, `loss`, `not in the plan`).
         gaps: What the plan leaves open: `conversion`, `missing`.
     """
@@ -73,11 +73,15 @@ class EventMap(Result):
         return plots.draw_volume(self.volume, segment=self.segment, ax=ax)
 
     def show_fill(self) -> "Shown":
-        """Show how often each column holds a value."""
-        return Shown(
-            self.fill,
-            (("column", "Column", "text"), ("filled", "Filled", "count"), ("share", "Share of rows", "percent")),
+        """Show how often each column that is not empty holds a value, and which."""
+        columns: tuple[tuple[str, str, Kind], ...] = (
+            ("column", "Column", "text"),
+            ("filled", "Filled rows", "count"),
+            ("share", "Of all rows", "percent"),
+            ("distinct", "Values", "count"),
+            ("most_frequent", "Rows of each value", "text"),
         )
+        return Shown(self.fill[self.fill["filled"] > 0], columns)
 
     def show_gaps(self) -> "Shown":
         """Show what the plan leaves open."""
@@ -134,7 +138,7 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
         names={c.id: c.name for c in plan.conversions},
         rows=rows,
         coverage=_cover(log, known[["tier", "conversion", "name"]], total),
-        fill=log.count_filled(),
+        fill=log.describe_columns(),
         volume=_volume(log, known[["conversion", "tier"]]),
         gaps=gaps,
     )

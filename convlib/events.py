@@ -20,6 +20,8 @@ Unit = Literal["user", "session"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 #: How a null stands in segment names and breakdowns.
 NO_VALUE = "(none)"
+#: A column of at most this many values is described by them.
+FEW_VALUES = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,16 +247,21 @@ class EventLog:
             .df()
         )
 
-    def count_filled(self) -> pd.DataFrame:
-        """Count how many of the segment's rows in the period fill each column: `column`, `filled`, `share`."""
+    def describe_columns(self) -> pd.DataFrame:
+        """Say what each column holds, over the segment's rows in the period.
+
+        Returns:
+            `column`, `filled` rows, `share` of rows, `distinct` values and, for columns of few values, `most_frequent`:
+            the values with their rows. Ids are never shown.
+        """
+        rows = self._members("events")
         columns = [c for c in self.columns if c not in ADDED]
-        total, *filled = (
-            self._members("events")
-            .aggregate(", ".join(["count(*)", *(f"count({_quote(c)})" for c in columns)]))
-            .fetchall()[0]
-        )
-        share = [count / total if total else float("nan") for count in filled]
-        return pd.DataFrame({"column": columns, "filled": filled, "share": share})
+        counts = [f"count({_quote(c)}), count(DISTINCT {_quote(c)})" for c in columns]
+        total, *found = rows.aggregate(", ".join(["count(*)", *counts])).fetchall()[0]
+        frame = pd.DataFrame({"column": columns, "filled": found[::2], "distinct": found[1::2]})
+        few = (frame["distinct"] <= FEW_VALUES) & ~frame["column"].isin(["user_id", "session_id"])
+        values = [_count_values(rows, column) if short else "" for column, short in zip(columns, few, strict=True)]
+        return frame.assign(share=frame["filled"] / total if total else float("nan"), most_frequent=values)
 
     def _members(self, part: str) -> duckdb.DuckDBPyRelation:
         """Open the rows of the segment's units that lie in the period."""
@@ -353,6 +360,12 @@ def _date(text: dt.date | str | None, name: str) -> dt.date | None:
     except ValueError:
         msg = f"`{name}` is {text!r}, which is not a date; write it as YYYY-MM-DD."
         raise ParamError(msg) from None
+
+
+def _count_values(rows: duckdb.DuckDBPyRelation, column: str) -> str:
+    name = _quote(column)
+    counted = rows.filter(f"{name} IS NOT NULL").aggregate(f"CAST({name} AS VARCHAR) AS v, count(*) AS n", name)
+    return ", ".join(f"{value} ({count:,})" for value, count in counted.order("n DESC, v").fetchall())
 
 
 def _texts(columns: Sequence[str]) -> list[str]:

@@ -221,15 +221,18 @@ def draw_matrix(matrix: pd.DataFrame, *, segment: str, ax: Axes | None = None) -
         annot_kws={"size": 7},
         linewidths=0.5,
         linecolor="white",
-        cbar_kws={"label": "phi", "shrink": 0.7},
+        cbar=False,
         ax=ax,
     )
     ax.set_ylabel("")
     numbers = [str(n) for n in range(1, len(matrix) + 1)]
-    ax.set_xticks(np.arange(len(matrix)) + 0.5, numbers, fontsize=8)
-    ax.set_yticks(np.arange(len(matrix)) + 0.5, [f"{name}  {n}" for n, name in zip(numbers, matrix.index, strict=True)])
+    ax.set_xticks(np.arange(len(matrix)) + 0.5, numbers, fontsize=8, rotation=0)
+    ax.set_yticks(
+        np.arange(len(matrix)) + 0.5,
+        [_label(f"{n} {name}", width=24) for n, name in zip(numbers, matrix.index, strict=True)],
+    )
     ax.tick_params(axis="y", labelsize=8, rotation=0)
-    _title(ax, f"Micro-conversions that come together: {segment}")
+    _title(ax, f"Micro-conversions that come together (phi): {segment}")
     return ax
 
 
@@ -360,16 +363,16 @@ def _legend(ax: Axes) -> None:
 
 
 def _title(ax: Axes, text: str) -> None:
-    ax.set_title("\n".join(textwrap.wrap(text, 44)), loc="left", fontsize=11, fontweight="bold")
+    ax.set_title("\n".join(textwrap.wrap(text, 38)), loc="left", fontsize=11, fontweight="bold")
 
 
 def _xlabel(ax: Axes, text: str) -> None:
     ax.set_xlabel("\n".join(textwrap.wrap(text, 46)), fontsize=9)
 
 
-def _label(name: str, n: int | None = None) -> str:
+def _label(name: str, n: int | None = None, *, width: int = LABEL_LENGTH) -> str:
     counted = f"{name} (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{n:,})" if n is not None else name
-    return "\n".join(textwrap.wrap(counted, LABEL_LENGTH))
+    return "\n".join(textwrap.wrap(counted, width))
 
 
 def _slant(ax: Axes) -> None:

@@ -6,7 +6,6 @@ import glob
 import hashlib
 import json
 import operator
-import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -14,9 +13,9 @@ from pathlib import Path
 
 import duckdb
 import pandas as pd
-import platformdirs
 from duckdb import CaseExpression, ColumnExpression, ConstantExpression, Expression, FunctionExpression, StarExpression
 
+from convlib.cache import cache_folder
 from convlib.datasets.files import dataset_path
 from convlib.errors import EventDataError
 from convlib.plan import Plan
@@ -107,8 +106,7 @@ def prepare(source: str | Path | pd.DataFrame, *, plan: Plan | None, timezone: s
     """
     files = () if isinstance(source, pd.DataFrame) else tuple(find_files(source))
     found = _Found(source, files, timezone)
-    root = Path(os.environ.get("CONVLIB_CACHE") or platformdirs.user_cache_dir("convlib", appauthor=False))
-    folder = root / f"log-{found.key(plan)[:32]}"
+    folder = cache_folder() / f"log-{found.key(plan)[:32]}"
     if not folder.exists():
         relation = found.open()
         _check_columns(relation, found.label, plan)

@@ -49,7 +49,7 @@ by: list = []
 TAKEAWAYS = """\
 import json, pathlib
 pathlib.Path(output).mkdir(parents=True)
-facts = {"title": "Overview", "units": 4, "takeaways": [f"25% of 4 units bought in {segment}.", "Second."], "changes": []}
+facts = {"units": 4, "takeaways": [f"25% of 4 units bought in {segment}.", "Second."]}
 _ = pathlib.Path(output, "takeaways.json").write_text(json.dumps(facts))
 print(f"window {window}")
 """

@@ -13,7 +13,7 @@ START = pd.Timestamp("2024-01-01")
 
 def write_rows(text: str) -> pd.DataFrame:
     """Read events written as `ann visit 0h device_type=mobile`, one a line."""
-    return pd.DataFrame([_read_line(line) for line in text.strip().splitlines()])
+    return pd.DataFrame([_read_line(line) for line in text.splitlines() if line])
 
 
 def repeat(prefix: str, count: int, *events: str) -> str:

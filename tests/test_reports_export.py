@@ -15,7 +15,8 @@ PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 103
 
 def show(**data: str) -> NotebookNode:
     content = {name.replace("_", "/", 1): value for name, value in data.items()}
-    return new_code_cell("hidden_code = 1", outputs=[new_output("execute_result", data=content)])
+    cell: NotebookNode = new_code_cell("hidden_code = 1", outputs=[new_output("execute_result", data=content)])
+    return cell
 
 
 def export(*cells: NotebookNode, page: Page = PAGE) -> str:
@@ -72,7 +73,7 @@ def test_export_page_puts_key_takeaways_into_a_card_of_their_own() -> None:
             new_markdown_cell("## 1. Next"),
         )
     )
-    card = shown.partition('<section class="takeaways">')[2].partition("</section>")[0]
+    card = shown.partition('<section class="key">')[2].partition("</section>")[0]
     assert "25% bought." in card
     assert "1. Next" not in card
 
@@ -152,8 +153,14 @@ def test_scroll_tables_puts_each_table_into_a_box(table: str, label: str) -> Non
     assert scroll_tables(f"<p>x</p>{table}{table}") == f"<p>x</p>{box}{box}"
 
 
-def test_scroll_tables_aligns_headings_of_text_columns_with_their_cells() -> None:
-    head = '<th class="col_heading level0 col0">a</th><th class="col_heading level0 col1">b</th>'
-    cells = '<td class="data row0 col0 text">x</td><td class="data row0 col1 number">1</td>'
-    shown = scroll_tables(f"<table>{head}{cells}</table>")
-    assert '<th class="col_heading level0 col0 text">a</th><th class="col_heading level0 col1">b</th>' in shown
+def test_scroll_tables_marks_columns_of_words_and_leaves_numbers() -> None:
+    head = "<tr><th>step</th><th>units</th><th>time</th></tr>"
+    rows = "<tr><td>Visit</td><td>1,204</td><td>-</td></tr><tr><td>-</td><td>12</td><td>2 days</td></tr>"
+    text = scroll_tables(f"<table>{head}{rows}</table>")
+    assert '<th class="text">step</th><th>units</th><th>time</th>' in text
+    assert '<td class="text">Visit</td><td>1,204</td><td>-</td>' in text
+    assert '<td class="text">-</td><td>12</td><td>2 days</td>' in text
+
+
+def test_scroll_tables_leaves_cells_that_have_a_class() -> None:
+    assert '<td class="x">Visit</td>' in scroll_tables('<table><tr><td class="x">Visit</td></tr></table>')

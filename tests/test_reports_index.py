@@ -50,7 +50,7 @@ def test_write_index_leads_with_what_changed(tmp_path: Path) -> None:
     write_takeaways(tmp_path, overview, "25% bought.", "Up 3 points.")
     write_takeaways(tmp_path, funnel, "Most leave at the cart.", "Second.", "Third.")
     text = read_text(read_page(tmp_path, overview, funnel))
-    assert "What changed 25% bought. Up 3 points. About 00_overview In short About 02_funnel" in text
+    assert "What changed 25% bought. Up 3 points. Read on: About 00_overview In short About 02_funnel" in text
     assert "Most leave at the cart. Second." in text
     assert "Third." not in text
     assert "Shop &lt;weekly&gt; Entries from 1 March 2024 to 10 March 2024. The data end on 31 March 2024." in text
@@ -59,7 +59,7 @@ def test_write_index_leads_with_what_changed(tmp_path: Path) -> None:
 def test_write_index_prefers_sentences_about_changes(tmp_path: Path) -> None:
     overview = report("all", "00_overview")
     write_takeaways(tmp_path, overview, "25% bought.", changes=("Up 3 points.",))
-    assert "What changed Up 3 points. About" in read_text(read_page(tmp_path, overview))
+    assert "What changed Up 3 points. Read on" in read_text(read_page(tmp_path, overview))
 
 
 def test_write_index_shows_each_segment_with_units_headline_and_reports(tmp_path: Path) -> None:

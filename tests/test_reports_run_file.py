@@ -109,7 +109,7 @@ FIRST, LAST = pd.Timestamp("2024-01-05 08:00"), pd.Timestamp("2024-03-31 17:00")
         ({"start": "2024-02-01"}, "2024-02-01", "2024-03-31"),
         ({"end": "2024-02-01"}, "2024-01-05", "2024-02-01"),
         ({"last": "7D"}, "2024-03-25", "2024-03-31"),
-        # 31 March 17:00 less 14 days is 17 March 17:00: who came later that day lacks follow-up, so 16 March is the last.
+        # 31 March 17:00 less 14 days is 17 March 17:00: later entries of that day lack follow-up, so 16 March is last.
         ({"last": "1W", "follow_up": "14D"}, "2024-03-10", "2024-03-16"),
     ],
     ids=["all", "from a day", "to a day", "the last days", "the last days with follow-up"],

@@ -2,12 +2,10 @@
 
 import functools
 import hashlib
-import os
 import tempfile
 from pathlib import Path
 
-import platformdirs
-
+from convlib.cache import cache_folder
 from convlib.datasets import shop, shop_model
 from convlib.documents import did_you_mean, quote_names
 from convlib.errors import ParamError
@@ -55,7 +53,7 @@ def _check_name(name: str) -> None:
 
 
 def _simulated_shop() -> Path:
-    folder = Path(os.environ.get("CONVLIB_CACHE") or platformdirs.user_cache_dir("convlib", appauthor=False))
+    folder = cache_folder()
     path = folder / f"shop-{_digest_generator()}.parquet"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -139,9 +139,16 @@ def _plan_report(
         ipynb=f"{place}.ipynb",
         tables=tables,
     )
-    files = {"ipynb": folder / report.ipynb, "html": folder / report.html, "tables": folder / tables}
     # Workers change their working folder: what they get must not depend on it.
-    job = Job(template.path, **{name: path.resolve() for name, path in files.items()}, parameters=parameters, page=page)
+    base = folder.resolve()
+    job = Job(
+        template=template.path,
+        ipynb=base / report.ipynb,
+        html=base / report.html,
+        tables=base / tables,
+        parameters=parameters,
+        page=page,
+    )
     return report, job
 
 

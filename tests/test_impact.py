@@ -1,0 +1,221 @@
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_logs import make_log, make_plan, pick, repeat
+from statsmodels.stats.power import NormalIndPower
+
+import convlib as cv
+from convlib.correlation import Correlation, correlate
+from convlib.impact import COLUMNS, Impact, score_impact
+from convlib.plan import Plan
+
+PLAN = """
+macros:
+  - id: buy
+    match: {event_name: buy}
+    value: {column: value}
+    currency: USD
+    micros:
+      - {id: save, match: {event_name: save}, stage: decision, kind: secondary_action, target: 0.5, effort: 4, owner: web}
+      - {id: read, match: {event_name: read}, stage: awareness, kind: secondary_action}
+      - {id: form, match: {event_name: form}, stage: decision, kind: process_milestone, target: 0.2}
+      - {id: error, match: {event_name: error}, stage: decision, kind: secondary_action, target: 0.1, direction: down}
+      - {id: cart, match: {event_name: cart}, stage: decision, kind: process_milestone, metric: {type: rate, over: form}, target: 0.9}
+"""
+#: Exact lifts: shrinking does not move them, so opportunities can be worked out by hand.
+TINY = 1e-6
+Rows = list[tuple[str, float, int, int, int, int]]
+Make = Callable[..., Correlation]
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return make_plan(tmp_path, PLAN)
+
+
+@pytest.fixture
+def make(plan: Plan) -> Make:
+    log = make_log("ann visit 0h\nann save 1h\nann buy 30h value=5\nann visit 10D", plan)
+    base = correlate(log, plan, macro="buy", exposure="1D", horizon="2D")
+
+    def build(rows: Rows, *, error: float = TINY, verdicts: tuple[str, ...] = (), value: float = 50.0) -> Correlation:
+        """Make a correlation of micro, adjusted lift, units with, units without, could, did."""
+        names = ["micro", "adjusted_lift", "units_with", "units_without", "could", "did"]
+        frame = pd.DataFrame(rows, columns=names)
+        table = frame.assign(
+            verdict=list(verdicts) or "positive",
+            note="",
+            stage="decision",
+            adjusted_lift_ci_lower=frame["adjusted_lift"] - 1.959963984540054 * error,
+            adjusted_lift_ci_upper=frame["adjusted_lift"] + 1.959963984540054 * error,
+        )
+        return dataclasses.replace(
+            base,
+            table=table.reindex(columns=base.table.columns),
+            followed=frame[["micro", "could", "did"]],
+            value_per_conversion=value,
+            entries_per_day=100.0,
+        )
+
+    return build
+
+
+def row_of(impact: Impact, micro: str) -> pd.Series:
+    return impact.table.set_index("micro").loc[micro]
+
+
+# lift, with, without, could, did -> units that reaching the target would add
+@pytest.mark.parametrize(
+    ("micro", "lift", "counts", "added"),
+    [
+        ("save", 0.10, (300, 700, 1000, 300), 200),  # target 50% of 1,000 less 300
+        ("save", 0.10, (300, 100, 1000, 300), 100),  # only 100 could still do it
+        ("save", 0.10, (600, 400, 1000, 600), 0),  # target met
+        ("read", 0.02, (300, 700, 1000, 300), 30),  # no target: 10% more of 300
+        ("error", -0.05, (200, 800, 1000, 200), -100),  # down: from 200 to 100 of 1,000
+        ("error", -0.05, (50, 950, 1000, 50), 0),  # down: met
+        ("error", -0.05, (30, 970, 1000, 200), -30),  # down: only 30 could stop
+        ("cart", 0.10, (120, 880, 200, 120), 60),  # 90% of the 200 that could, less 120
+    ],
+    ids=["target", "capped", "met", "no target", "down", "down met", "down capped", "over"],
+)
+def test_score_impact_works_out_the_opportunity(
+    plan: Plan, make: Make, micro: str, lift: float, counts: tuple[int, int, int, int], added: int
+) -> None:
+    # A second micro with as exact a lift keeps the prior honest.
+    other = "form" if micro != "form" else "read"
+    impact = score_impact(make([(micro, lift, *counts), (other, 0.07, 300, 700, 1000, 300)]), plan)
+    row = row_of(impact, micro)
+    assert row["score"] == pytest.approx(lift * 50, rel=1e-4)
+    assert row["opportunity"] == pytest.approx(lift * 50 * added, rel=1e-4, abs=1e-9)
+    assert (row["units_with"], row["value_per_conversion"]) == (counts[0], 50)
+
+
+def test_score_impact_has_one_row_a_micro_ranked_by_opportunity(plan: Plan, make: Make) -> None:
+    rows: Rows = [
+        ("read", 0.02, 300, 700, 1000, 300),  # 0.02 * 50 * 30 = 30
+        ("save", 0.10, 300, 700, 1000, 300),  # 0.10 * 50 * 200 = 1,000
+        ("form", 0.07, 100, 900, 1000, 100),  # precondition: no rank
+        ("error", -0.05, 200, 800, 1000, 200),  # -0.05 * 50 * -100 = 250
+        ("cart", 0.10, 120, 880, 200, 120),  # 0.10 * 50 * 60 = 300
+    ]
+    verdicts = ("positive", "positive", "precondition", "negative", "no evidence")
+    impact = score_impact(make(rows, verdicts=verdicts), plan)
+    assert tuple(impact.table.columns) == COLUMNS
+    assert impact.table["micro"].tolist() == ["save", "cart", "error", "read", "form"]
+    assert impact.table["rank"].tolist()[:4] == [1, 2, 3, 4]
+    assert impact.table["rank"].isna().tolist() == [False] * 4 + [True]
+    np.testing.assert_allclose(impact.table["opportunity"], [1000, 300, 250, 30, np.nan], rtol=1e-3)
+    assert (impact.macro, impact.currency, impact.segment) == ("buy", "USD", "all")
+
+
+def test_score_impact_gives_effort_its_share(plan: Plan, make: Make) -> None:
+    impact = score_impact(make([("save", 0.10, 300, 700, 1000, 300), ("read", 0.02, 300, 700, 1000, 300)]), plan)
+    assert row_of(impact, "save")["opportunity_per_effort"] == pytest.approx(1000 / 4, rel=1e-4)
+    assert np.isnan(row_of(impact, "read")["opportunity_per_effort"])
+    assert pick(impact.table, "micro owner")[0] == ("save", "web")
+    assert row_of(impact, "read")["owner"] == ""
+
+
+def test_score_impact_says_how_probably_each_is_in_the_top_3(plan: Plan, make: Make) -> None:
+    rows: Rows = [
+        ("save", 0.10, 300, 700, 1000, 300),
+        ("read", 0.02, 300, 700, 1000, 300),
+        ("form", 0.07, 100, 900, 1000, 100),
+        ("error", -0.05, 200, 800, 1000, 200),
+        ("cart", 0.00, 120, 880, 200, 120),
+    ]
+    table = score_impact(make(rows), plan).table.set_index("micro")
+    # Without any doubt: 1,000, 350, 250, then 30 and 0.
+    assert table.loc[["save", "form", "error"], "probability_top_3"].tolist() == [1, 1, 1]
+    assert table.loc[["read", "cart"], "probability_top_3"].tolist() == [0, 0]
+    doubtful = score_impact(make(rows, error=0.03), plan).table["probability_top_3"]
+    assert doubtful.between(0, 1).all()
+    assert doubtful.sum() <= 3
+    assert 0 < doubtful.iloc[-1] < 1 or doubtful.iloc[-1] == 0
+
+
+def test_score_impact_leaves_unranked_micros_unknown(plan: Plan, make: Make) -> None:
+    rows: Rows = [("save", 0.10, 300, 700, 1000, 300), ("form", 0.2, 3, 997, 1000, 3)]
+    row = row_of(score_impact(make(rows, verdicts=("positive", "too few")), plan), "form")
+    unknown = ["lift", "score", "score_ci_lower", "opportunity", "opportunity_ci_upper", "probability_top_3"]
+    assert row[unknown].isna().all()
+    assert pd.isna(row["rank"])
+    assert row["verdict"] == "too few"
+
+
+def test_score_impact_shrinks_what_is_uncertain(plan: Plan, make: Make) -> None:
+    rows: Rows = [("save", 0.10, 300, 700, 1000, 300), ("read", 0.02, 300, 700, 1000, 300)]
+    row = row_of(score_impact(make(rows, error=0.05), plan), "save")
+    assert 0 <= row["lift"] < 0.10
+    assert row["score_ci_lower"] <= row["score"] <= row["score_ci_upper"]
+    assert row["score"] == pytest.approx(row["lift"] * 50, rel=1e-12)
+
+
+def test_score_impact_says_how_large_a_test_must_be(plan: Plan, make: Make) -> None:
+    # From 300 to 500 of 1,000, two-sided 5%, power 80%, by the arcsine effect size.
+    effect = 2 * (np.arcsin(np.sqrt(0.5)) - np.arcsin(np.sqrt(0.3)))
+    arm = NormalIndPower().solve_power(effect_size=effect, alpha=0.05, power=0.8, ratio=1)
+    impact = score_impact(make([("save", 0.10, 300, 700, 1000, 300), ("form", 0.02, 300, 700, 1000, 300)]), plan)
+    row = row_of(impact, "save")
+    assert row["sample_size_to_test"] == 2 * np.ceil(arm)
+    assert row["days_to_test"] == np.ceil(2 * np.ceil(arm) / 100)
+    assert row_of(impact, "form")[["sample_size_to_test", "days_to_test"]].isna().all()  # met: no move to find
+
+
+def test_score_impact_counts_conversions_without_a_value(plan: Plan, make: Make) -> None:
+    row = row_of(score_impact(make([("save", 0.10, 300, 700, 1000, 300)], value=np.nan), plan), "save")
+    assert row["value_per_conversion"] == 1
+    assert row["opportunity"] == pytest.approx(0.10 * 200, rel=1e-4)
+
+
+def test_score_impact_is_the_same_each_time(plan: Plan, make: Make) -> None:
+    rows: Rows = [("save", 0.10, 300, 700, 1000, 300), ("read", 0.02, 300, 700, 1000, 300)]
+    first, second = (score_impact(make(rows, error=0.05), plan).table for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_score_impact_of_no_usable_micro_ranks_nothing(plan: Plan, make: Make) -> None:
+    impact = score_impact(make([("save", np.nan, 3, 4, 7, 3)], verdicts=("too few",)), plan)
+    assert impact.table["rank"].isna().all()
+    assert impact.takeaways[0] == "No micro-conversion of segment all shows an opportunity beyond chance for Buy."
+
+
+def test_score_impact_takes_the_lifts_errors_whatever_the_correlations_confidence(plan: Plan) -> None:
+    rows = (
+        repeat("a", 20, "visit 0h", "save 1h", "buy 30h value=5")
+        + repeat("b", 20, "visit 0h", "save 1h")
+        + repeat("c", 5, "visit 0h", "buy 30h value=5")
+        + repeat("d", 35, "visit 0h")
+        + "end visit 10D"
+    )
+    log = make_log(rows, plan)
+    wide, usual = (
+        score_impact(correlate(log, plan, macro="buy", exposure="1D", horizon="2D", confidence=level), plan).table
+        for level in (0.8, 0.95)
+    )
+    pd.testing.assert_frame_equal(wide, usual)
+
+
+@pytest.fixture(scope="module")
+def shop_impact() -> tuple[pd.DataFrame, cv.Impact]:
+    log, plan, truth = cv.simulate_shop(units=20_000, seed=1)
+    return truth, score_impact(correlate(log, plan, macro="purchase", adjust=["device_type", "medium"]), plan)
+
+
+def test_score_impact_ranks_the_shop_as_planted(shop_impact: tuple[pd.DataFrame, cv.Impact]) -> None:
+    truth, impact = shop_impact
+    table = impact.table.merge(truth, on="micro")
+    planted = table[table["planted"].isin(["positive", "negative"])].sort_values("true_lift")
+    assert planted["score"].is_monotonic_increasing
+    # What is planted comes before every null; preconditions and followers have no rank.
+    ranks = table.groupby("planted")["rank"]
+    assert set(table.loc[table["rank"] <= 4, "planted"]) == {"positive", "negative"}
+    assert ranks.count()[["precondition", "follows"]].tolist() == [0, 0]
+    nulls = table[table["planted"] == "null"]
+    assert (nulls["score"].abs() < planted["score"].abs().min()).all()
+    assert (nulls["probability_top_3"] < 0.05).all()

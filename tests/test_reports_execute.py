@@ -1,0 +1,111 @@
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from reports_project import write_notebook
+
+from convlib.reports.execute import ERROR_TAG, Job, Outcome, add_banner, execute_job, hide_paths, tidy_notebook
+from convlib.reports.export import Page
+
+PAGE = Page("Shop", "All units", "March 2024", "a.ipynb")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Papermill changes the working folder and the environment of its process."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("PYTHONHASHSEED", "JUPYTER_PLATFORM_DIRS", "PYDEVD_DISABLE_FILE_VALIDATION"):
+        monkeypatch.setenv(name, "0")
+
+
+def execute(folder: Path, *cells: str, out: str = "out", timeout_seconds: int = 60) -> tuple[Outcome, Path, Path]:
+    template = write_notebook(folder / "notebooks" / "a.ipynb", *cells)
+    ipynb, html = folder / out / "a.ipynb", folder / out / "a.html"
+    parameters = {"segment": "mobile", "by": ["geo"]}
+    job = Job(template, ipynb, html, folder / out / "tables", parameters, PAGE, timeout_seconds)
+    return execute_job(job), ipynb, html
+
+
+def banner(ipynb: Path) -> str:
+    (cell,) = [c for c in nbformat.read(ipynb, as_version=4).cells if ERROR_TAG in c.metadata.get("tags", [])]
+    return str(cell.source)
+
+
+def test_execute_job_runs_this_python_in_the_notebooks_folder_with_the_parameters(tmp_path: Path) -> None:
+    code = "import sys, pathlib; print(sys.executable, pathlib.Path.cwd().name, segment, by, limit, sep='|')"
+    outcome, ipynb, html = execute(tmp_path, code)
+    assert outcome.error == ""
+    notebook = nbformat.read(ipynb, as_version=4)
+    printed = f"{sys.executable}|notebooks|mobile|['geo']|3\n"
+    assert notebook.cells[-1].outputs[0].text == hide_paths(printed, folder=tmp_path / "notebooks")
+    assert "|notebooks|mobile|" in html.read_text()
+    assert sorted(path.name for path in ipynb.parent.iterdir()) == ["a.html", "a.ipynb"]
+
+
+def test_execute_job_gives_equal_files_for_equal_input(tmp_path: Path) -> None:
+    code = "import warnings; warnings.warn('noise'); print({'b', 'a', 'c'}); display(1)"
+    first = [path.read_bytes() for path in execute(tmp_path, code, out="one")[1:]]
+    second = [path.read_bytes() for path in execute(tmp_path, code, out="two")[1:]]
+    assert first == second
+    assert str(tmp_path).encode() not in first[0]
+
+
+def test_execute_job_keeps_a_failing_notebook_with_its_error_on_top(tmp_path: Path) -> None:
+    outcome, ipynb, html = execute(
+        tmp_path, "print('before')", "## 1. Broken", "raise ValueError('no `x`')", "print(9)"
+    )
+    assert outcome.error == "ValueError: no `x`"
+    assert banner(ipynb) == (
+        "## This report is incomplete\n\nIts notebook failed. It stopped in the section “1. Broken”; everything below "
+        "that is missing.\n\n````text\nValueError: no `x`\n````"
+    )
+    assert "before" in html.read_text()
+    assert "This report is incomplete" in html.read_text()
+
+
+def test_execute_job_tells_a_dead_kernel(tmp_path: Path) -> None:
+    outcome, ipynb, _ = execute(tmp_path, "import os; os._exit(3)", "print(9)")
+    dead = "The notebook's Python process ended without finishing (killed, out of memory, or it left by itself)."
+    assert outcome.error == dead
+    assert dead in banner(ipynb)
+
+
+def test_execute_job_stops_a_notebook_that_hangs(tmp_path: Path) -> None:
+    outcome, ipynb, _ = execute(tmp_path, "import time; time.sleep(60)", "print(9)", timeout_seconds=2)
+    assert outcome.error == "A cell ran longer than 2 s and was stopped."
+    assert outcome.error in banner(ipynb)
+    assert outcome.seconds < 30
+
+
+def test_execute_job_removes_tables_of_an_earlier_run(tmp_path: Path) -> None:
+    old = tmp_path / "out" / "tables" / "old.csv"
+    old.parent.mkdir(parents=True)
+    old.write_text("old")
+    execute(tmp_path, "1/0")
+    assert not old.exists()
+
+
+def test_tidy_notebook_removes_times_random_ids_and_paths(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "a.ipynb", "1")
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["papermill"] = {"output_path": "/home/x/a.ipynb"}
+    notebook.cells[1].metadata.update(papermill={"start_time": "now"}, tags=["injected-parameters"])
+    notebook.cells[2].metadata.update(tags=["papermill-error-cell-tag"])
+    tidy = tidy_notebook(notebook, folder=tmp_path)
+    assert "papermill" not in json.dumps(tidy)
+    assert [cell.id for cell in tidy.cells] == ["cell-0", "injected-parameters"]
+    assert "papermill" in notebook.metadata
+
+
+def test_hide_paths_shortens_the_project_the_environment_and_cells(tmp_path: Path) -> None:
+    folder = tmp_path / "notebooks"
+    text = f"File {tmp_path}/convlib/x.py, {sys.prefix}/lib/y.py, /tmp/ipykernel_12/34.py:3, {Path.home()}/z"
+    assert hide_paths(text, folder=folder) == "File convlib/x.py, lib/y.py, a cell:3, ~/z"
+
+
+def test_add_banner_says_nothing_of_a_section_when_there_was_none(tmp_path: Path) -> None:
+    notebook = nbformat.read(write_notebook(tmp_path / "a.ipynb", "1"), as_version=4)
+    add_banner(notebook, "Oops: x")
+    assert notebook.cells[1].source == ("## This report is incomplete\n\nIts notebook failed.\n\n```text\nOops: x\n```")

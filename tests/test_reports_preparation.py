@@ -1,0 +1,104 @@
+import datetime as dt
+from pathlib import Path
+
+import pytest
+from reports_project import RUN, TAKEAWAYS, write_project
+
+from convlib.errors import RunError
+from convlib.reports.preparation import name_folders, prepare_run
+
+
+def problems(run_file: Path) -> list[str]:
+    with pytest.raises(RunError) as caught:
+        prepare_run(run_file)
+    return [problem.replace(f"{run_file.parent}/", "") for problem in caught.value.problems]
+
+
+def test_prepare_run_tells_what_will_be_made(tmp_path: Path) -> None:
+    run = RUN + "parameters: {limit: 5}\nnotebooks: {b: {window: 14D}, a: }\n"
+    preparation = prepare_run(write_project(tmp_path, run=run, a="1", b="2", c="3"))
+    assert [template.name for template in preparation.notebooks.templates] == ["b", "a"]
+    assert preparation.notebooks.parameters == {"b": {"limit": 5, "window": "14D"}, "a": {"limit": 5}}
+    folders = {"all": "all", "device=desktop": "device-desktop", "device=mobile": "device-mobile"}
+    assert preparation.segments == folders
+    assert preparation.period == (dt.date(2024, 3, 1), dt.date(2024, 3, 10))
+    assert preparation.folder == Path("shop/2024-03-01_2024-03-10")
+    assert (preparation.log.rows_read, preparation.log.rows_used, preparation.log.rows_rejected) == (6, 5, 1)
+
+
+def test_prepare_run_takes_all_notebooks_and_the_whole_log_when_none_are_named(tmp_path: Path) -> None:
+    run = "run: shop\nevents: ../data/events.csv\nplan: plan.yaml\n"
+    preparation = prepare_run(write_project(tmp_path, run=run, b="1", a="2"))
+    assert [template.name for template in preparation.notebooks.templates] == ["a", "b"]
+    assert preparation.segments == {"all": "all"}
+    assert preparation.period == (dt.date(2024, 3, 1), dt.date(2024, 3, 31))
+
+
+def test_fill_gives_paths_as_the_notebooks_see_them(tmp_path: Path) -> None:
+    preparation = prepare_run(write_project(tmp_path, run=RUN + "parameters: {limit: 5}\n"))
+    template = preparation.notebooks.templates[0]
+    assert preparation.fill(template, segment="device=mobile", tables=tmp_path / "reports" / "x") == {
+        "events": "../data/events.csv",
+        "plan": "../params/plan.yaml",
+        "segments": "../params/segments.yaml",
+        "segment": "device=mobile",
+        "start": "2024-03-01",
+        "end": "2024-03-10",
+        "output": "../reports/x",
+        "limit": 5,
+    }
+
+
+def test_prepare_run_lists_the_problems_of_every_file_at_once(tmp_path: Path) -> None:
+    run = RUN + "parameters: {limt: 5, window: 7}\nnotebooks: {a: {by: x, segment: all}, z: {}}\n"
+    run_file = write_project(tmp_path, run=run, a="1")
+    (tmp_path / "params" / "segments.yaml").write_text("device: {by: 7}\n")
+    (tmp_path / "params" / "plan.yaml").write_text("macros: []\n")
+    assert problems(run_file) == [
+        "weekly.yaml:8: notebooks/ has no notebook 'z'.",
+        "weekly.yaml:7: the run's notebooks have no parameter `limt`; the parameters are 'window', 'limit', 'by'. "
+        "Did you mean 'limit'?",
+        "weekly.yaml:7: parameter `window` is 7; it must be text, such as '7D'.",
+        "weekly.yaml:8: parameter `segment` is set by the run itself. Remove it here.",
+        "weekly.yaml:8: parameter `by` is 'x'; it must be a list, such as ['x'].",
+        "plan.yaml:1: macros is []; it must list at least one macro-conversion.",
+        "segments.yaml:1: device.by is 7; it must be the name of one column.",
+    ]
+
+
+def test_prepare_run_checks_what_the_analyses_take(tmp_path: Path) -> None:
+    run_file = write_project(tmp_path, run=RUN + "parameters: {window: 7 days}\n")
+    assert problems(run_file) == [
+        "weekly.yaml: `window` is '7 days'; it must be a number and one of the units s, min, h, D, W, such as '30min' "
+        "or '7D'. Did you mean '7D'?"
+    ]
+
+
+def test_prepare_run_refuses_an_unknown_segment(tmp_path: Path) -> None:
+    run_file = write_project(tmp_path, run=RUN + "run_segments: [all, devise]\n")
+    (problem,) = problems(run_file)
+    assert problem.startswith("weekly.yaml:7: There is no segment `devise`.")
+
+
+def test_prepare_run_refuses_a_period_without_events(tmp_path: Path) -> None:
+    run_file = write_project(tmp_path, run=RUN.replace("2024", "2023"))
+    assert problems(run_file) == [
+        "weekly.yaml:6: `period` is 2023-03-01 to 2023-03-10, in which the log has no event; it has events from "
+        "2024-03-01 to 2024-03-31. Choose days among these."
+    ]
+
+
+def test_prepare_run_says_that_the_events_are_missing(tmp_path: Path) -> None:
+    run_file = write_project(tmp_path, overview=TAKEAWAYS)
+    (tmp_path / "data" / "events.csv").unlink()
+    (problem,) = problems(run_file)
+    assert "data/events.csv" in problem
+
+
+def test_name_folders_are_safe_and_distinct() -> None:
+    folders = name_folders(["all", "geo=São Paulo", "geo=são paulo", "source=../../x", "source=<b>", "geo=…"])
+    assert list(folders.values())[:2] == ["all", "geo-São-Paulo"]
+    assert folders["geo=são paulo"].startswith("geo-são-paulo-")
+    assert folders["source=../../x"] == "source-..-..-x"
+    assert folders["source=<b>"] == "source-b"
+    assert len({folder.casefold() for folder in folders.values()}) == 6
