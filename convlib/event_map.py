@@ -8,7 +8,7 @@ import pandas as pd
 from convlib import plots, takeaways
 from convlib.events import EventLog
 from convlib.plan import Plan
-from convlib.results import Kind, Result, show_table
+from convlib.results import Kind, Result, Shown
 from convlib.stats import divide
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class EventMap(Result):
         """Draw events a day by tier."""
         return plots.draw_volume(self.volume, segment=self.segment, ax=ax)
 
-    def show_fill(self) -> "Shown":
+    def show_fill(self) -> Shown:
         """Show how often each column that is not empty holds a value, and which."""
         columns: tuple[tuple[str, str, Kind], ...] = (
             ("column", "Column", "text"),
@@ -83,20 +83,9 @@ class EventMap(Result):
         )
         return Shown(self.fill[self.fill["filled"] > 0], columns)
 
-    def show_gaps(self) -> "Shown":
+    def show_gaps(self) -> Shown:
         """Show what the plan leaves open."""
         return Shown(self.gaps, (("conversion", "Conversion", "text"), ("missing", "Missing in the plan", "text")))
-
-
-@dataclasses.dataclass(frozen=True)
-class Shown:
-    """A table as people see it in a notebook."""
-
-    table: pd.DataFrame
-    columns: tuple[tuple[str, str, Kind], ...]
-
-    def _repr_html_(self) -> str:
-        return show_table(self.table, self.columns)
 
 
 def map_events(log: EventLog, plan: Plan) -> EventMap:

@@ -270,14 +270,12 @@ class EventLog:
             f"timestamp >= '{low}' AND timestamp < '{high}'"
         )
         if part == "unmapped":
-            self.rows("conversions").create_view("mapped_rows", replace=True)
-            rows = rows.query("all_rows", "SELECT * FROM all_rows ANTI JOIN mapped_rows USING (event)")
+            mapped = self.rows("conversions").set_alias("mapped")
+            rows = rows.set_alias("every").join(mapped, "event", how="anti")
         if self.rule is None:
             return rows
-        connect().from_df(self.entries().reset_index()[["unit"]]).create_view("segment_units", replace=True)
-        return rows.query(
-            "all_rows", "SELECT * FROM all_rows SEMI JOIN segment_units ON all_rows.user = segment_units.unit"
-        )
+        units = connect().from_df(pd.DataFrame({"user": self.entries().index})).set_alias("units")
+        return rows.set_alias("members").join(units, "user", how="semi")
 
     @property
     def bounds(self) -> tuple[dt.date, dt.date]:

@@ -2,7 +2,6 @@
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,22 +14,7 @@ from numpy.typing import NDArray
 #: Okabe and Ito's palette, safe for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
 CYCLE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", RED, "#000000")
-STYLE: Any = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#9CA3AF",
-    "axes.labelcolor": "#374151",
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelsize": 10,
-    "xtick.color": "#374151",
-    "ytick.color": "#374151",
-    "font.size": 10,
-    "figure.dpi": 130,
-    "savefig.bbox": "tight",
-    "legend.frameon": False,
-}
+DPI = 130
 #: Inches; narrow, so that the text is still readable when a phone shows the whole figure.
 WIDTH = 6.0
 LABEL_LENGTH = 32
@@ -100,12 +84,10 @@ def draw_rates(table: pd.DataFrame, *, by: Sequence[str], every: str, segment: s
     if ax is not None or not keys:
         return _draw_rate(rows[rows["conversion"].isin(keys[:1])], by, _axes(ax, height=3))
     lines = -(-len(keys) // 2)
-    with plt.rc_context(STYLE):
-        figure, grid = plt.subplots(
-            lines, 2, figsize=(WIDTH, 0.8 + 1.6 * lines), squeeze=False, sharex=True, layout="constrained"
-        )
+    size = (WIDTH, 0.8 + 1.6 * lines)
+    figure, grid = plt.subplots(lines, 2, figsize=size, dpi=DPI, squeeze=False, sharex=True, layout="constrained")
     for key, cell in zip(keys, grid.flat, strict=False):
-        _draw_rate(rows[rows["conversion"] == key], by, cell)
+        _draw_rate(rows[rows["conversion"] == key], by, _style(cell))
     for cell in grid.flat[len(keys) :]:
         cell.set_axis_off()
     word = {"D": "day", "W": "week", "M": "month"}[every]
@@ -324,8 +306,16 @@ def draw_volume(volume: pd.DataFrame, *, segment: str, ax: Axes | None = None) -
 def _axes(ax: Axes | None, *, height: float) -> Axes:
     if ax is not None:
         return ax
-    with plt.rc_context(STYLE):
-        return plt.subplots(figsize=(WIDTH, height), layout="constrained")[1]
+    return _style(plt.subplots(figsize=(WIDTH, height), dpi=DPI, layout="constrained")[1])
+
+
+def _style(ax: Axes) -> Axes:
+    # Set on the axes and not by `rc_context`: that would also restore the notebook's interactive mode, from before its
+    # backend was loaded, and no later figure would be shown.
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color("#9CA3AF")
+    ax.tick_params(colors="#374151")
+    return ax
 
 
 def _errors(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from convlib.errors import ParamError
 from convlib.events import EventLog, Unit, list_columns
 from convlib.plan import Plan
 from convlib.plan_entries import Macro, Metric, Micro, Range
-from convlib.results import Kind, Result, show_table
+from convlib.results import Kind, Result, Shown, show_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,20 +54,19 @@ class Rates(Result):
         every: Length of a period: `D`, `W` (from Monday) or `M`.
         window: How long after entry a conversion counts; None counts until the period ends.
         by: Breakdown columns.
-        pending: Units in each period whose window is not over, left out of every rate.
+        pending: For each period, `units` that entered and how many are `pending`: their window is not over.
     """
 
     SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
-        ("tier", "Tier", "text"),
         ("conversion", "Conversion", "text"),
-        ("metric", "Metric", "text"),
         ("shown", "Value", "text"),
         ("exposed", "n", "count"),
+        ("shown_target", "Target", "text"),
+        ("status", "Status", "text"),
         ("shown_change", "Change", "text"),
         ("change_q_value", "q", "p_value"),
-        ("shown_target", "Target", "text"),
         ("shown_benchmark", "Benchmark", "text"),
-        ("status", "Status", "text"),
+        ("metric", "Metric", "text"),
         ("owner", "Owner", "text"),
         ("note", "Note", "text"),
     )
@@ -89,6 +88,16 @@ class Rates(Result):
     def plot_targets(self, ax: "Axes | None" = None) -> "Axes":
         """Draw where each rate of the latest period stands against its target and benchmark."""
         return plots.draw_targets(latest_rows(self.named), segment=self.segment, ax=ax)
+
+    def show_pending(self) -> Shown:
+        """Show how many units of each period are pending."""
+        when = [takeaways.word_period(period, self.every) for period in self.pending["period"]]
+        columns: tuple[tuple[str, str, Kind], ...] = (
+            ("when", "Entered", "text"),
+            ("units", "Units", "count"),
+            ("pending", "Pending", "count"),
+        )
+        return Shown(self.pending.assign(when=when), columns)
 
     def _repr_html_(self) -> str:
         by: tuple[tuple[str, str, Kind], ...] = tuple(
@@ -188,8 +197,13 @@ def measure_rates(
         every=every,
         window=window,
         by=tuple(groups),
-        pending=entries.groupby("period")[["pending"]].sum().reset_index(),
+        pending=_count_pending(entries),
     )
+
+
+def _count_pending(entries: pd.DataFrame) -> pd.DataFrame:
+    groups = entries.groupby("period")["pending"]
+    return pd.DataFrame({"units": groups.size(), "pending": groups.sum()}).reset_index()
 
 
 def _entries(

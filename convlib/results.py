@@ -26,6 +26,10 @@ class Takeaways(tuple[str, ...]):
         """Join two results' sentences."""
         return Takeaways((*self, *other))
 
+    def first(self, count: int) -> "Takeaways":
+        """Give the first sentences alone."""
+        return Takeaways(self[:count])
+
     def _repr_html_(self) -> str:
         items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self)
         return f'<ul class="takeaways">{items}</ul>'
@@ -58,6 +62,17 @@ class Result:
         """Give the table with names for people in place of the conversions' ids."""
         ids = [column for column in ID_COLUMNS if column in self.table]
         return self.table.assign(**{column: self.table[column].replace(self.names) for column in ids})
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A table as people see it in a notebook."""
+
+    table: pd.DataFrame
+    columns: tuple[tuple[str, str, Kind], ...]
+
+    def _repr_html_(self) -> str:
+        return show_table(self.table, self.columns)
 
 
 def show_table(table: pd.DataFrame, shown: Sequence[tuple[str, str, Kind]], *, caption: str = "") -> str:

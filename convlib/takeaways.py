@@ -125,8 +125,13 @@ def _word_changes(rows: list[dict[str, Any]], latest: pd.DataFrame) -> str:
     ]
     if not changed:
         return f"None of the {compared} metrics changed beyond noise against the period before."
-    named = ", ".join(f"{row['name']} ({row['metric']}) {text}" for row, text in changed[:3])
+    named = ", ".join(f"{_metric_name(row)} {text}" for row, text in changed[:3])
     return f"{len(changed)} of {compared} metrics changed beyond noise against the period before: {named}."
+
+
+def _metric_name(row: Mapping[str, Any]) -> str:
+    kind = row["metric"].split()[0]
+    return str(row["name"]) if kind in SHARES else f"{row['name']} ({row['metric']})"
 
 
 def word_correlation(
@@ -168,7 +173,7 @@ def word_impact(
     unit = currency or "conversions"
     worth = table[(table["opportunity"] > 0) & (table["verdict"].isin(["positive", "negative"]))]
     sentences = [
-        f"{row['rank']}. {names[row['micro']]}: reaching its target would go with "
+        f"Rank {row['rank']}, {names[row['micro']]}: reaching its target would go with "
         f"{format_number(row['opportunity'])} {unit} "
         f"({format_number(row['opportunity_ci_lower'])} to {format_number(row['opportunity_ci_upper'])}) "
         "if the association held; "

@@ -109,7 +109,7 @@ def test_measure_funnel_gives_wilson_intervals_of_start_and_previous() -> None:
 
 def test_measure_funnel_narrows_intervals_at_lower_confidence() -> None:
     table = shop_funnel(confidence=0.5).table
-    found = table.loc[1, ["rate_from_start_ci_lower", "rate_from_start_ci_upper"]].to_list()
+    found = list(table.loc[1, ["rate_from_start_ci_lower", "rate_from_start_ci_upper"]])
     np.testing.assert_allclose(found, wilson(4, 6, z=0.6744897501960817), rtol=0, atol=1e-12)
 
 
@@ -184,19 +184,15 @@ def test_measure_funnel_breaks_down_by_two_columns() -> None:
     assert set(table["event_name"]) == {"view"}
 
 
-@pytest.mark.parametrize("column", ["time", "unit"])
-def test_measure_funnel_breaks_down_by_a_column_whatever_its_name(column: str) -> None:
-    rows = frame(SHOP).assign(**{column: "7"})
-    table = measure_funnel(read_events(rows), STEPS, window="10min", by=column).table
-    assert table[[column, "units"]].to_numpy().tolist() == [["7", 6], ["7", 4], ["7", 2]]
-
-
-@pytest.mark.parametrize("column", ["name", "step", "value"])
+@pytest.mark.parametrize("column", ["time", "unit", "name", "step", "value"])
 def test_measure_funnel_refuses_a_breakdown_named_like_a_column_of_its_table(column: str) -> None:
     rows = frame(SHOP).assign(**{column: 7.0})
     with pytest.raises(ParamError) as caught:
         measure_funnel(read_events(rows), STEPS, by=column)
-    assert str(caught.value) == f"`by` names `{column}`, which is a column of the result's own table; rename it in the log."
+    assert str(caught.value) == (
+        f"The column `{column}` can't break results down: their own tables have a column of that name. "
+        "Rename it in the log."
+    )
 
 
 def test_measure_funnel_narrows_a_step_by_its_row() -> None:
@@ -238,7 +234,7 @@ def test_measure_funnel_needs_two_events_for_a_name_and_a_part_of_it() -> None:
         ("both", "view", 1, "mobile", None),
         ("z", "ping", 1000, None, None),
     ]
-    steps = ["view", Step("view", where={"device_type": "mobile"})]
+    steps: list[str | Step] = ["view", Step("view", where={"device_type": "mobile"})]
     assert units(measure_funnel(read(rows), steps, window="10min")) == [3, 2]
 
 
@@ -331,8 +327,8 @@ def test_measure_funnel_ranks_leaks_by_units_and_by_value() -> None:
 
 
 def test_measure_funnel_ranks_leaks_differently_by_value_than_by_units() -> None:
-    # 4 lost at cart, where 2 of 4 who passed buy: 4 x 1/2 x 10 = 20; 2 lost at buy: 2 x 1 x 10 = 20: a tie. One unit more
-    # lost at the cart and it leads: 5 x 2/4 x 10 = 25.
+    # 4 lost at cart, where 2 of 4 who passed buy: 4 x 1/2 x 10 = 20; 2 lost at buy: 2 x 1 x 10 = 20: a tie.
+    # One unit more lost at the cart and it leads: 5 x 2/4 x 10 = 25.
     for lost, ranks in ((4, [["cart", 1, 1], ["buy", 2, 1]]), (5, [["cart", 1, 1], ["buy", 2, 2]])):
         rows: list[Row] = [(f"gone {i}", "view", 0, None, None) for i in range(lost)]
         rows += [(u, name, 0, None, None) for u in "abcd" for name in ("view", "cart")]
@@ -390,7 +386,8 @@ def test_measure_funnel_never_rises_and_keeps_rates_between_0_and_1() -> None:
         table = measure_funnel(read(random_rows(seed)), STEPS, window="10min").table
         assert (table["units"].diff().dropna() <= 0).all()
         rates = table[[name for name in COLUMNS if name.startswith("rate")]]
-        assert rates.stack().between(0, 1).all()
+        assert rates.min().min() >= 0
+        assert rates.max().max() <= 1
 
 
 def test_measure_funnel_leaves_the_given_table_unchanged() -> None:

@@ -56,12 +56,8 @@ def test_match_funnel_agrees_with_enumeration_when_events_match_several_steps() 
             id="of equally deep attempts the earliest counts",
         ),
         pytest.param([Event(0, (0, 1))], 2, 10, (0,), id="one event is not two steps"),
-        pytest.param(
-            [Event(0, (0, 1)), Event(3, (0, 1))], 2, 10, (0, 3), id="the same step twice takes two events"
-        ),
-        pytest.param(
-            [Event(0, (0, 1)), Event(0, (0, 1))], 2, 10, (0, 0), id="two events at one instant are two steps"
-        ),
+        pytest.param([Event(0, (0, 1)), Event(3, (0, 1))], 2, 10, (0, 3), id="the same step twice takes two events"),
+        pytest.param([Event(0, (0, 1)), Event(0, (0, 1))], 2, 10, (0, 0), id="two events at one instant are two steps"),
         pytest.param(
             [Event(0, (0,)), Event(2, (1, 2)), Event(2, (1,))],
             3,
@@ -80,9 +76,7 @@ def test_match_funnel_agrees_with_enumeration_when_events_match_several_steps() 
         pytest.param([Event(0, (1,)), Event(3, (2,))], 3, 10, (), id="later steps alone are no attempt"),
     ],
 )
-def test_match_funnel_finds_the_best_attempt(
-    unit: Unit, steps: int, window: int, times: tuple[int, ...]
-) -> None:
+def test_match_funnel_finds_the_best_attempt(unit: Unit, steps: int, window: int, times: tuple[int, ...]) -> None:
     assert _enumerate_best(unit, steps, window).times == times
     assert _match([unit], steps, window)[0].times == times
 

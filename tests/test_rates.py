@@ -153,7 +153,7 @@ def test_measure_rates_takes_a_mean_over_the_events_that_hold_a_value(plan: Plan
 
 def test_measure_rates_leaves_out_follow_ups_that_are_not_over(plan: Plan) -> None:
     # bob clicks an hour before the data end: whether he buys within two days is not known.
-    rows = "ann visit 0h\nann click 1h\nann buy 2h\nbob visit 1h\nbob click 166h\ncat visit 167h"
+    rows = "ann visit 0h\nann click 1h\nann buy 2h\nbob visit 1h\nbob click 166h\ncat visit 167h discount=0"
     row = row_of(measure_rates(make_log(rows, plan), plan), "click")
     assert row[["units", "exposed", "value"]].tolist() == [1, 1, 1]
 
@@ -168,7 +168,7 @@ def test_measure_rates_within_a_window_follows_each_entry_past_the_period(log: E
 
 
 def test_measure_rates_counts_the_windows_last_instant(plan: Plan) -> None:
-    rows = "ann visit 0h\nann view 48h\nbob visit 0h\nbob view 48.001h\ncat visit 167h"
+    rows = "ann visit 0h\nann view 48h\nbob visit 0h\nbob view 48.001h\ncat visit 167h discount=0"
     row = row_of(measure_rates(make_log(rows, plan), plan, window="2D"), "view")
     assert row[["units", "exposed"]].tolist() == [1, 2]
 

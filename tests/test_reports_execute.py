@@ -6,8 +6,8 @@ import nbformat
 import pytest
 from reports_project import write_notebook
 
-from convlib.reports.execute import ERROR_TAG, Job, Outcome, add_banner, execute_job, hide_paths, tidy_notebook
-from convlib.reports.export import Page
+from convlib.reports.execute import Job, Outcome, add_banner, execute_job, hide_paths, tidy_notebook
+from convlib.reports.export import ERROR_TAG, Page
 
 PAGE = Page("Shop", "All units", "March 2024", "a.ipynb")
 

@@ -1,5 +1,4 @@
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +22,10 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("project")
     run_file = write_project(folder, a_overview=TAKEAWAYS, b_broken="raise ValueError('first\\nlast')")
-    yield Made(run_reports(run_file, workers=2, reports=folder / "reports"), run_file, folder / "reports")
+    return Made(run_reports(run_file, workers=2, reports=folder / "reports"), run_file, folder / "reports")
 
 
 def test_run_reports_makes_every_notebook_of_every_segment_and_goes_on_after_a_failure(made: Made) -> None:

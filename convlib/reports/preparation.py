@@ -195,7 +195,7 @@ def name_folders(names: Iterable[str]) -> dict[str, str]:
     folders: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
-        folder = re.sub(r"[^\w.-]+", "-", name.replace("=", "-")).strip(".-")[:SLUG_LENGTH]
+        folder = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:SLUG_LENGTH]
         if not folder or folder.casefold() in taken or folder in {"index", "manifest"}:
             folder = f"{folder}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
         taken.add(folder.casefold())

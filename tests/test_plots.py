@@ -1,0 +1,292 @@
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.container import ErrorbarContainer
+from small_logs import make_log, make_plan
+
+import convlib as cv
+from convlib import plots
+
+STEPS = ["view_item", "add_to_cart", "begin_checkout", "purchase"]
+
+
+class Results(NamedTuple):
+    funnel: cv.Funnel
+    groups: cv.Funnel
+    rates: cv.Rates
+    correlation: cv.Correlation
+    impact: cv.Impact
+    event_map: cv.EventMap
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    log, plan, _ = cv.simulate_shop(units=4_000, seed=3)
+    correlation = cv.correlate(log, plan, macro="purchase", adjust=["device_type", "medium"])
+    return Results(
+        cv.measure_funnel(log, STEPS, window="7D"),
+        cv.measure_funnel(log, STEPS, window="7D", by="device_type"),
+        cv.measure_rates(log, plan, entry="first_visit", window="14D"),
+        correlation,
+        cv.score_impact(correlation, plan),
+        cv.map_events(log, plan),
+    )
+
+
+def flatten(text: str) -> str:
+    """Undo the line breaks and no-break spaces that fit a label into a figure."""
+    return " ".join(text.replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def read_ticks(ax: Axes) -> list[str]:
+    return [flatten(label.get_text()) for label in ax.get_yticklabels()]
+
+
+def read_errors(ax: Axes, number: int = 0, *, vertical: bool = False) -> np.ndarray:
+    """Read both ends of each error bar of the n-th `errorbar` call."""
+    bars = [each for each in ax.containers if isinstance(each, ErrorbarContainer)][number]
+    segments = bars.lines[2][0].get_segments()
+    return np.array([segment[:, int(vertical)] for segment in segments])
+
+
+def read_title(ax: Axes) -> str:
+    return flatten(ax.get_title(loc="left"))
+
+
+def read_legend(ax: Axes) -> set[str]:
+    legends = [*ax.figure.legends, *([ax.get_legend()] if ax.get_legend() else [])]
+    return {flatten(text.get_text()) for legend in legends for text in legend.get_texts()}
+
+
+def interval(rows: pd.DataFrame, column: str) -> np.ndarray:
+    return rows[[f"{column}_ci_lower", f"{column}_ci_upper"]].to_numpy(float)
+
+
+def test_draw_funnel_shows_the_tables_shares_intervals_and_counts(results: Results) -> None:
+    table = results.funnel.table
+    ax = results.funnel.plot()
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], table["rate_from_start"])
+    np.testing.assert_allclose(read_errors(ax), interval(table, "rate_from_start"), atol=1e-12)
+    assert [text.get_text() for text in ax.texts] == [f"{n:,}" for n in table["units"]]
+    assert read_ticks(ax) == ["Product viewed", "Added to cart", "Checkout begun", "Purchase completed"]
+    assert read_title(ax) == "Reached each step: all"
+    assert "within 7D" in flatten(ax.get_xlabel())
+    assert "95% interval" in flatten(ax.get_xlabel())
+    assert ax.yaxis_inverted()
+
+
+def test_draw_funnel_by_groups_has_a_bar_for_each_and_their_n(results: Results) -> None:
+    table = results.groups.table
+    ax = results.groups.plot()
+    assert sorted(bar.get_width() for bar in ax.patches) == pytest.approx(sorted(table["rate_from_start"]))
+    first = table[table["step"] == 1]
+    assert read_legend(ax) == {
+        f"{device} (n = {n:,})" for device, n in zip(first["device_type"], first["units"], strict=True)
+    }
+
+
+def test_draw_trend_shows_the_weeks_with_enough_units(results: Results) -> None:
+    trend = results.funnel.trend
+    rows = trend[trend["note"] == ""]
+    ax = results.funnel.plot_trend()
+    np.testing.assert_allclose(np.asarray(ax.lines[0].get_ydata(), float), rows["rate"])
+    np.testing.assert_allclose(read_errors(ax, vertical=True), interval(rows, "rate"), atol=1e-12)
+    assert f"n = {rows['units'].sum():,}" in flatten(ax.get_xlabel())
+    assert read_title(ax) == "Completion by week of entry: all"
+    assert ax.get_ylabel() == "reached the last step"
+
+
+def test_draw_rates_has_a_panel_for_each_share_with_target_and_n(results: Results) -> None:
+    table = results.rates.table
+    shares = table[table["metric"].str.match("rate|follow_up|abandonment") & (table["note"] == "")]
+    first = results.rates.plot()
+    panels = [ax for ax in first.figure.axes if ax.axison]
+    assert len(panels) == shares["conversion"].nunique()
+    macro = shares[shares["conversion"] == "purchase"]
+    line, target = first.lines
+    np.testing.assert_allclose(line.get_ydata(), macro["value"])
+    assert set(target.get_ydata()) == {0.14}
+    assert read_title(first) == f"Purchase completed last n = {macro['exposed'].iloc[-1]:,}"
+    assert flatten(first.figure.get_suptitle()) == "Rates by week of entry: all band: 95% interval; dashed: target"
+    band = first.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.max() == pytest.approx(macro["ci_upper"].max())
+
+
+def test_draw_rates_by_groups_has_a_line_for_each(results: Results) -> None:
+    log, plan, _ = cv.simulate_shop(units=4_000, seed=3)
+    rates = cv.measure_rates(log, plan, by="device_type", entry="first_visit", window="14D", every="M")
+    ax = rates.plot()
+    shown = rates.table[(rates.table["conversion"] == "purchase") & (rates.table["metric"] == "rate")]
+    shown = shown[shown["note"] == ""]
+    lines = {line.get_label(): line.get_ydata() for line in ax.lines if not line.get_label().startswith("_")}
+    assert set(lines) == set(shown["device_type"])
+    for device, values in lines.items():
+        np.testing.assert_allclose(values, shown.loc[shown["device_type"] == device, "value"])
+    assert set(lines) <= read_legend(ax)
+
+
+def test_draw_targets_sets_each_rate_beside_target_and_benchmark(results: Results) -> None:
+    latest = results.rates.latest
+    rows = latest[latest["metric"].str.match("rate|follow_up|abandonment")]
+    ax = results.rates.plot_targets()
+    left = [bar.get_x() for bar in ax.patches]
+    right = [bar.get_x() + bar.get_width() for bar in ax.patches]
+    np.testing.assert_allclose(left, rows["benchmark_low"])
+    np.testing.assert_allclose(right, rows["benchmark_high"])
+    intervals, dots = ax.lines[:-1][::2], ax.lines[:-1][1::2]
+    np.testing.assert_allclose([line.get_xdata() for line in intervals], rows[["ci_lower", "ci_upper"]])
+    np.testing.assert_allclose([dot.get_xdata()[0] for dot in dots], rows["value"])
+    np.testing.assert_allclose(ax.lines[-1].get_xdata(), rows["target"])
+    expected = [
+        f"{results.rates.names[c]} (n = {n:,})" for c, n in zip(rows["conversion"], rows["exposed"], strict=True)
+    ]
+    assert read_ticks(ax) == expected
+    colours = {"met": plots.GREEN, "missed": plots.RED, "too few": plots.GREY}
+    assert [to_hex(dot.get_color()).upper() for dot in dots] == [colours[status].upper() for status in rows["status"]]
+    assert read_legend(ax) == {"benchmark", "target"}
+
+
+def test_draw_targets_shows_a_benchmark_that_is_open_at_one_end(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, "macros: [{id: buy, match: {event_name: buy}, benchmark: {low: 0.4}}]")
+    rows = "".join(f"u{n} visit {n}h\nu{n} {'buy' if n < 20 else 'visit'} {n + 1}h\n" for n in range(40)) + "z visit 167h"
+    rates = cv.measure_rates(make_log(rows, plan), plan)
+    ax = rates.plot_targets()
+    assert [bar.get_x() for bar in ax.patches] == [0.4]
+    assert all(bar.get_width() > 0 for bar in ax.patches)
+
+
+def test_draw_lifts_shows_raw_and_adjusted_with_intervals(results: Results) -> None:
+    table = results.correlation.table
+    ax = results.correlation.plot()
+    raw, *adjusted = [each for each in ax.containers if isinstance(each, ErrorbarContainer)]
+    np.testing.assert_allclose(np.asarray(raw.lines[0].get_xdata(), float), table["lift"])
+    np.testing.assert_allclose(read_errors(ax), interval(table, "lift"), atol=1e-12)
+    np.testing.assert_allclose([float(each.lines[0].get_xdata()[0]) for each in adjusted], table["adjusted_lift"])
+    ends = np.concatenate([read_errors(ax, n + 1) for n in range(len(table))])
+    np.testing.assert_allclose(ends, interval(table, "adjusted_lift"), atol=1e-12)
+    found = [to_hex(each.lines[0].get_color()).upper() for each in adjusted]
+    colours = {"positive": plots.GREEN, "negative": plots.RED}
+    assert found == [colours.get(verdict, plots.GREY).upper() for verdict in table["verdict"]]
+    names = results.correlation.names
+    assert read_ticks(ax) == [
+        f"{names[micro]} (n = {n:,})" for micro, n in zip(table["micro"], table["units_with"], strict=True)
+    ]
+    assert read_title(ax) == "Associated with Purchase completed: all"
+    assert read_legend(ax) == {"raw", "adjusted"}
+
+
+def test_draw_matrix_shows_phi_between_different_micros(results: Results) -> None:
+    matrix = results.correlation.matrix
+    ax = results.correlation.plot_matrix()
+    shown = np.asarray(ax.collections[0].get_array(), float).reshape(matrix.shape)
+    off = ~np.eye(len(matrix), dtype=bool)
+    np.testing.assert_allclose(shown[off], matrix.to_numpy()[off])
+    assert read_ticks(ax) == [f"{n} {results.correlation.names[m]}" for n, m in enumerate(matrix.index, start=1)]
+    assert read_title(ax) == "Micro-conversions that come together (phi): all"
+
+
+def test_draw_matrix_writes_numbers_as_they_are() -> None:
+    matrix = pd.DataFrame([[1, -0.25], [0.5, 1]], index=["a", "b"], columns=["a", "b"])
+    assert [text.get_text() for text in plots.draw_matrix(matrix, segment="all").texts] == ["-.25", ".50"]
+
+
+def test_draw_matrix_of_no_micro_draws_an_empty_figure() -> None:
+    ax = plots.draw_matrix(pd.DataFrame(np.empty((0, 0))), segment="all")
+    assert read_title(ax) == "Micro-conversions that come together (phi): all"
+
+
+def test_draw_opportunities_shows_the_ranked_with_intervals(results: Results) -> None:
+    rows = results.impact.table[results.impact.table["rank"].notna()]
+    ax = results.impact.plot()
+    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], rows["opportunity"])
+    expected = interval(rows, "opportunity")
+    # An interval that leaves its own mean out, as skewed draws may, is drawn up to the mean.
+    expected[:, 0] = np.minimum(expected[:, 0], rows["opportunity"])
+    expected[:, 1] = np.maximum(expected[:, 1], rows["opportunity"])
+    np.testing.assert_allclose(read_errors(ax), expected, atol=1e-9)
+    assert read_ticks(ax) == [
+        f"{rank}. {results.impact.names[micro]} (n = {n:,})"
+        for rank, micro, n in zip(rows["rank"], rows["micro"], rows["units_with"], strict=True)
+    ]
+    assert flatten(ax.get_xlabel()).startswith("USD ")
+
+
+def test_draw_effort_sets_opportunity_against_effort(results: Results) -> None:
+    rows = results.impact.table[results.impact.table["rank"].notna()]
+    ax = results.impact.plot_effort()
+    dots = ax.collections[-1].get_offsets()
+    np.testing.assert_allclose(np.asarray(dots), rows[["effort", "opportunity"]].to_numpy(float))
+    assert (ax.get_ylabel(), flatten(ax.get_xlabel())) == ("USD", "effort, as the plan says")
+    assert len(ax.texts) == len(rows)
+
+
+def test_draw_coverage_shows_users_of_each_conversion(results: Results) -> None:
+    coverage = results.event_map.coverage
+    ax = results.event_map.plot()
+    assert [bar.get_width() for bar in ax.patches] == coverage["units"].tolist()
+    assert read_ticks(ax) == coverage["name"].tolist()
+    shares = zip(coverage["units"], coverage["share_of_units"], strict=True)
+    assert [text.get_text().strip() for text in ax.texts] == [f"{n:,} ({share:.0%})" for n, share in shares]
+
+
+def test_draw_volume_fills_days_without_events_with_zero() -> None:
+    days = pd.to_datetime(["2024-01-01", "2024-01-03", "2024-01-02"])
+    volume = pd.DataFrame({"day": days, "tier": ["macro", "macro", "micro"], "events": [5, 1_000, 7]})
+    ax = plots.draw_volume(volume, segment="mobile")
+    assert ax.lines[0].get_ydata().tolist() == [5, 0, 1_000]
+    assert ax.lines[1].get_ydata().tolist() == [7]
+    assert read_legend(ax) == {"macro (n = 1,005)", "micro (n = 7)"}
+    assert read_title(ax) == "Volume by day: mobile"
+    assert ax.get_ylabel() == "events a day"
+
+
+def test_every_plot_takes_an_axes_and_gives_it_back(results: Results) -> None:
+    draws = [
+        results.funnel.plot,
+        results.groups.plot,
+        results.funnel.plot_trend,
+        results.rates.plot,
+        results.rates.plot_targets,
+        results.correlation.plot,
+        results.correlation.plot_matrix,
+        results.impact.plot,
+        results.impact.plot_effort,
+        results.event_map.plot,
+        results.event_map.plot_volume,
+    ]
+    for draw in draws:
+        figure, ax = plt.subplots()
+        assert draw(ax=ax) is ax
+        assert ax.get_title(loc="left")
+        figure.canvas.draw()
+        plt.close(figure)
+
+
+def test_plots_leave_matplotlibs_settings_alone(results: Results) -> None:
+    before = dict(plt.rcParams)
+    results.impact.plot()
+    assert dict(plt.rcParams) == before
+
+
+def test_plots_draw_an_empty_segment(tmp_path: Path) -> None:
+    text = """
+macros:
+  - id: buy
+    match: {event_name: buy}
+    micros: [{id: save, match: {event_name: save}, stage: decision, kind: secondary_action}]
+"""
+    plan = make_plan(tmp_path, text)
+    log = make_log("ann visit 0h\nann save 1h\nann buy 30h\nann visit 10D", plan)
+    nobody = log.segment({"user_id": "nobody"})
+    correlation = cv.correlate(log, plan, macro="buy", exposure="1D", horizon="2D")
+    funnel = cv.measure_funnel(nobody, ["save", "buy"])
+    impact = cv.score_impact(correlation, plan)
+    draws = [funnel.plot, funnel.plot_trend, correlation.plot, impact.plot, impact.plot_effort, correlation.plot_matrix]
+    for draw in draws:
+        draw().figure.canvas.draw()

@@ -1,0 +1,342 @@
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from convlib import takeaways
+from convlib.results import Takeaways
+
+NAMES = {"buy": "Bought", "view": "Item viewed", "error": "Field error", "fill": "Form filled"}
+
+
+def funnel_row(step: int, name: str, units: int, before: int, start: int, **more: Any) -> dict[str, Any]:
+    rate, previous = units / start, units / before
+    known = {
+        "step": step,
+        "name": name,
+        "units": units,
+        "pending": 0,
+        "rate_from_start": rate,
+        "rate_from_start_ci_lower": rate - 0.05,
+        "rate_from_start_ci_upper": rate + 0.05,
+        "rate_from_previous": previous,
+        "lost": before - units,
+        "seconds_from_previous_p50": np.nan,
+        "value": np.nan,
+    }
+    return known | more
+
+
+def rate_row(conversion: str, value: float, **more: Any) -> dict[str, Any]:
+    known = {
+        "period": pd.Timestamp("2026-03-02"),
+        "tier": "micro",
+        "conversion": conversion,
+        "metric": "rate",
+        "exposed": 1_200,
+        "value": value,
+        "ci_lower": value - 0.01,
+        "ci_upper": value + 0.01,
+        "change": np.nan,
+        "change_q_value": np.nan,
+        "target": np.nan,
+        "benchmark_low": np.nan,
+        "benchmark_high": np.nan,
+        "status": "",
+    }
+    return known | more
+
+
+def say_rates(*rows: dict[str, Any], by: tuple[str, ...] = (), every: str = "W") -> Takeaways:
+    return takeaways.word_rates(pd.DataFrame(rows), names=NAMES, every=every, segment="mobile", by=by)
+
+
+def micro_row(micro: str, lift: float, verdict: str) -> dict[str, Any]:
+    return {
+        "micro": micro,
+        "verdict": verdict,
+        "lift": lift + 0.01,
+        "adjusted_lift": lift,
+        "adjusted_lift_ci_lower": lift - 0.02,
+        "adjusted_lift_ci_upper": lift + 0.02,
+        "units_with": 1_000,
+        "units_without": 9_000,
+    }
+
+
+def say_correlation(*rows: dict[str, Any], exposure: tuple[str, ...] = ("1D",), pending: int = 0) -> Takeaways:
+    return takeaways.word_correlation(
+        pd.DataFrame(rows),
+        macro="Bought",
+        names=NAMES,
+        segment="mobile",
+        exposure=exposure,
+        horizon="14D",
+        pending=pending,
+    )
+
+
+def impact_row(rank: int, micro: str, opportunity: float, verdict: str = "positive", **more: Any) -> dict[str, Any]:
+    known = {
+        "rank": rank,
+        "micro": micro,
+        "opportunity": opportunity,
+        "opportunity_ci_lower": opportunity - 100,
+        "opportunity_ci_upper": opportunity + 100,
+        "probability_top_3": 0.914,
+        "sample_size_to_test": 4_321.0,
+        "days_to_test": 47.0,
+        "verdict": verdict,
+    }
+    return known | more
+
+
+def say_impact(*rows: dict[str, Any], currency: str | None = "USD") -> Takeaways:
+    return takeaways.word_impact(
+        pd.DataFrame(rows), macro="Bought", names=NAMES, currency=currency, segment="mobile"
+    )
+
+
+def test_word_funnel_names_the_rate_the_leak_the_slowest_step_and_the_pending() -> None:
+    table = pd.DataFrame(
+        [
+            funnel_row(1, "Item viewed", 1_000, 1_000, 1_000, pending=50),
+            funnel_row(2, "In cart", 400, 1_000, 1_000, seconds_from_previous_p50=90.0, value=1234.5),
+            funnel_row(3, "Bought", 250, 400, 1_000, seconds_from_previous_p50=7_200.0, value=600.0),
+        ]
+    )
+    assert takeaways.word_funnel(table, by=(), window="7D", segment="all") == (
+        "25.0% (20.0% to 30.0%) of the 1,000 units that entered at Item viewed reached Bought within 7D.",
+        "Most leave between Item viewed and In cart: 600 of 1,000 units (60.0%), worth about 1,234 in value.",
+        "The slowest step is Bought: half of those who reach it take longer than 2.0 h.",
+        "50 more units are pending: their 7D are not over, so they are in no rate.",
+    )
+
+
+def test_word_funnel_says_less_when_less_is_known() -> None:
+    table = pd.DataFrame([funnel_row(1, "Item viewed", 10, 10, 10), funnel_row(2, "Bought", 4, 10, 10)])
+    assert takeaways.word_funnel(table, by=(), window="7D", segment="all") == (
+        "40.0% (35.0% to 45.0%) of the 10 units that entered at Item viewed reached Bought within 7D.",
+        "Most leave between Item viewed and Bought: 6 of 10 units (60.0%).",
+    )
+
+
+def test_word_funnel_of_nobody_says_so() -> None:
+    table = pd.DataFrame([funnel_row(n, name, 0, 1, 1, pending=7) for n, name in ((1, "Item viewed"), (2, "Bought"))])
+    assert takeaways.word_funnel(table, by=(), window="7D", segment="mobile") == (
+        "No unit of segment mobile has a complete 7D window after Item viewed; 7 are pending.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("desktop", "doubt"),
+    [
+        (60, "their intervals do not overlap"),
+        (45, "their intervals overlap, so the order may be chance"),
+    ],
+)
+def test_word_funnel_by_groups_compares_best_and_worst(desktop: int, doubt: str) -> None:
+    groups = [("desktop", 100, desktop), ("mobile", 100, 40), ("tablet", 29, 29)]  # the tablets are too few
+    table = pd.DataFrame(
+        [
+            funnel_row(step, name, units, start, start, device=device)
+            for device, start, last in groups
+            for step, name, units in ((1, "Item viewed", start), (2, "Bought", last))
+        ]
+    )
+    share = f"{desktop}.0% ({desktop - 5}.0% to {desktop + 5}.0%)"
+    assert takeaways.word_funnel(table, by=["device"], window="7D", segment="all") == (
+        f"By device, desktop gets through most often ({share}, n = 100) and mobile least (40.0% (35.0% to 45.0%), "
+        f"n = 100) within 7D; {doubt}.",
+    )
+
+
+def test_word_funnel_by_groups_needs_two_large_ones() -> None:
+    table = pd.DataFrame([funnel_row(n, "Bought", 20, 20, 20, device="mobile") for n in (1, 2)])
+    assert takeaways.word_funnel(table, by=["device"], window="7D", segment="all") == (
+        "Segment all has too few groups of 30 units or more to compare by device.",
+    )
+
+
+def test_word_rates_says_where_things_stand_and_what_changed() -> None:
+    said = say_rates(
+        rate_row("buy", 0.12, tier="macro", target=0.14, status="missed", change=-0.03, change_q_value=0.01),
+        rate_row("buy", 4_100.0, tier="macro", metric="sum of value", change=-900.0, change_q_value=0.04),
+        rate_row("view", 0.50, target=0.45, status="met", change=0.001, change_q_value=0.8),
+        rate_row("fill", 90.0, metric="time_between from buy", target=60, status="missed", ci_lower=80, ci_upper=100),
+    )
+    assert said == (
+        "Bought: 12.0% (11.0% to 13.0%) in the week from 2 March 2026, n = 1,200, target 14.0%.",
+        "2 of 3 metrics changed beyond noise against the period before: Bought (rate) -3.0 pts, "
+        "Bought (sum of value) -900.",
+        "1 of 2 micro-conversions meet their target; furthest from it: Form filled (1.5 min (1.3 min to 1.7 min), "
+        "target 1.0 min).",
+    )
+
+
+def test_word_rates_without_change_or_targets() -> None:
+    assert say_rates(rate_row("buy", 0.12, tier="macro", change=0.01, change_q_value=0.4)) == (
+        "Bought: 12.0% (11.0% to 13.0%) in the week from 2 March 2026, n = 1,200.",
+        "None of the 1 metrics changed beyond noise against the period before.",
+    )
+    assert say_rates(rate_row("view", 0.5, target=0.4, status="met"), every="M") == (
+        "There is no complete period before it to compare with.",
+        "1 of 1 micro-conversions meet their target.",
+    )
+
+
+def test_word_rates_names_what_is_furthest_from_its_target_in_either_direction() -> None:
+    # Errors at three times what is allowed are further off than a rate at 95% of its target.
+    said = say_rates(
+        rate_row("view", 0.38, target=0.40, status="missed"),
+        rate_row("fill", 0.39, target=0.40, status="missed"),
+        rate_row("error", 0.30, target=0.10, status="missed"),
+    )
+    assert said[-1] == (
+        "0 of 3 micro-conversions meet their target; furthest from it: Field error (30.0% (29.0% to 31.0%), target 10.0%), "
+        "Item viewed (38.0% (37.0% to 39.0%), target 40.0%)."
+    )
+
+
+def test_word_rates_by_groups_and_of_nothing() -> None:
+    assert say_rates(rate_row("buy", 0.1), by=("device", "medium")) == (
+        "The rates by device, medium in the week from 2 March 2026 stand in the table.",
+    )
+    assert say_rates() == ("No period of segment mobile is complete and has units yet.",)
+
+
+def test_word_correlation_names_the_three_largest_and_what_shows_nothing() -> None:
+    said = say_correlation(
+        micro_row("view", 0.05, "positive"),
+        micro_row("fill", 0.004, "no evidence"),
+        micro_row("error", -0.08, "negative"),
+        pending=1_234,
+    )
+    assert said == (
+        "Field error is associated with -8.0 percentage points of Bought (-10.0 to -6.0) after adjustment; raw -7.0; "
+        "n = 1,000 with and 9,000 without.",
+        "Item viewed is associated with +5.0 percentage points of Bought (+3.0 to +7.0) after adjustment; raw +6.0; "
+        "n = 1,000 with and 9,000 without.",
+        "No evidence of an association, at this size, for Form filled.",
+        "Done before 1D after entry, Bought counted for 14D after that, among units that had not converted by then. "
+        "1,234 units are pending.",
+    )
+
+
+def test_word_correlation_without_a_finding() -> None:
+    assert say_correlation(micro_row("view", 0.3, "too few"), exposure=("1h", "1D", "3D")) == (
+        "No micro-conversion of segment mobile is associated with Bought beyond chance.",
+        "Done before 1h, 1D and 3D after entry, Bought counted for 14D after that, among units that had not converted by "
+        "then.",
+    )
+
+
+def test_word_correlation_never_speaks_of_causes() -> None:
+    said = " ".join(say_correlation(micro_row("view", 0.05, "positive"), micro_row("error", -0.1, "negative")))
+    assert not {"cause", "causes", "drives", "because"} & set(said.lower().replace(".", "").split())
+
+
+def test_word_impact_names_what_to_work_on_and_the_test() -> None:
+    said = say_impact(
+        impact_row(1, "view", 3_170.0),
+        impact_row(2, "error", 682.0, "negative"),
+        impact_row(3, "fill", 50.0, "no evidence"),
+    )
+    assert said == (
+        "1. Item viewed: reaching its target would go with 3,170 USD (3,070 to 3,270) if the association held; in the top "
+        "3 with probability 91%.",
+        "2. Field error: reaching its target would go with 682 USD (582 to 782) if the association held; in the top 3 with "
+        "probability 91%.",
+        "Test Item viewed first: 4,321 units in two arms, about 47 days at this traffic.",
+        "These are associations in observed events; only a randomised test can show what a change causes.",
+    )
+
+
+def test_word_impact_counts_conversions_and_names_no_test_that_nobody_can_plan() -> None:
+    assert say_impact(impact_row(1, "view", 200.0, days_to_test=np.nan), currency=None) == (
+        "1. Item viewed: reaching its target would go with 200 conversions (100 to 300) if the association held; in the "
+        "top 3 with probability 91%.",
+        "These are associations in observed events; only a randomised test can show what a change causes.",
+    )
+
+
+def test_word_impact_without_an_opportunity() -> None:
+    assert say_impact(impact_row(1, "view", 90.0, "no evidence"), impact_row(2, "error", -50.0)) == (
+        "No micro-conversion of segment mobile shows an opportunity beyond chance for Bought.",
+        "These are associations in observed events; only a randomised test can show what a change causes.",
+    )
+
+
+def test_word_event_map_of_a_complete_plan() -> None:
+    table = pd.DataFrame(
+        {
+            "tier": ["macro", "micro"],
+            "conversion": ["buy", "view"],
+            "name": ["Bought", "Item viewed"],
+            "event_name": ["buy", "view"],
+            "events": [10, 20],
+            "status": ["tracked", "tracked"],
+            "owner": ["shop", "web"],
+        }
+    )
+    rows = {"read": 1_010, "used": 1_000, "rejected": 10}
+    gaps = pd.DataFrame({"conversion": [], "missing": []})
+    assert takeaways.word_event_map(table, units=1_234, rows=rows, gaps=gaps, segment="all") == (
+        "1,234 users of segment all; 1,010 rows read = 1,000 used + 10 rejected (whole log).",
+        "2 of the plan's 2 conversions are tracked.",
+    )
+
+
+def test_word_provenance_says_where_the_numbers_come_from() -> None:
+    said = takeaways.word_provenance(
+        "events.csv",
+        segment="mobile",
+        period=("2026-01-01", "2026-01-31"),
+        rows={"read": 1_010, "used": 1_000, "rejected": 10},
+        fingerprint="0123456789abcdef",
+        end=pd.Timestamp("2026-02-14 13:05"),
+    )
+    assert said == (
+        "Segment mobile, entries from 2026-01-01 to 2026-01-31. events.csv: 1,010 rows read, 1,000 used, 10 rejected; data "
+        "end on 2026-02-14 13:05 UTC; fingerprint 0123456789ab."
+    )
+
+
+@pytest.mark.parametrize(
+    ("every", "text"),
+    [("D", "on 2 March 2026"), ("W", "in the week from 2 March 2026"), ("M", "in March 2026")],
+)
+def test_word_period_names_a_day_a_week_and_a_month(every: str, text: str) -> None:
+    assert takeaways.word_period(pd.Timestamp("2026-03-02"), every) == text
+
+
+def test_word_values_writes_each_metric_in_its_unit() -> None:
+    rows = pd.DataFrame(
+        {
+            "metric": ["rate over view", "follow_up within 7D", "time_between from view", "mean of discount", "rate"],
+            "value": [0.5, 0.25, 90.0, 12.34, np.nan],
+            "ci_lower": [0.4, 0.2, 60.0, np.nan, np.nan],
+            "ci_upper": [0.6, 0.3, 7_200.0, np.nan, np.nan],
+            "change": [0.05, -0.05, -30.0, 2.0, np.nan],
+        }
+    )
+    assert takeaways.word_values(rows, "value", with_interval=True) == [
+        "50.0% (40.0% to 60.0%)",
+        "25.0% (20.0% to 30.0%)",
+        "1.5 min (1.0 min to 2.0 h)",
+        "12.3",
+        "-",
+    ]
+    assert takeaways.word_values(rows, "change", signed=True) == ["+5.0 pts", "-5.0 pts", "-30 s", "+2.00", "-"]
+
+
+def test_word_benchmarks_writes_both_ends() -> None:
+    rows = pd.DataFrame(
+        {
+            "metric": ["rate", "time_between from view", "rate", "rate"],
+            "benchmark_low": [0.06, 45, np.nan, 0.1],
+            "benchmark_high": [0.12, 120, np.nan, np.nan],
+        }
+    )
+    assert takeaways.word_benchmarks(rows) == ["6.0% to 12.0%", "45 s to 2.0 min", "-", "at least 10.0%"]
