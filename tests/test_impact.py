@@ -20,11 +20,13 @@ macros:
     value: {column: value}
     currency: USD
     micros:
-      - {id: save, match: {event_name: save}, stage: decision, kind: secondary_action, target: 0.5, effort: 4, owner: web}
+      - {id: save, match: {event_name: save}, stage: decision, kind: secondary_action, target: 0.5, effort: 4,
+         owner: web}
       - {id: read, match: {event_name: read}, stage: awareness, kind: secondary_action}
       - {id: form, match: {event_name: form}, stage: decision, kind: process_milestone, target: 0.2}
       - {id: error, match: {event_name: error}, stage: decision, kind: secondary_action, target: 0.1, direction: down}
-      - {id: cart, match: {event_name: cart}, stage: decision, kind: process_milestone, metric: {type: rate, over: form}, target: 0.9}
+      - {id: cart, match: {event_name: cart}, stage: decision, kind: process_milestone, target: 0.9,
+         metric: {type: rate, over: form}}
 """
 #: Exact lifts: shrinking does not move them, so opportunities can be worked out by hand.
 TINY = 1e-6
@@ -65,7 +67,7 @@ def make(plan: Plan) -> Make:
 
 
 def row_of(impact: Impact, micro: str) -> pd.Series:
-    return impact.table.set_index("micro").loc[micro]
+    return impact.table.set_index("micro").T[micro]
 
 
 # lift, with, without, could, did -> units that reaching the target would add

@@ -4,7 +4,8 @@ import ast
 import json
 import os
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, wait
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
 NAMES = ["00_overview", "01_event_map", "02_funnel", "03_correlation", "04_impact"]
 SHARED = ["events", "plan", "segments", "segment", "start", "end", "output"]
-RUN_FILES = sorted((ROOT / "params").glob("*/*.yaml"))
+RUN_FILES = sorted((ROOT / "params").glob("*/[!_]*.yaml"))
 SEGMENTS = ["all", "device=mobile"]
 MOST_LINES = 10
 
@@ -92,7 +93,7 @@ def test_notebook_has_takeaways_first_then_numbered_sections_then_limits_and_nex
 def test_notebook_explains_each_code_cell_before_it(name: str) -> None:
     kinds = [cell.cell_type for cell in read_cells(name)]
     assert kinds[0] == "markdown"
-    assert all(before == "markdown" for before, kind in zip(kinds, kinds[1:], strict=False) if kind == "code")
+    assert all(before == "markdown" for before, kind in pairwise(kinds) if kind == "code")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -128,7 +129,7 @@ def test_notebook_parameters_are_annotated_literals_with_a_comment_one_a_line(na
 def test_notebook_parameters_are_all_seen_by_papermill(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # papermill's own imports
-        import papermill  # noqa: PLC0415 - a heavy import that only these tests need
+        import papermill
 
     found = papermill.inspect_notebook(FOLDER / f"{name}.ipynb")
     assert {key: ast.literal_eval(each["default"]) for key, each in found.items()} == read_parameters(name)
@@ -172,18 +173,16 @@ def test_run_file_names_notebooks_and_parameters_that_exist(file: str, run: dict
 def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
     """Run every notebook for two segments on a small shop, with the shop's own run file; give each one's folder."""
     folder = tmp_path_factory.mktemp("runs")
-    shop_events(3_000, 5)[0].to_parquet(folder / "events.parquet")
+    shop_events(2_000, 5)[0].to_parquet(folder / "events.parquet")
     run = yaml.safe_load((ROOT / "params" / "shop" / "weekly.yaml").read_text("utf-8"))
-    jobs = {
-        (name, segment): folder / f"{name}-{number}" for number, segment in enumerate(SEGMENTS) for name in NAMES
-    }
+    jobs = {(name, segment): folder / f"{name}-{number}" for number, segment in enumerate(SEGMENTS) for name in NAMES}
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         waiting = [
             pool.submit(run_notebook, name, place, make_parameters(name, segment, folder, place, run))
             for (name, segment), place in jobs.items()
         ]
-        for each in waiting:
-            each.result()
+        # One that fails leaves its notebook with the error, which its own tests find.
+        wait(waiting)
     return jobs
 
 
@@ -202,7 +201,7 @@ def make_parameters(name: str, segment: str, folder: Path, place: Path, run: dic
 def run_notebook(name: str, place: Path, parameters: dict[str, Any]) -> None:
     """Run one notebook in a process of its own: papermill changes the working directory."""
     os.environ["PYTHONWARNINGS"] = "ignore"
-    import papermill  # noqa: PLC0415 - only in the worker
+    import papermill
 
     place.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
@@ -212,6 +211,7 @@ def run_notebook(name: str, place: Path, parameters: dict[str, Any]) -> None:
         cwd=FOLDER,
         progress_bar=False,
         kernel_name="python3",
+        shutdown_kernel="immediate",
     )
 
 

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -60,8 +60,17 @@ def read_title(ax: Axes) -> str:
 
 
 def read_legend(ax: Axes) -> set[str]:
-    legends = [*ax.figure.legends, *([ax.get_legend()] if ax.get_legend() else [])]
+    legends = filter(None, [*ax.figure.legends, ax.get_legend()])
     return {flatten(text.get_text()) for legend in legends for text in legend.get_texts()}
+
+
+def read_bars(ax: Axes) -> list[Any]:
+    """Give the bars; matplotlib's types call them patches."""
+    return list(ax.patches)
+
+
+def read_numbers(values: Any) -> np.ndarray:
+    return np.asarray(values, float)
 
 
 def interval(rows: pd.DataFrame, column: str) -> np.ndarray:
@@ -71,7 +80,7 @@ def interval(rows: pd.DataFrame, column: str) -> np.ndarray:
 def test_draw_funnel_shows_the_tables_shares_intervals_and_counts(results: Results) -> None:
     table = results.funnel.table
     ax = results.funnel.plot()
-    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], table["rate_from_start"])
+    np.testing.assert_allclose([bar.get_width() for bar in read_bars(ax)], table["rate_from_start"])
     np.testing.assert_allclose(read_errors(ax), interval(table, "rate_from_start"), atol=1e-12)
     assert [text.get_text() for text in ax.texts] == [f"{n:,}" for n in table["units"]]
     assert read_ticks(ax) == ["Product viewed", "Added to cart", "Checkout begun", "Purchase completed"]
@@ -84,7 +93,7 @@ def test_draw_funnel_shows_the_tables_shares_intervals_and_counts(results: Resul
 def test_draw_funnel_by_groups_has_a_bar_for_each_and_their_n(results: Results) -> None:
     table = results.groups.table
     ax = results.groups.plot()
-    assert sorted(bar.get_width() for bar in ax.patches) == pytest.approx(sorted(table["rate_from_start"]))
+    assert sorted(bar.get_width() for bar in read_bars(ax)) == pytest.approx(sorted(table["rate_from_start"]))
     first = table[table["step"] == 1]
     assert read_legend(ax) == {
         f"{device} (n = {n:,})" for device, n in zip(first["device_type"], first["units"], strict=True)
@@ -95,7 +104,7 @@ def test_draw_trend_shows_the_weeks_with_enough_units(results: Results) -> None:
     trend = results.funnel.trend
     rows = trend[trend["note"] == ""]
     ax = results.funnel.plot_trend()
-    np.testing.assert_allclose(np.asarray(ax.lines[0].get_ydata(), float), rows["rate"])
+    np.testing.assert_allclose(read_numbers(ax.lines[0].get_ydata()), rows["rate"])
     np.testing.assert_allclose(read_errors(ax, vertical=True), interval(rows, "rate"), atol=1e-12)
     assert f"n = {rows['units'].sum():,}" in flatten(ax.get_xlabel())
     assert read_title(ax) == "Completion by week of entry: all"
@@ -110,21 +119,22 @@ def test_draw_rates_has_a_panel_for_each_share_with_target_and_n(results: Result
     assert len(panels) == shares["conversion"].nunique()
     macro = shares[shares["conversion"] == "purchase"]
     line, target = first.lines
-    np.testing.assert_allclose(line.get_ydata(), macro["value"])
-    assert set(target.get_ydata()) == {0.14}
+    np.testing.assert_allclose(read_numbers(line.get_ydata()), macro["value"])
+    assert set(read_numbers(target.get_ydata())) == {0.14}
     assert read_title(first) == f"Purchase completed last n = {macro['exposed'].iloc[-1]:,}"
     assert flatten(first.figure.get_suptitle()) == "Rates by week of entry: all band: 95% interval; dashed: target"
-    band = first.collections[0].get_paths()[0].vertices[:, 1]
+    band = read_numbers(first.collections[0].get_paths()[0].vertices)[:, 1]
     assert band.max() == pytest.approx(macro["ci_upper"].max())
 
 
-def test_draw_rates_by_groups_has_a_line_for_each(results: Results) -> None:
+def test_draw_rates_by_groups_has_a_line_for_each() -> None:
     log, plan, _ = cv.simulate_shop(units=4_000, seed=3)
     rates = cv.measure_rates(log, plan, by="device_type", entry="first_visit", window="14D", every="M")
     ax = rates.plot()
     shown = rates.table[(rates.table["conversion"] == "purchase") & (rates.table["metric"] == "rate")]
     shown = shown[shown["note"] == ""]
-    lines = {line.get_label(): line.get_ydata() for line in ax.lines if not line.get_label().startswith("_")}
+    drawn = {str(line.get_label()): read_numbers(line.get_ydata()) for line in ax.lines}
+    lines = {label: values for label, values in drawn.items() if not label.startswith("_")}
     assert set(lines) == set(shown["device_type"])
     for device, values in lines.items():
         np.testing.assert_allclose(values, shown.loc[shown["device_type"] == device, "value"])
@@ -135,14 +145,14 @@ def test_draw_targets_sets_each_rate_beside_target_and_benchmark(results: Result
     latest = results.rates.latest
     rows = latest[latest["metric"].str.match("rate|follow_up|abandonment")]
     ax = results.rates.plot_targets()
-    left = [bar.get_x() for bar in ax.patches]
-    right = [bar.get_x() + bar.get_width() for bar in ax.patches]
+    left = [bar.get_x() for bar in read_bars(ax)]
+    right = [bar.get_x() + bar.get_width() for bar in read_bars(ax)]
     np.testing.assert_allclose(left, rows["benchmark_low"])
     np.testing.assert_allclose(right, rows["benchmark_high"])
     intervals, dots = ax.lines[:-1][::2], ax.lines[:-1][1::2]
-    np.testing.assert_allclose([line.get_xdata() for line in intervals], rows[["ci_lower", "ci_upper"]])
-    np.testing.assert_allclose([dot.get_xdata()[0] for dot in dots], rows["value"])
-    np.testing.assert_allclose(ax.lines[-1].get_xdata(), rows["target"])
+    np.testing.assert_allclose([read_numbers(line.get_xdata()) for line in intervals], rows[["ci_lower", "ci_upper"]])
+    np.testing.assert_allclose([read_numbers(dot.get_xdata())[0] for dot in dots], rows["value"])
+    np.testing.assert_allclose(read_numbers(ax.lines[-1].get_xdata()), rows["target"])
     expected = [
         f"{results.rates.names[c]} (n = {n:,})" for c, n in zip(rows["conversion"], rows["exposed"], strict=True)
     ]
@@ -154,20 +164,24 @@ def test_draw_targets_sets_each_rate_beside_target_and_benchmark(results: Result
 
 def test_draw_targets_shows_a_benchmark_that_is_open_at_one_end(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, "macros: [{id: buy, match: {event_name: buy}, benchmark: {low: 0.4}}]")
-    rows = "".join(f"u{n} visit {n}h\nu{n} {'buy' if n < 20 else 'visit'} {n + 1}h\n" for n in range(40)) + "z visit 167h"
+    rows = (
+        "".join(f"u{n} visit {n}h\nu{n} {'buy' if n < 20 else 'visit'} {n + 1}h\n" for n in range(40)) + "z visit 167h"
+    )
     rates = cv.measure_rates(make_log(rows, plan), plan)
     ax = rates.plot_targets()
-    assert [bar.get_x() for bar in ax.patches] == [0.4]
-    assert all(bar.get_width() > 0 for bar in ax.patches)
+    assert [bar.get_x() for bar in read_bars(ax)] == [0.4]
+    assert all(bar.get_width() > 0 for bar in read_bars(ax))
 
 
 def test_draw_lifts_shows_raw_and_adjusted_with_intervals(results: Results) -> None:
     table = results.correlation.table
     ax = results.correlation.plot()
     raw, *adjusted = [each for each in ax.containers if isinstance(each, ErrorbarContainer)]
-    np.testing.assert_allclose(np.asarray(raw.lines[0].get_xdata(), float), table["lift"])
+    np.testing.assert_allclose(read_numbers(raw.lines[0].get_xdata()), table["lift"])
     np.testing.assert_allclose(read_errors(ax), interval(table, "lift"), atol=1e-12)
-    np.testing.assert_allclose([float(each.lines[0].get_xdata()[0]) for each in adjusted], table["adjusted_lift"])
+    np.testing.assert_allclose(
+        [read_numbers(each.lines[0].get_xdata())[0] for each in adjusted], table["adjusted_lift"]
+    )
     ends = np.concatenate([read_errors(ax, n + 1) for n in range(len(table))])
     np.testing.assert_allclose(ends, interval(table, "adjusted_lift"), atol=1e-12)
     found = [to_hex(each.lines[0].get_color()).upper() for each in adjusted]
@@ -204,7 +218,7 @@ def test_draw_matrix_of_no_micro_draws_an_empty_figure() -> None:
 def test_draw_opportunities_shows_the_ranked_with_intervals(results: Results) -> None:
     rows = results.impact.table[results.impact.table["rank"].notna()]
     ax = results.impact.plot()
-    np.testing.assert_allclose([bar.get_width() for bar in ax.patches], rows["opportunity"])
+    np.testing.assert_allclose([bar.get_width() for bar in read_bars(ax)], rows["opportunity"])
     expected = interval(rows, "opportunity")
     # An interval that leaves its own mean out, as skewed draws may, is drawn up to the mean.
     expected[:, 0] = np.minimum(expected[:, 0], rows["opportunity"])
@@ -229,7 +243,7 @@ def test_draw_effort_sets_opportunity_against_effort(results: Results) -> None:
 def test_draw_coverage_shows_users_of_each_conversion(results: Results) -> None:
     coverage = results.event_map.coverage
     ax = results.event_map.plot()
-    assert [bar.get_width() for bar in ax.patches] == coverage["units"].tolist()
+    assert [bar.get_width() for bar in read_bars(ax)] == coverage["units"].tolist()
     assert read_ticks(ax) == coverage["name"].tolist()
     shares = zip(coverage["units"], coverage["share_of_units"], strict=True)
     assert [text.get_text().strip() for text in ax.texts] == [f"{n:,} ({share:.0%})" for n, share in shares]
@@ -239,8 +253,8 @@ def test_draw_volume_fills_days_without_events_with_zero() -> None:
     days = pd.to_datetime(["2024-01-01", "2024-01-03", "2024-01-02"])
     volume = pd.DataFrame({"day": days, "tier": ["macro", "macro", "micro"], "events": [5, 1_000, 7]})
     ax = plots.draw_volume(volume, segment="mobile")
-    assert ax.lines[0].get_ydata().tolist() == [5, 0, 1_000]
-    assert ax.lines[1].get_ydata().tolist() == [7]
+    assert read_numbers(ax.lines[0].get_ydata()).tolist() == [5, 0, 1_000]
+    assert read_numbers(ax.lines[1].get_ydata()).tolist() == [7]
     assert read_legend(ax) == {"macro (n = 1,005)", "micro (n = 7)"}
     assert read_title(ax) == "Volume by day: mobile"
     assert ax.get_ylabel() == "events a day"

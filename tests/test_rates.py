@@ -21,14 +21,22 @@ macros:
     owner: shop
     micros:
       - {id: view, match: {event_name: view}, stage: awareness, kind: process_milestone}
-      - {id: cart, match: {event_name: cart}, stage: decision, kind: process_milestone, metric: {type: rate, over: view}}
-      - {id: filters, match: {event_name: filter}, stage: awareness, kind: secondary_action, metric: per_unit}
-      - {id: spent, match: {event_name: promo}, stage: decision, kind: secondary_action, metric: {type: sum, column: discount}}
-      - {id: promo, match: {event_name: promo}, stage: decision, kind: secondary_action, metric: {type: mean, column: discount}}
-      - {id: form, match: {event_name: cart}, stage: decision, kind: process_milestone, metric: {type: time_between, from: view}}
-      - {id: click, match: {event_name: click}, stage: awareness, kind: secondary_action, metric: {type: follow_up, window: 2D}}
-      - {id: left, match: {event_name: cart}, stage: decision, kind: secondary_action, metric: abandonment}
-      - {id: lost, match: {event_name: cart}, stage: decision, kind: secondary_action, metric: {type: abandonment, over: view}}
+      - {id: cart, match: {event_name: cart}, stage: decision, kind: process_milestone,
+         metric: {type: rate, over: view}}
+      - {id: filters, match: {event_name: filter}, stage: awareness, kind: secondary_action,
+         metric: per_unit}
+      - {id: spent, match: {event_name: promo}, stage: decision, kind: secondary_action,
+         metric: {type: sum, column: discount}}
+      - {id: promo, match: {event_name: promo}, stage: decision, kind: secondary_action,
+         metric: {type: mean, column: discount}}
+      - {id: form, match: {event_name: cart}, stage: decision, kind: process_milestone,
+         metric: {type: time_between, from: view}}
+      - {id: click, match: {event_name: click}, stage: awareness, kind: secondary_action,
+         metric: {type: follow_up, window: 2D}}
+      - {id: left, match: {event_name: cart}, stage: decision, kind: secondary_action,
+         metric: abandonment}
+      - {id: lost, match: {event_name: cart}, stage: decision, kind: secondary_action,
+         metric: {type: abandonment, over: view}}
 """
 # Two weeks from Monday, 1 January; the second begins after 168h. eve's view is in the second.
 ROWS = """
@@ -160,10 +168,12 @@ def test_measure_rates_leaves_out_follow_ups_that_are_not_over(plan: Plan) -> No
 
 def test_measure_rates_within_a_window_follows_each_entry_past_the_period(log: EventLog, plan: Plan) -> None:
     rates = measure_rates(log, plan, window="2D")
-    # Week 1: eve's view 10h after her entry counts now. Week 2: eve (enters at 170h) and fay; zed's two days are not over.
+    # Week 1: eve's view, 10h after her entry, counts now. Week 2: eve (from 170h) and fay; zed's two days are not over.
     assert row_of(rates, "view")[["units", "exposed"]].tolist() == [4, 5]
     assert row_of(rates, "view", WEEK_2)[["units", "exposed"]].tolist() == [1, 2]
     assert pick(rates.pending, "period pending") == [(WEEK_1, 0), (WEEK_2, 1)]
+    assert pick(rates.pending, "units") == [(5,), (3,)]
+    assert "in the week from 8 January 2024" in rates.show_pending()._repr_html_()
     assert rates.window == "2D"
 
 
@@ -321,7 +331,10 @@ def test_measure_rates_by_groups_sums_to_the_whole(plan: Plan) -> None:
     summed = parts.table.groupby(["period", "conversion", "metric"])[["units", "exposed"]].sum()
     expected = whole.table.set_index(["period", "conversion", "metric"])[["units", "exposed"]]
     pd.testing.assert_frame_equal(summed.sort_index(), expected.sort_index())
-    assert parts.takeaways == ("No period of segment all is complete and has units yet.",) or "by geo" in parts.takeaways[0]
+    assert (
+        parts.takeaways == ("No period of segment all is complete and has units yet.",)
+        or "by geo" in parts.takeaways[0]
+    )
 
 
 def test_measure_rates_agrees_with_the_funnel(log: EventLog, plan: Plan) -> None:

@@ -99,6 +99,16 @@ def test_tidy_notebook_removes_times_random_ids_and_paths(tmp_path: Path) -> Non
     assert "papermill" in notebook.metadata
 
 
+def test_tidy_notebook_drops_the_plain_form_of_a_rich_result(tmp_path: Path) -> None:
+    notebook = nbformat.read(write_notebook(tmp_path / "a.ipynb", "1"), as_version=4)
+    rich = {"text/html": "<p>1</p>", "text/plain": "Result(folder='/x')"}
+    plain = {"text/plain": f"{tmp_path}/x"}
+    outputs = [nbformat.v4.new_output("execute_result", data=data) for data in (rich, plain)]
+    notebook.cells[2].outputs = outputs
+    tidy = tidy_notebook(notebook, folder=tmp_path / "notebooks").cells[2].outputs
+    assert [output.data for output in tidy] == [{"text/html": "<p>1</p>"}, {"text/plain": "x"}]
+
+
 def test_hide_paths_shortens_the_project_the_environment_and_cells(tmp_path: Path) -> None:
     folder = tmp_path / "notebooks"
     text = f"File {tmp_path}/convlib/x.py, {sys.prefix}/lib/y.py, /tmp/ipykernel_12/34.py:3, {Path.home()}/z"

@@ -48,7 +48,15 @@ def test_format_value_writes_a_dash_for_what_is_not_known(value: object, kind: K
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0"), (1234.5, "1,234"), (-1234.5, "-1,234"), (123.4, "123"), (12.34, "12.3"), (1.234, "1.23"), (0.01234, "0.0123")],
+    [
+        (0, "0"),
+        (1234.5, "1,234"),
+        (-1234.5, "-1,234"),
+        (123.4, "123"),
+        (12.34, "12.3"),
+        (1.234, "1.23"),
+        (0.01234, "0.0123"),
+    ],
 )
 def test_format_number_keeps_three_meaningful_digits(number: float, text: str) -> None:
     assert format_number(number) == text
@@ -124,6 +132,7 @@ def test_takeaways_are_an_escaped_list() -> None:
         '<ul class="takeaways"><li>Rate &lt; 5%.</li><li>Second.</li><li>Third.</li></ul>'
     )
     assert isinstance(takeaways, Takeaways)
+    assert takeaways.first(2)._repr_html_() == '<ul class="takeaways"><li>Rate &lt; 5%.</li><li>Second.</li></ul>'
 
 
 def test_result_is_frozen_and_shows_its_table() -> None:

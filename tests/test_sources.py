@@ -10,7 +10,7 @@ from pandas.testing import assert_frame_equal
 from convlib.errors import EventDataError, ParamError
 from convlib.events import EventLog, read_events
 from convlib.rules import parse_rule
-from convlib.sources import compile_rule, connect, find_files
+from convlib.sources import _read, compile_rule, connect, find_files
 
 HEADER = "user_id,event_name,timestamp"
 ROWS = pd.DataFrame(
@@ -145,6 +145,12 @@ def test_read_events_gives_equal_tables_from_every_source(save: Callable[[Path],
     assert (log.rows_read, log.rows_used, log.rows_rejected) == (4, 4, 0)
     assert log.to_pandas()["colour"].tolist()[2:] == ['b"lue, or\nnot', "grün"]
     assert log.to_pandas()["value"].fillna(0).tolist() == [1.5, 20, 0, -3]
+
+
+@pytest.mark.parametrize("save", [save_parquet, save_csv, save_zipped_csv, save_json])
+def test_read_events_opens_files_without_loading_them(save: Callable[[Path], Path], tmp_path: Path) -> None:
+    plan = _read([save(tmp_path)]).explain()
+    assert "COLUMN_DATA_SCAN" not in plan  # the engine's word for a table that it holds in memory
 
 
 def test_read_events_takes_a_dataframe_of_any_types() -> None:
@@ -578,7 +584,7 @@ HOSTILE_COLUMNS = [
     "a b",
 ]
 #: Names that queries and results use themselves.
-INNER_COLUMNS = ["names", "day", "period", "unit", "time", "v", "row", "reason", "reject_row", "clean"]
+INNER_COLUMNS = ["names", "period", "unit", "time", "v", "row", "reason", "reject_row", "clean"]
 #: Those of them that stand beside a breakdown in a table.
 TAKEN_COLUMNS = ["period", "unit", "time"]
 

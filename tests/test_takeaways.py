@@ -93,9 +93,7 @@ def impact_row(rank: int, micro: str, opportunity: float, verdict: str = "positi
 
 
 def say_impact(*rows: dict[str, Any], currency: str | None = "USD") -> Takeaways:
-    return takeaways.word_impact(
-        pd.DataFrame(rows), macro="Bought", names=NAMES, currency=currency, segment="mobile"
-    )
+    return takeaways.word_impact(pd.DataFrame(rows), macro="Bought", names=NAMES, currency=currency, segment="mobile")
 
 
 def test_word_funnel_names_the_rate_the_leak_the_slowest_step_and_the_pending() -> None:
@@ -168,8 +166,7 @@ def test_word_rates_says_where_things_stand_and_what_changed() -> None:
     )
     assert said == (
         "Bought: 12.0% (11.0% to 13.0%) in the week from 2 March 2026, n = 1,200, target 14.0%.",
-        "2 of 3 metrics changed beyond noise against the period before: Bought (rate) -3.0 pts, "
-        "Bought (sum of value) -900.",
+        "2 of 3 metrics changed beyond noise against the period before: Bought -3.0 pts, Bought (sum of value) -900.",
         "1 of 2 micro-conversions meet their target; furthest from it: Form filled (1.5 min (1.3 min to 1.7 min), "
         "target 1.0 min).",
     )
@@ -194,8 +191,8 @@ def test_word_rates_names_what_is_furthest_from_its_target_in_either_direction()
         rate_row("error", 0.30, target=0.10, status="missed"),
     )
     assert said[-1] == (
-        "0 of 3 micro-conversions meet their target; furthest from it: Field error (30.0% (29.0% to 31.0%), target 10.0%), "
-        "Item viewed (38.0% (37.0% to 39.0%), target 40.0%)."
+        "0 of 3 micro-conversions meet their target; furthest from it: Field error (30.0% (29.0% to 31.0%), target "
+        "10.0%), Item viewed (38.0% (37.0% to 39.0%), target 40.0%)."
     )
 
 
@@ -227,8 +224,8 @@ def test_word_correlation_names_the_three_largest_and_what_shows_nothing() -> No
 def test_word_correlation_without_a_finding() -> None:
     assert say_correlation(micro_row("view", 0.3, "too few"), exposure=("1h", "1D", "3D")) == (
         "No micro-conversion of segment mobile is associated with Bought beyond chance.",
-        "Done before 1h, 1D and 3D after entry, Bought counted for 14D after that, among units that had not converted by "
-        "then.",
+        "Done before 1h, 1D and 3D after entry, Bought counted for 14D after that, among units that had not "
+        "converted by then.",
     )
 
 
@@ -244,10 +241,10 @@ def test_word_impact_names_what_to_work_on_and_the_test() -> None:
         impact_row(3, "fill", 50.0, "no evidence"),
     )
     assert said == (
-        "1. Item viewed: reaching its target would go with 3,170 USD (3,070 to 3,270) if the association held; in the top "
-        "3 with probability 91%.",
-        "2. Field error: reaching its target would go with 682 USD (582 to 782) if the association held; in the top 3 with "
-        "probability 91%.",
+        "Rank 1, Item viewed: reaching its target would go with 3,170 USD (3,070 to 3,270) if the association held; in "
+        "the top 3 with probability 91%.",
+        "Rank 2, Field error: reaching its target would go with 682 USD (582 to 782) if the association held; in the "
+        "top 3 with probability 91%.",
         "Test Item viewed first: 4,321 units in two arms, about 47 days at this traffic.",
         "These are associations in observed events; only a randomised test can show what a change causes.",
     )
@@ -255,8 +252,8 @@ def test_word_impact_names_what_to_work_on_and_the_test() -> None:
 
 def test_word_impact_counts_conversions_and_names_no_test_that_nobody_can_plan() -> None:
     assert say_impact(impact_row(1, "view", 200.0, days_to_test=np.nan), currency=None) == (
-        "1. Item viewed: reaching its target would go with 200 conversions (100 to 300) if the association held; in the "
-        "top 3 with probability 91%.",
+        "Rank 1, Item viewed: reaching its target would go with 200 conversions (100 to 300) if the association held; "
+        "in the top 3 with probability 91%.",
         "These are associations in observed events; only a randomised test can show what a change causes.",
     )
 
@@ -298,8 +295,8 @@ def test_word_provenance_says_where_the_numbers_come_from() -> None:
         end=pd.Timestamp("2026-02-14 13:05"),
     )
     assert said == (
-        "Segment mobile, entries from 2026-01-01 to 2026-01-31. events.csv: 1,010 rows read, 1,000 used, 10 rejected; data "
-        "end on 2026-02-14 13:05 UTC; fingerprint 0123456789ab."
+        "Segment mobile, entries from 2026-01-01 to 2026-01-31. events.csv: 1,010 rows read, 1,000 used, 10 "
+        "rejected; data end on 2026-02-14 13:05 UTC; fingerprint 0123456789ab."
     )
 
 

@@ -145,6 +145,12 @@ def tidy_notebook(notebook: NotebookNode, *, folder: Path) -> NotebookNode:
 def _tidy_output(output: NotebookNode, folder: Path) -> None:
     if output.output_type == "stream":
         output.text = hide_paths(output.text, folder=folder)
+    data = output.get("data", {})
+    if len(data) > 1:
+        # Nobody sees a result's plain repr beside its richer form; it is long and names folders of this machine.
+        data.pop("text/plain", None)
+    elif data.get("text/plain"):
+        data["text/plain"] = hide_paths(data["text/plain"], folder=folder)
     if output.output_type == "error":
         output.evalue = hide_paths(output.evalue, folder=folder)
         output.traceback = [hide_paths(_ANSI.sub("", line), folder=folder) for line in output.traceback]
