@@ -31,7 +31,7 @@ $(READY): pyproject.toml requirements.txt
 	@echo "Making $(VENV): a minute or two the first time."
 ifdef UV
 	uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	uv pip install --quiet --python $(VENV) --require-hashes -r requirements.txt
+	uv pip install --quiet --compile-bytecode --python $(VENV) --require-hashes -r requirements.txt
 	uv pip install --quiet --python $(VENV) --no-deps --no-build-isolation -e .
 else
 	$(PYTHON) -m venv $(VENV)

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from convlib.errors import ParamError
 from convlib.events import EventLog, Unit
 from convlib.rules import parse_rule
-from convlib.sources import compile_rule
 
 Ints = NDArray[np.int64]
 
@@ -76,7 +76,15 @@ def gather(
     Raises:
         ParamError: A step is neither in the plan nor in the log, or a column is missing.
     """
-    frames = [_fetch(log, step, unit, columns).assign(step=number) for number, step in enumerate(steps)]
+    problems: list[str] = []
+    frames = []
+    for number, step in enumerate(steps):
+        try:
+            frames.append(_fetch(log, step, unit, columns).assign(step=number))
+        except ParamError as error:
+            problems += error.problems
+    if problems:
+        raise ParamError(*dict.fromkeys(problems))
     rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     position = np.searchsorted(codes, rows["unit"].to_numpy(np.int64))
     known = (
@@ -103,7 +111,5 @@ def microseconds(moment: pd.Timestamp) -> int:
 
 
 def _fetch(log: EventLog, step: Step, unit: Unit, columns: Sequence[str]) -> pd.DataFrame:
-    relation = log.stream(step.name)
-    if step.where:
-        relation = relation.filter(compile_rule(parse_rule(step.where)))
-    return log.read(relation, unit=unit, columns=columns)
+    log = log.where(**step.where) if step.where else log
+    return log.read(log.stream(step.name), unit=unit, columns=columns)

@@ -11,15 +11,18 @@ import pandas as pd
 from duckdb import ColumnExpression, ConstantExpression
 
 from convlib.documents import did_you_mean, quote_names
+from convlib.engine import compile_rule, connect, quote
 from convlib.errors import ParamError
 from convlib.plan import Plan, Segment, read_plan, read_segments
 from convlib.rules import All, Rule, parse_rule
-from convlib.sources import ADDED, Prepared, compile_rule, connect, prepare
+from convlib.sources import ADDED, Prepared, prepare
 
 Unit = Literal["user", "session"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 #: How a null stands in segment names and breakdowns.
 NO_VALUE = "(none)"
+#: Columns of the tables that breakdowns stand in.
+TAKEN = frozenset({"unit", "time", "period", "event", "name", "step", "value"})
 #: A column of at most this many values is described by them.
 FEW_VALUES = 12
 
@@ -102,16 +105,19 @@ class EventLog:
         Raises:
             ParamError: There is no such segment, or it uses a column that the log does not have.
         """
+        log = dataclasses.replace(self, rule=None)
         if not isinstance(which, str):
-            return self._restrict("custom", parse_rule(dict(which)), "unit")
+            return log._restrict("custom", parse_rule(dict(which)), "unit")
         name, _, value = which.partition("=")
         chosen = self.segments.get(name, Segment(name="all") if name == "all" else None)
         if chosen is None or bool(chosen.by) != ("=" in which):
             raise ParamError(self._unknown_segment(which))
         if chosen.by:
+            if value not in self.whole().values(chosen.by):
+                raise ParamError(self._unknown_segment(which))
             own = parse_rule({chosen.by: {"is_null": True} if value == NO_VALUE else value})
-            return self._restrict(which, All((chosen.rule, own)) if chosen.rule else own, chosen.scope)
-        return self._restrict(which, chosen.rule, chosen.scope)
+            return log._restrict(which, All((chosen.rule, own)) if chosen.rule else own, chosen.scope)
+        return log._restrict(which, chosen.rule, chosen.scope)
 
     def whole(self) -> Self:
         """Give the log without segment, filters and period."""
@@ -156,14 +162,14 @@ class EventLog:
         """List the values of a column, as text, with `(none)` last when some rows have none."""
         self._check_columns([column])
         found = (
-            self.rows().project(f"CAST({_quote(column)} AS VARCHAR) AS v").distinct().order("v NULLS LAST").fetchall()
+            self.rows().project(f"CAST({quote(column)} AS VARCHAR) AS v").distinct().order("v NULLS LAST").fetchall()
         )
         return [NO_VALUE if value is None else value for (value,) in found]
 
     def to_pandas(self) -> pd.DataFrame:
         """Give the rows of the segment's units, as a frame in order of user and time."""
         units = self.entries().index
-        rows = self.rows().project(f"user, {', '.join(map(_quote, self.columns))}").df()
+        rows = self.rows().project(f"user, {', '.join(map(quote, self.columns))}").df()
         return rows[rows["user"].isin(units)].drop(columns="user").reset_index(drop=True)
 
     def rows(self, name: str = "events") -> duckdb.DuckDBPyRelation:
@@ -181,10 +187,10 @@ class EventLog:
         """
         if self.plan and name in self.plan:
             return self.rows("conversions").filter(ColumnExpression("conversion") == ConstantExpression(name))
-        relation = self.rows().filter(ColumnExpression("event_name") == ConstantExpression(name))
-        if not relation.limit(1).fetchall():
+        is_it = ColumnExpression("event_name") == ConstantExpression(name)
+        if not self.whole().rows().filter(is_it).limit(1).fetchall():
             raise ParamError(self._unknown_event(name))
-        return relation
+        return self.rows().filter(is_it)
 
     def entries(
         self, *, unit: Unit = "user", entry: str | None = None, columns: Sequence[str] = (), every: str | None = None
@@ -201,7 +207,7 @@ class EventLog:
             A frame indexed by unit code, with `time` (microseconds since 1970, UTC), `period` (its first day) and the
             columns.
         """
-        self._check_columns(columns)
+        self._check_breakdown(columns)
         self._check_unit(unit)
         low, high = (day.isoformat() for day in self.bounds)
         rows = self.stream(entry) if entry else self.rows()
@@ -224,7 +230,7 @@ class EventLog:
         self, relation: duckdb.DuckDBPyRelation, *, unit: Unit = "user", columns: Sequence[str] = ()
     ) -> pd.DataFrame:
         """Fetch rows as `unit`, `time` (microseconds), `value`, `event` and the columns as text."""
-        self._check_columns(columns)
+        self._check_breakdown(columns)
         known = [f"{unit} AS unit", "epoch_us(timestamp) AS time", "value", "event"]
         return relation.filter(f"{unit} IS NOT NULL").project(", ".join([*known, *_texts(columns)])).df()
 
@@ -238,9 +244,11 @@ class EventLog:
         Returns:
             The groups, `events`, `units`, `first`, `last`, the most frequent first.
         """
-        names = ", ".join(map(_quote, groups))
+        names = ", ".join(map(quote, groups))
         counts = "count(*) AS events, count(DISTINCT user) AS units, min(timestamp) AS first, max(timestamp) AS last"
-        dated = self._members(part).project("*, CAST(date_trunc('day', timestamp) AS TIMESTAMP) AS day")
+        members = self._members(part)
+        known = ", ".join(quote(name) for name in members.columns if name != "day")
+        dated = members.project(f"{known}, CAST(date_trunc('day', timestamp) AS TIMESTAMP) AS day")
         return (
             dated.aggregate(", ".join(filter(None, [names, counts])), names)
             .order(", ".join(filter(None, ["events DESC", names])))
@@ -256,7 +264,7 @@ class EventLog:
         """
         rows = self._members("events")
         columns = [c for c in self.columns if c not in ADDED]
-        counts = [f"count({_quote(c)}), count(DISTINCT {_quote(c)})" for c in columns]
+        counts = [f"count({quote(c)}), count(DISTINCT {quote(c)})" for c in columns]
         total, *found = rows.aggregate(", ".join(["count(*)", *counts])).fetchall()[0]
         frame = pd.DataFrame({"column": columns, "filled": found[::2], "distinct": found[1::2]})
         few = (frame["distinct"] <= FEW_VALUES) & ~frame["column"].isin(["user_id", "session_id"])
@@ -302,6 +310,18 @@ class EventLog:
                 ]
             )
 
+    def _check_breakdown(self, columns: Sequence[str]) -> None:
+        self._check_columns(columns)
+        taken = [name for name in columns if name in TAKEN]
+        if taken:
+            raise ParamError(
+                *[
+                    f"The column `{name}` can't break results down: their own tables have a column of that name. "
+                    "Rename it in the log."
+                    for name in taken
+                ]
+            )
+
     def _check_unit(self, unit: str) -> None:
         if unit not in UNITS:
             msg = f"`unit` is {unit!r}; it must be one of {quote_names(UNITS)}."
@@ -315,7 +335,7 @@ class EventLog:
         return f"There is no segment `{name}`.{did_you_mean(name, known)} The segments are {', '.join(known)}."
 
     def _unknown_event(self, name: str) -> str:
-        events = [row[0] for row in self.rows().project("event_name").distinct().order("event_name").fetchall()]
+        events = [row[0] for row in self.whole().rows().project("event_name").distinct().order("event_name").fetchall()]
         known = [*(c.id for c in (self.plan.conversions if self.plan else ())), *events]
         return (
             f"`{name}` is neither a conversion of the plan nor an event of the "
@@ -354,26 +374,22 @@ def _date(text: dt.date | str | None, name: str) -> dt.date | None:
     if text is None or text == "":
         return None
     try:
-        return dt.date.fromisoformat(str(text)[:10])
+        return dt.date.fromisoformat(text if isinstance(text, str) else text.isoformat()[:10])
     except ValueError:
         msg = f"`{name}` is {text!r}, which is not a date; write it as YYYY-MM-DD."
         raise ParamError(msg) from None
 
 
 def _count_values(rows: duckdb.DuckDBPyRelation, column: str) -> str:
-    name = _quote(column)
+    name = quote(column)
     counted = rows.filter(f"{name} IS NOT NULL").aggregate(f"CAST({name} AS VARCHAR) AS v, count(*) AS n", name)
     return ", ".join(f"{value} ({count:,})" for value, count in counted.order("n DESC, v").fetchall())
 
 
 def _texts(columns: Sequence[str]) -> list[str]:
-    return [f"coalesce(CAST({_quote(c)} AS VARCHAR), '{NO_VALUE}') AS {_quote(c)}" for c in columns]
+    return [f"coalesce(CAST({quote(c)} AS VARCHAR), '{NO_VALUE}') AS {quote(c)}" for c in columns]
 
 
 def list_columns(columns: str | Sequence[str]) -> list[str]:
     """Give one column or several as a list."""
     return [columns] if isinstance(columns, str) else list(columns)
-
-
-def _quote(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

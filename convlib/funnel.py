@@ -258,7 +258,7 @@ def _count_trend(attempts: pd.DataFrame, steps: int, confidence: float) -> pd.Da
             "rate": divide(counts["sum"], counts["size"]),
             "rate_ci_lower": low,
             "rate_ci_upper": high,
-            "note": [_note(units) for units in counts["size"]],
+            "note": pd.Series([_note(units) for units in counts["size"]], dtype="str"),
         }
     )
     return frame[list(TREND_COLUMNS)]

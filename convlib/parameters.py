@@ -1,6 +1,7 @@
 """A notebook's parameters, checked once and all together before any data is read."""
 
 import dataclasses
+import datetime as dt
 import html
 import json
 from collections.abc import Callable, Sequence
@@ -126,7 +127,7 @@ def _find_dates(start: str, end: str) -> list[str]:
     problems, days = [], []
     for name, text in (("start", start), ("end", end)):
         try:
-            days.append(pd.Timestamp(text) if text else None)
+            days.append(dt.date.fromisoformat(text) if text else None)
         except ValueError:
             problems.append(f"`{name}` is {text!r}, which is not a date; write it as YYYY-MM-DD.")
     if not problems and days[0] and days[1] and days[1] < days[0]:
@@ -156,7 +157,7 @@ def _find_analysis(analysis: dict[str, object], plan: Plan | None) -> list[str]:
 
 def _find_segment(segment: str, segments: dict[str, Segment]) -> list[str]:
     name, is_value, _ = segment.partition("=")
-    if name not in segments:
+    if name not in segments or (is_value and not segments[name].by):
         return [f"`segment` is {segment!r}; the segments are {quote_names(segments)}.{did_you_mean(name, segments)}"]
     if segments[name].by and not is_value:
         return [

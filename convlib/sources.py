@@ -1,26 +1,35 @@
 """Reads any log that DuckDB reads, checks each row once, and keeps the prepared form in a cache folder."""
 
+import csv
 import dataclasses
-import functools
 import glob
+import gzip
 import hashlib
 import json
-import operator
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pandas as pd
-from duckdb import CaseExpression, ColumnExpression, ConstantExpression, Expression, FunctionExpression, StarExpression
+from duckdb import (
+    CaseExpression,
+    ColumnExpression,
+    ConstantExpression,
+    Expression,
+    FunctionExpression,
+    SQLExpression,
+    StarExpression,
+)
 
 from convlib.cache import cache_folder
 from convlib.datasets.files import dataset_path
+from convlib.engine import compile_rule, connect, quote
 from convlib.errors import EventDataError
 from convlib.plan import Plan
 from convlib.plan_entries import Loss, Macro, Micro, ValueColumn
-from convlib.rules import All, Any_, Rule, Test
 
 REQUIRED = ("event_name", "timestamp", "user_id")
 CANONICAL = {
@@ -41,7 +50,7 @@ CANONICAL = {
     "currency": "VARCHAR",
 }
 #: Columns that preparing adds: the row's place in the prepared order, and dense codes of its user and session.
-ADDED = ("event", "user", "session")
+ADDED = ("event", "user", "session", "conversion")
 READERS = {
     ".parquet": "parquet",
     ".pq": "parquet",
@@ -85,14 +94,6 @@ class Prepared:
     last: pd.Timestamp
 
 
-@functools.cache
-def connect() -> duckdb.DuckDBPyConnection:
-    """One in-memory engine a process, opened at first use so that a forked process opens its own."""
-    connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'; CREATE MACRO to_number(x) AS TRY_CAST(x AS DOUBLE)")
-    return connection
-
-
 def prepare(source: str | Path | pd.DataFrame, *, plan: Plan | None, timezone: str) -> Prepared:
     """Give the prepared form of a log, from the cache when the same source and plan were prepared before.
 
@@ -108,7 +109,10 @@ def prepare(source: str | Path | pd.DataFrame, *, plan: Plan | None, timezone: s
     found = _Found(source, files, timezone)
     folder = cache_folder() / f"log-{found.key(plan)[:32]}"
     if not folder.exists():
+        if files and not any(file.stat().st_size for file in files):
+            raise EventDataError(_nothing_usable(found.label, 0, pd.DataFrame()))
         relation = found.open()
+        _check_shape(relation, files)
         _check_columns(relation, found.label, plan)
         _write(relation, found, plan, folder)
     return _load(folder, found.label)
@@ -138,39 +142,6 @@ def find_files(source: str | Path) -> list[Path]:
         )
         raise EventDataError(msg)
     return found
-
-
-def compile_rule(rule: Rule) -> Expression:
-    """Translate a match rule into an engine expression, with every value passed as a constant, never as SQL text."""
-    if isinstance(rule, All):
-        return functools.reduce(lambda a, b: a & b, [compile_rule(r) for r in rule.rules])
-    if isinstance(rule, Any_):
-        return functools.reduce(lambda a, b: a | b, [compile_rule(r) for r in rule.rules])
-    return _compile_test(rule)
-
-
-def _compile_test(test: Test) -> Expression:
-    column = ColumnExpression(test.column)
-    if test.op == "is_null":
-        return column.isnull() if test.value else column.isnotnull()
-    if test.op == "in":
-        hits = [_equals(column, value) for value in test.value]
-        return functools.reduce(lambda a, b: a | b, hits)
-    if test.op == "regex":
-        return FunctionExpression("regexp_matches", column.cast("VARCHAR"), ConstantExpression(test.value))
-    is_number = isinstance(test.value, int | float)
-    value = FunctionExpression("to_number", column) if is_number else column.cast("VARCHAR")
-    compare = {"gte": operator.ge, "gt": operator.gt, "lte": operator.le, "lt": operator.lt}[test.op]
-    result: Expression = compare(value, ConstantExpression(test.value))
-    return result
-
-
-def _equals(column: Expression, value: object) -> Expression:
-    if isinstance(value, bool):
-        return FunctionExpression("lower", column.cast("VARCHAR")) == ConstantExpression(str(value).lower())
-    if isinstance(value, int | float):
-        return FunctionExpression("to_number", column) == ConstantExpression(value)
-    return column.cast("VARCHAR") == ConstantExpression(str(value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,13 +184,17 @@ class _Found:
 
 
 def _read(files: Sequence[Path]) -> duckdb.DuckDBPyRelation:
-    readers = {
-        "parquet": "read_parquet($files, union_by_name = true)",
-        "csv": "read_csv($files, all_varchar = true, union_by_name = true)",
-        "json": "read_json($files, format = 'newline_delimited', union_by_name = true)",
-    }
+    """Open files without reading them: `sql` with parameters would hold their whole content in memory."""
+    names: Any = [str(f) for f in files]  # the engine's stubs know one file only
+    engine, kind = connect(), _kind(files[0])
     try:
-        return connect().sql(f"FROM {readers[_kind(files[0])]}", params={"files": [str(f) for f in files]})
+        if kind == "parquet":
+            return engine.read_parquet(names, union_by_name=True)
+        if kind == "csv":
+            return engine.read_csv(names, all_varchar=True, union_by_name=True)
+        # As text, like CSV: a guessed type fails the whole log at its first odd row, and drops the times' offsets.
+        found = engine.read_json(names, format="newline_delimited", union_by_name=True).columns
+        return engine.read_json(names, format="newline_delimited", columns=dict.fromkeys(found, "VARCHAR"))
     except duckdb.Error as error:
         raise EventDataError(_engine_problem(files[0].name, error)) from error
 
@@ -229,8 +204,26 @@ def _kind(path: Path) -> str:
 
 
 def _engine_problem(label: str, error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = str(error).split("\nLINE 1:")[0]  # what follows shows the engine's query
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     return f"`{label}` can't be read: {' '.join(lines[:4])}"
+
+
+def _check_shape(relation: duckdb.DuckDBPyRelation, files: Sequence[Path]) -> None:
+    """Refuse a small CSV with ragged lines, which the engine takes for a table of one column."""
+    if len(relation.columns) > 1 or not files or _kind(files[0]) != "csv":
+        return
+    for file in files:
+        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as stream:
+            rows = csv.reader(stream, delimiter="\t" if file.suffix == ".tsv" else ",")
+            first = next(rows, [])
+            for row in rows:
+                if row and len(row) != len(first):
+                    msg = (
+                        f"`{file.name}` can't be read: line {rows.line_num} has {len(row)} fields and the first line "
+                        f"has {len(first)}. Check for missing or unquoted separators."
+                    )
+                    raise EventDataError(msg)
 
 
 def _check_columns(relation: duckdb.DuckDBPyRelation, label: str, plan: Plan | None) -> None:
@@ -238,18 +231,20 @@ def _check_columns(relation: duckdb.DuckDBPyRelation, label: str, plan: Plan | N
         f"`{label}` has no column `{name}`, which every log needs; its columns are {relation.columns}. "
         "Rename the column that holds it."
         for name in REQUIRED
-        if name not in relation.columns
+        if name not in map(str.lower, relation.columns)
     ]
-    types = dict(zip(relation.columns, map(str, relation.types), strict=True))
-    if types.get("timestamp", "VARCHAR") not in ("VARCHAR", "DATE") and not types["timestamp"].startswith("TIMESTAMP"):
+    types = dict(zip(map(str.lower, relation.columns), map(str, relation.types), strict=True))
+    if types.get("timestamp", "VARCHAR") not in ("VARCHAR", "DATE", '"NULL"') and not types["timestamp"].startswith(
+        "TIMESTAMP"
+    ):
         problems.append(
             f"`{label}`: `timestamp` holds {types['timestamp']}; give dates with times (2026-11-21 "
             "09:30:00), not bare numbers."
         )
     problems += [
         f"`{label}`: the column name `{name}` is taken by convlib; rename it."
-        for name in ADDED
-        if name in relation.columns
+        for name in relation.columns
+        if name.lower() in ADDED
     ]
     if plan:
         problems += _unknown_columns(relation, label, plan)
@@ -276,6 +271,9 @@ def _moment(types: dict[str, str]) -> str:
 
 def _reason(types: dict[str, str]) -> str:
     """Word why a row can't be used: the first fault found, or null."""
+    absent = [f"WHEN TRUE THEN '{column} is missing'" for column in REQUIRED if column not in types]
+    if absent:
+        return f"CASE {absent[0]} END"
     cases = [
         f"WHEN {column} IS NULL OR TRIM(CAST({column} AS VARCHAR)) = '' THEN '{column} is missing'"
         for column in ("user_id", "event_name", "timestamp")
@@ -283,25 +281,22 @@ def _reason(types: dict[str, str]) -> str:
     cases.append(f"WHEN {_moment(types)} IS NULL THEN 'timestamp is not a date and time'")
     if "value" in types:
         cases.append(
-            "WHEN TRIM(CAST(value AS VARCHAR)) <> '' AND to_number(value) IS NULL THEN 'value is not a number'"
+            "WHEN LOWER(TRIM(CAST(value AS VARCHAR))) NOT IN ('', 'nan') AND to_number(value) IS NULL "
+            "THEN 'value is not a number'"
         )
     return f"CASE {' '.join(cases)} END"
 
 
 def _clean(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     """Keep the usable rows, with every canonical column in its type and the custom ones as they are."""
-    types = dict(zip(relation.columns, map(str, relation.types), strict=True))
+    types = dict(zip(map(str.lower, relation.columns), map(str, relation.types), strict=True))
     known = {
         name: f"NULLIF(TRIM(CAST({name} AS VARCHAR)), '')" for name, kind in CANONICAL.items() if kind == "VARCHAR"
     }
     known |= {"timestamp": f"CAST({_moment(types)} AS TIMESTAMP)", "value": "to_number(value)"}
     canonical = [f"{known[n] if n in types else 'NULL'}::{kind} AS {n}" for n, kind in CANONICAL.items()]
-    custom = [_quoted(name) for name in relation.columns if name not in CANONICAL]
+    custom = [quote(name) for name in relation.columns if name.lower() not in CANONICAL]
     return relation.filter(f"({_reason(types)}) IS NULL").project(", ".join([*canonical, *custom]))
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _write(relation: duckdb.DuckDBPyRelation, found: "_Found", plan: Plan | None, folder: Path) -> None:
@@ -346,7 +341,7 @@ def _write_parts(relation: duckdb.DuckDBPyRelation, found: "_Found", plan: Plan 
 def _write_events(clean: duckdb.DuckDBPyRelation, path: Path) -> list[str]:
     """Sort by user, time and content, so that the order of the source's rows never changes a result."""
     clean.create_view("clean", replace=True)
-    rest = [_quoted(name) for name in clean.columns if name not in ("user_id", "timestamp", "event_name")]
+    rest = [quote(name) for name in clean.columns if name not in ("user_id", "timestamp", "event_name")]
     query = f"""
         WITH users AS (SELECT user_id, CAST(row_number() OVER (ORDER BY user_id) - 1 AS INTEGER) AS user
                        FROM (SELECT DISTINCT user_id FROM clean)),
@@ -366,9 +361,10 @@ def _write_conversions(events: Path, plan: Plan | None, path: Path) -> None:
     conversions = plan.conversions if plan else ()
     hits = [CaseExpression(compile_rule(c.match), ConstantExpression(c.id)) for c in conversions]
     names = FunctionExpression("list_value", *hits) if hits else ConstantExpression([])
-    mapped = _scan(events).select(StarExpression(), names.alias("names"))
+    mapped = _scan(events).select(StarExpression(), names.alias("convlib names"))
     query = """
-        SELECT * EXCLUDE (names), CAST(unnest(list_filter(names, name -> name IS NOT NULL)) AS VARCHAR) AS conversion
+        SELECT * EXCLUDE ("convlib names"),
+               CAST(unnest(list_filter("convlib names", name -> name IS NOT NULL)) AS VARCHAR) AS conversion
         FROM mapped"""
     relation = mapped.query("mapped", query)
     values = _value_of([c for c in conversions if not isinstance(c, Loss)])
@@ -389,7 +385,7 @@ def _value_of(conversions: Sequence[Macro | Micro]) -> Expression:
 
 def _named_value(value: float | ValueColumn) -> Expression:
     if isinstance(value, ValueColumn):
-        return FunctionExpression("to_number", ColumnExpression(value.column))
+        return FunctionExpression("to_number", SQLExpression(quote(value.column)))
     return ConstantExpression(float(value)).cast("DOUBLE")
 
 
@@ -410,9 +406,13 @@ def _write_rejects(found: "_Found", path: Path, *, any_rejected: bool) -> pd.Dat
 
 
 def _rejected(relation: duckdb.DuckDBPyRelation, label: str) -> pd.DataFrame:
-    types = dict(zip(relation.columns, map(str, relation.types), strict=True))
+    types = dict(zip(map(str.lower, relation.columns), map(str, relation.types), strict=True))
     numbered = relation.project(f"row_number() OVER () AS reject_row, {_reason(types)} AS reject_reason, *")
-    raw = [f"CAST({_quoted(name)} AS VARCHAR) AS {_quoted(name)}" for name in relation.columns]
+    own = ("source", "row", "reason")
+    raw = [
+        f"CAST({quote(name)} AS VARCHAR) AS {quote(f'log_{name}' if name in own else name)}"
+        for name in relation.columns
+    ]
     rows = numbered.filter("reject_reason IS NOT NULL").project(", ".join(["reject_row", "reject_reason", *raw])).df()
     return (
         rows.rename(columns={"reject_row": "row", "reject_reason": "reason"})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ENGINES = {"convlib.events", "convlib.sources"}
+ENGINES = {"convlib.engine", "convlib.events", "convlib.sources"}
 BORDERS = {
     "duckdb": ENGINES,
     "matplotlib": {"convlib.plots"},

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
+from convlib.engine import connect
 from convlib.errors import EventDataError, ParamError
 from convlib.events import EventLog, read_events
-from convlib.rules import parse_rule
-from convlib.sources import _read, compile_rule, connect, find_files
+from convlib.sources import _read, find_files
 
 HEADER = "user_id,event_name,timestamp"
 ROWS = pd.DataFrame(
@@ -650,41 +650,3 @@ def test_column_names_that_differ_only_in_case_keep_their_values() -> None:
 def test_column_names_of_convlib_are_refused_in_any_case(name: str) -> None:
     rows = pd.DataFrame({"user_id": ["u1"], "event_name": ["x"], "timestamp": ["2026-01-01"], name: ["a"]})
     assert str(refuse(rows)) == f"`DataFrame`: the column name `{name}` is taken by convlib; rename it."
-
-
-RULED = pd.DataFrame(
-    {
-        "row": range(6),
-        "text": ["10", "9", "abc", "true", None, "10.0"],
-        "number": [10.0, 9, -1, 1, None, 10],
-        "flag": [True, False, True, True, None, False],
-        "moment": ["2026-01-10", "2026-01-09", "2025-12-31", "2026-02-01", None, "2026-01-10"],
-    }
-)
-
-
-@pytest.mark.parametrize(
-    ("rule", "rows"),
-    [
-        ({"text": "abc"}, [2]),
-        ({"text": ["abc", "9"]}, [1, 2]),
-        ({"text": 10}, [0, 5]),
-        ({"text": True}, [3]),
-        ({"flag": True}, [0, 2, 3]),
-        ({"flag": False}, [1, 5]),
-        ({"number": 10}, [0, 5]),
-        ({"number": {"gte": 9, "lt": 10}}, [1]),
-        ({"number": {"gt": 9}}, [0, 5]),
-        ({"number": {"lte": 1}}, [2, 3]),
-        ({"text": {"gte": 9.5}}, [0, 5]),
-        ({"moment": {"gte": "2026-01-10"}}, [0, 3, 5]),
-        ({"text": {"regex": "^[a-z]+$"}}, [2, 3]),
-        ({"number": {"regex": "^1"}}, [0, 3, 5]),
-        ({"text": {"is_null": True}}, [4]),
-        ({"text": {"is_null": False}, "number": 10}, [0, 5]),
-        ({"any": [{"text": "abc"}, {"all": [{"number": 10}, {"flag": True}]}]}, [0, 2]),
-    ],
-)
-def test_compile_rule_chooses_rows(rule: dict[str, object], rows: list[int]) -> None:
-    relation = connect().from_df(RULED).filter(compile_rule(parse_rule(rule))).project('"row"')
-    assert sorted(row for (row,) in relation.fetchall()) == rows
