@@ -74,20 +74,22 @@ class Correlation(Result):
         matrix: Phi between each two micros.
         followed: For each micro: `could` units whose follow-up is over (of those that did what its rate is over), and
             how many `did` it within exposure and horizon.
-        value_per_conversion: Mean value of the macro among converters; NaN without values.
+        confidence: Level of the intervals.
+        value_per_conversion: Mean value of the macro-conversions that are followed; NaN without values.
         entries_per_day: How many units enter a day.
     """
 
     SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
         ("micro", "Micro-conversion", "text"),
+        ("adjusted_lift", "Adjusted lift", "points"),
+        ("verdict", "Verdict", "text"),
+        ("q_value", "q", "p_value"),
+        ("lift", "Raw lift", "points"),
         ("units_with", "Did it", "count"),
         ("rate_with", "Rate with", "percent"),
         ("units_without", "Did not", "count"),
         ("rate_without", "Rate without", "percent"),
-        ("lift", "Raw lift", "points"),
-        ("adjusted_lift", "Adjusted lift", "points"),
-        ("q_value", "q", "p_value"),
-        ("verdict", "Verdict", "text"),
+        ("e_value", "E-value", "number"),
         ("note", "Note", "text"),
     )
 
@@ -100,6 +102,7 @@ class Correlation(Result):
     pending: int
     matrix: pd.DataFrame
     followed: pd.DataFrame
+    confidence: float
     value_per_conversion: float
     entries_per_day: float
 
@@ -213,7 +216,8 @@ def correlate(
     exposed = firsts[risk.unit, 1 : 1 + len(goal.micros)] < np.asarray(design.landmarks)[risk.landmark, None]
     converters = firsts[mature & (firsts[:, 0] < design.follow_up)]
     table = _score_all(goal, exposed, risk, converters, confidence, grouped=bool(adjust))
-    values = conversions.value[conversions.step == 0]
+    since = conversions.time - design.start[conversions.unit]
+    values = conversions.value[(conversions.step == 0) & (since >= 0) & (since < design.follow_up)]
     names = {c.id: c.name for c in (goal, *goal.micros)}
     pending = int((~mature).sum())
     return Correlation(
@@ -237,8 +241,9 @@ def correlate(
         conversions_used=float(stats.divide(len(np.unique(risk.unit[risk.outcome])), len(converters))),
         pending=pending,
         matrix=_correlate_micros(exposed, [m.id for m in goal.micros]),
-        followed=_follow(goal, firsts[mature] < design.follow_up),
+        followed=_follow(goal, firsts[design.mature(design.landmarks[-1])] < design.follow_up),
         value_per_conversion=float(np.nanmean(values)) if np.isfinite(values).any() else np.nan,
+        confidence=confidence,
         entries_per_day=len(entries) / (log.bounds[1] - log.bounds[0]).days,
     )
 
@@ -257,7 +262,8 @@ def _landmarks(
     """Take the given landmarks, else the plan's, else one set for all segments from the whole log's converters."""
     if exposure and exposure != "auto":
         given = (exposure,) if isinstance(exposure, str) else tuple(exposure)
-        return tuple(sorted(given, key=lambda text: parse_duration(text, name="exposure")))
+        lengths = {parse_duration(text, name="exposure"): text for text in given}
+        return tuple(lengths[length] for length in sorted(lengths))
     if clock.exposure:
         return clock.exposure
     whole = log.whole()
@@ -447,7 +453,7 @@ def _judge(row: dict[str, float], micro: Ints, macro: Ints) -> tuple[str, str]:
             return "too few", f"{row[f'units_{side}']:,} units {word}, needs {FEWEST_UNITS}"
         if row[f"converted_{side}"] < FEWEST_CONVERTED:
             return "too few", f"{row[f'converted_{side}']:,} conversions {word}, needs {FEWEST_CONVERTED}"
-    if np.isnan(row["p_value"]):
+    if np.isnan(row["adjusted_lift"]):
         return "too few", "no stratum has units with and without it"
     return "", ""
 

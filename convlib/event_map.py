@@ -46,14 +46,14 @@ class EventMap(Result):
     """
 
     SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
-        ("tier", "Tier", "text"),
-        ("stage", "Stage", "text"),
         ("name", "Conversion", "text"),
         ("event_name", "Event", "text"),
+        ("status", "Status", "text"),
         ("events", "Events", "count"),
         ("units", "Users", "count"),
         ("share_of_units", "Of all users", "percent"),
-        ("status", "Status", "text"),
+        ("tier", "Tier", "text"),
+        ("stage", "Stage", "text"),
         ("owner", "Owner", "text"),
         ("note", "Note", "text"),
     )

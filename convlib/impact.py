@@ -60,12 +60,12 @@ class Impact(Result):
     SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
         ("rank", "Rank", "count"),
         ("micro", "Micro-conversion", "text"),
-        ("owner", "Owner", "text"),
+        ("opportunity", "Opportunity", "number"),
+        ("probability_top_3", "In the top 3", "percent"),
         ("score", "Value of one more unit", "number"),
         ("reach", "Could still do it", "count"),
-        ("opportunity", "Opportunity", "number"),
         ("effort", "Effort", "number"),
-        ("probability_top_3", "In the top 3", "percent"),
+        ("owner", "Owner", "text"),
         ("sample_size_to_test", "Units to test", "count"),
         ("days_to_test", "Days to test", "count"),
         ("verdict", "Verdict", "text"),
@@ -107,7 +107,7 @@ def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = st
     micros = {micro.id: micro for micro in goal.micros}
     table = correlation.table[correlation.table["micro"].isin(micros)].merge(correlation.followed, on="micro")
     usable = table["verdict"].isin(RANKED).to_numpy()
-    reach = stats.normal_quantile(stats.CONFIDENCE)
+    reach = stats.normal_quantile(correlation.confidence)
     error = (table["adjusted_lift_ci_upper"] - table["adjusted_lift_ci_lower"]).to_numpy(float) / (2 * reach)
     lifts = stats.shrink(np.where(usable, table["adjusted_lift"], np.nan), error, draws=DRAWS, seed=SEED)
     value = correlation.value_per_conversion if np.isfinite(correlation.value_per_conversion) else 1.0
@@ -118,7 +118,7 @@ def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = st
     sizes = [_sample_size(row, extra) for (_, row), extra in zip(table.iterrows(), added, strict=True)]
     frame = table.assign(
         owner=table["micro"].map(lambda name: micros[name].owner or ""),
-        reach=table["units_without"],
+        reach=_reach(table, micros),
         lift=_row_means(lifts),
         value_per_conversion=value,
         **_describe("score", scores, confidence),
@@ -136,6 +136,7 @@ def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = st
             frame,
             macro=goal.name,
             names=correlation.names,
+            targets={m.id: _has_target(m) for m in goal.micros},
             currency=goal.currency,
             segment=correlation.segment,
         ),
@@ -146,9 +147,19 @@ def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = st
     )
 
 
+def _reach(table: pd.DataFrame, micros: dict[str, Micro]) -> pd.Series:
+    """Count the units that could still do it, or stop doing it where less is better."""
+    up = table["micro"].map(lambda name: micros[name].direction == "up")
+    return table["units_without"].where(up, table["units_with"])
+
+
+def _has_target(micro: Micro) -> bool:
+    return micro.target is not None and micro.metric.type == "rate"
+
+
 def _added_units(row: pd.Series, micro: Micro) -> float:
     """Count the units that reaching the target would add; +10% where the target is missing or is not a rate."""
-    if micro.target and micro.metric.type == "rate":
+    if micro.target and _has_target(micro):
         wanted = micro.target.value * row["could"] - row["did"]
         wanted = wanted if micro.direction == "up" else -wanted
     else:

@@ -126,18 +126,21 @@ def draw_targets(latest: pd.DataFrame, *, segment: str, ax: Axes | None = None) 
     ax = _axes(ax, height=1.2 + 0.36 * max(1, len(rows)))
     place = np.arange(len(rows))
     colours = rows["status"].map(STATUS_COLOURS).fillna(GREY)
+    # An open end reaches to the edge of what a share can be; no benchmark at all is a band of no width.
+    given = rows["benchmark_low"].notna() | rows["benchmark_high"].notna()
+    low, high = rows["benchmark_low"].fillna(0), rows["benchmark_high"].fillna(1).where(given, 0)
     ax.barh(
         place,
-        (rows["benchmark_high"] - rows["benchmark_low"]).fillna(0),
+        high - low,
         0.62,
-        left=rows["benchmark_low"].fillna(0),
+        left=low,
         color="#E5E7EB",
         label="benchmark",
     )
-    for y, low, value, high, colour in zip(
+    for y, lower, value, upper, colour in zip(
         place, rows["ci_lower"], rows["value"], rows["ci_upper"], colours, strict=True
     ):
-        ax.plot([low, high], [y, y], color=colour, linewidth=2)
+        ax.plot([lower, upper], [y, y], color=colour, linewidth=2)
         ax.plot(value, y, "o", color=colour, markersize=6)
     ax.plot(
         rows["target"], place, "|", color="#111827", markersize=16, markeredgewidth=2, linestyle="none", label="target"
@@ -191,6 +194,9 @@ def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, ax: Axes | None
 def draw_matrix(matrix: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
     """Draw which micros come together."""
     ax = _axes(ax, height=1.2 + 0.32 * max(1, len(matrix)))
+    _title(ax, f"Micro-conversions that come together (phi): {segment}")
+    if matrix.empty:
+        return ax
     others = matrix.where(~np.eye(len(matrix), dtype=bool))
     sns.heatmap(
         others,
@@ -214,7 +220,6 @@ def draw_matrix(matrix: pd.DataFrame, *, segment: str, ax: Axes | None = None) -
         [_label(f"{n} {name}", width=24) for n, name in zip(numbers, matrix.index, strict=True)],
     )
     ax.tick_params(axis="y", labelsize=8, rotation=0)
-    _title(ax, f"Micro-conversions that come together (phi): {segment}")
     return ax
 
 

@@ -210,12 +210,13 @@ def _entries(
     log: EventLog, unit: Unit, entry: str | None, by: list[str], every: str, length: int | None
 ) -> pd.DataFrame:
     """Give one row for each unit and period: when it entered, until when conversions count, and if that is pending."""
-    frame = log.entries(unit=unit, entry=entry, columns=by, every=every).reset_index()
+    end = microseconds(log.last)
+    frame = log.entries(unit=unit, entry=entry, columns=by, every=every).reset_index().assign(end=end)
     if length is None:
         ends = frame["period"].dt.to_period(FREQUENCIES[every]).dt.end_time.astype("datetime64[us]")
         return frame.assign(until=ends.astype("int64"), pending=False)
     until = frame["time"] + length
-    return frame.assign(until=until, pending=until > microseconds(log.last))
+    return frame.assign(until=until, pending=until > end)
 
 
 def _hits(log: EventLog, unit: Unit, entries: pd.DataFrame, listed: Sequence[Macro | Micro]) -> pd.DataFrame:
@@ -261,6 +262,8 @@ def _amounts(
     """Say for each entry whether it could (`could`), whether it did (`did`), and how much (`amount` over `count`)."""
     within = hits[hits["time"] <= hits["until"]]
     mine = within[within["conversion"] == conversion.id]
+    if metric.type == "mean" and metric.value_column:
+        mine = mine.dropna(subset=metric.value_column)
     first = mine.groupby("pair")["time"].first().reindex(entries.index)
     count = mine.groupby("pair").size().reindex(entries.index, fill_value=0)
     could = pd.Series(data=True, index=entries.index)
@@ -298,7 +301,8 @@ def _followed(
     until = first + parse_duration(window) if window else entries["until"]
     macros = hits[hits["conversion"] == macro]
     came = macros[(macros["time"] > macros["pair"].map(first)) & (macros["time"] <= macros["pair"].map(until))]
-    return first.notna(), pd.Series(entries.index.isin(came["pair"]), index=entries.index)
+    could = first.notna() & (until <= entries["end"]) if window else first.notna()
+    return could, pd.Series(entries.index.isin(came["pair"]), index=entries.index)
 
 
 def _abandoned(within: pd.DataFrame, left_at: pd.Series, goal: str) -> tuple[pd.Series, pd.Series]:
@@ -314,7 +318,8 @@ def _summarise(amounts: pd.DataFrame, metric: Metric, by: list[str], confidence:
         {**dict(zip([*by, "period"], key, strict=True)), **_estimate(group, metric, confidence)}
         for key, group in amounts.groupby([*by, "period"], sort=True)
     ]
-    return pd.DataFrame(rows, columns=[*by, "period", "units", "exposed", "value", "ci_lower", "ci_upper", "error"])
+    frame = pd.DataFrame(rows, columns=[*by, "period", "units", "exposed", "value", "ci_lower", "ci_upper", "error"])
+    return frame.astype({"period": "datetime64[us]"})
 
 
 def _estimate(group: pd.DataFrame, metric: Metric, confidence: float) -> dict[str, float]:
@@ -324,8 +329,7 @@ def _estimate(group: pd.DataFrame, metric: Metric, confidence: float) -> dict[st
     if metric.type in SHARES:
         low, high = stats.wilson_interval(units, exposed, confidence=confidence)
         share = float(stats.divide(units, exposed))
-        error = float(np.sqrt(stats.divide(share * (1 - share), exposed)))
-        return {**counts, "value": share, "ci_lower": low[0], "ci_upper": high[0], "error": error}
+        return {**counts, "value": share, "ci_lower": low[0], "ci_upper": high[0], "error": np.nan}
     if metric.type == "time_between":
         return {**counts, **_median(able["amount"].dropna(), confidence)}
     value, error = _mean(able, per_event=metric.type == "mean")
@@ -374,10 +378,13 @@ def _compare(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     keys = [*by, "conversion", "metric"]
     table = table.sort_values([*keys, "period"], kind="stable", ignore_index=True)
     usable = table[table["note"] == ""]
-    before = usable.groupby(keys, sort=False)[["value", "error"]].shift().reindex(table.index)
+    before = usable.groupby(keys, sort=False)[["value", "error", "units", "exposed"]].shift().reindex(table.index)
     previous = before["value"]
     change = table["value"] - previous
-    error = np.sqrt(table["error"] ** 2 + before["error"] ** 2)
+    # Two shares are tested with their pooled error: each share's own is zero at 0% and at 100%.
+    pooled = stats.pooled_error(table["units"], table["exposed"], before["units"], before["exposed"])
+    is_share = table["metric"].str.split().str[0].isin(SHARES)
+    error = np.where(is_share, pooled, np.sqrt(table["error"] ** 2 + before["error"] ** 2))
     p = pd.Series(stats.compare_normal(change, error), index=table.index)
     q = p.groupby(table["period"]).transform(stats.control_false_discoveries)
     return table.assign(previous=previous, change=change, change_q_value=q)
@@ -392,6 +399,7 @@ def _judge(table: pd.DataFrame, plan: Plan, by: list[str]) -> pd.DataFrame:
         for conversion, bench in benches.items():
             for value, own in bench.by.get(name, {}).items():
                 rows = (table["conversion"] == conversion) & (table[name] == value)
+                rows &= (table["tier"] == "micro") | (table["metric"] == "rate")
                 for column, end in _ends(own).items():
                     table.loc[rows, column] = end
     order = {c.id: n for n, c in enumerate(measured)}

@@ -1,18 +1,18 @@
 """What every analysis returns: a frozen table with its takeaways, shown the same way everywhere."""
 
 import dataclasses
+import hashlib
 import html
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
-
-if TYPE_CHECKING:
-    from pandas.io.formats.style import Styler
+from pandas.io.formats.style import Styler
 
 Kind = Literal["text", "count", "number", "percent", "points", "seconds", "p_value"]
 MISSING = "-"
+LONG_TEXT = 60
 #: Columns that hold a conversion's id.
 ID_COLUMNS = ("micro", "conversion", "name")
 
@@ -79,15 +79,15 @@ def show_table(table: pd.DataFrame, shown: Sequence[tuple[str, str, Kind]], *, c
     """Render a table for people: rounded, with units, intervals beside their numbers, and `-` for what is not known."""
     columns = [(name, heading, kind) for name, heading, kind in shown if name in table]
     cells = pd.DataFrame({heading: _format_column(table, name, kind) for name, heading, kind in columns})
-    classes = pd.DataFrame(
-        {heading: "text" if kind == "text" else "number" for _, heading, kind in columns}, index=cells.index
-    )
-    style: Styler = cells.style.hide(axis="index").format(escape="html").set_td_classes(classes)
-    style = (
-        style.format_index(escape="html", axis="columns").set_uuid("convlib").set_table_attributes('class="convlib"')
-    )
+    if cells.empty:
+        return '<p class="empty">Nothing to show.</p>'
+    classes = pd.DataFrame({heading: _cell_class(cells[heading], kind) for _, heading, kind in columns})
+    # The id that the Styler gives a table comes from its content: no two on a page, and the same in every run.
+    digest = hashlib.sha256(cells.to_csv().encode()).hexdigest()[:12]
+    style = Styler(cells, uuid=digest, cell_ids=False, escape="html").hide(axis="index").set_td_classes(classes)
+    style = style.format_index(escape="html", axis="columns").set_table_attributes('class="convlib"')
     style = style.set_caption(html.escape(caption)) if caption else style
-    return str(style.to_html(exclude_styles=True))
+    return style.to_html()
 
 
 def format_value(value: object, kind: Kind) -> str:
@@ -129,6 +129,14 @@ def format_seconds(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.1f} {name}"
     return f"{seconds:.0f} s"
+
+
+def _cell_class(cells: pd.Series, kind: Kind) -> pd.Series:
+    """Name the class of each cell; a column of long texts is kept wide, so that its rows do not grow tall."""
+    if kind != "text":
+        return pd.Series("number", index=cells.index)
+    long = cells.str.len().max() > LONG_TEXT
+    return pd.Series("text long" if long else "text", index=cells.index)
 
 
 def _format_column(table: pd.DataFrame, name: str, kind: Kind) -> list[str]:

@@ -69,6 +69,14 @@ def compare_normal(estimates: ArrayLike, standard_errors: ArrayLike) -> Floats:
     return 2 * scipy_stats.norm.sf(np.abs(_safe_ratio(estimates, standard_errors)))
 
 
+def pooled_error(successes: ArrayLike, trials: ArrayLike, others: ArrayLike, other_trials: ArrayLike) -> Floats:
+    """Give the standard error of the difference of two proportions when they are equal (the two-sample z-test)."""
+    hits, total = np.asarray(successes, float), np.asarray(trials, float)
+    more, more_total = np.asarray(others, float), np.asarray(other_trials, float)
+    share = divide(hits + more, total + more_total)
+    return np.sqrt(share * (1 - share) * (divide(1, total) + divide(1, more_total)))
+
+
 def normal_quantile(confidence: float) -> float:
     """Give how many standard errors a two-sided interval reaches."""
     return float(scipy_stats.norm.ppf(0.5 + confidence / 2))

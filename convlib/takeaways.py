@@ -97,7 +97,7 @@ def word_rates(
     missed = [row for row in rows if row["status"] == "missed" and row["tier"] == "micro"]
     judged = [row for row in rows if row["status"] in ("met", "missed") and row["tier"] == "micro"]
     if judged:
-        far = sorted(missed, key=lambda row: row["value"] / row["target"] if row["target"] else np.inf)
+        far = sorted(missed, key=_nearness)
         named = (
             "; furthest from it: "
             + ", ".join(f"{row['name']} ({row['text']}{_against_target(row)})" for row in far[:2])
@@ -106,6 +106,12 @@ def word_rates(
         )
         sentences.append(f"{len(judged) - len(missed)} of {len(judged)} micro-conversions meet their target{named}.")
     return Takeaways(sentences)
+
+
+def _nearness(row: Mapping[str, Any]) -> float:
+    """Say how near a value is to its target, as the smaller over the larger: 1 is there, whatever the direction."""
+    low, high = sorted((row["value"], row["target"]))
+    return float(low / high) if high else 1.0
 
 
 def _against_target(row: Mapping[str, Any]) -> str:
@@ -167,13 +173,20 @@ def word_correlation(
 
 
 def word_impact(
-    table: pd.DataFrame, *, macro: str, names: Mapping[str, str], currency: str | None, segment: str
+    table: pd.DataFrame,
+    *,
+    macro: str,
+    names: Mapping[str, str],
+    targets: Mapping[str, bool],
+    currency: str | None,
+    segment: str,
 ) -> Takeaways:
     """Say what to work on first, how sure that is, and how to find out."""
     unit = currency or "conversions"
+    goals = {True: "reaching its target", False: "a tenth more units doing it"}
     worth = table[(table["opportunity"] > 0) & (table["verdict"].isin(["positive", "negative"]))]
     sentences = [
-        f"Rank {row['rank']}, {names[row['micro']]}: reaching its target would go with "
+        f"Rank {row['rank']}, {names[row['micro']]}: {goals[targets[row['micro']]]} would go with "
         f"{format_number(row['opportunity'])} {unit} "
         f"({format_number(row['opportunity_ci_lower'])} to {format_number(row['opportunity_ci_upper'])}) "
         "if the association held; "
@@ -217,7 +230,7 @@ def word_event_map(
     if len(gaps):
         sentences.append(
             f"The plan leaves something open for {len(gaps)} conversions, such as {gaps['missing'].iloc[0]} "
-            f"of {gaps['conversion'].iloc[0]}."
+            f"of {planned.loc[planned['conversion'] == gaps['conversion'].iloc[0], 'name'].iloc[0]}."
         )
     return Takeaways(sentences)
 
@@ -257,12 +270,15 @@ def word_values(rows: pd.DataFrame, column: str, *, with_interval: bool = False,
 
 def word_benchmarks(rows: pd.DataFrame) -> list[str]:
     """Write each benchmark as `6.0% to 12.0%`."""
-    return [
-        MISSING
-        if np.isnan(row["benchmark_low"]) and np.isnan(row["benchmark_high"])
-        else f"{_value(row['benchmark_low'], row['metric'])} to {_value(row['benchmark_high'], row['metric'])}"
-        for row in _records(rows)
-    ]
+    return [_benchmark(row["benchmark_low"], row["benchmark_high"], row["metric"]) for row in _records(rows)]
+
+
+def _benchmark(low: float, high: float, metric: str) -> str:
+    if np.isnan(low) and np.isnan(high):
+        return MISSING
+    if np.isnan(low) or np.isnan(high):
+        return f"at most {_value(high, metric)}" if np.isnan(low) else f"at least {_value(low, metric)}"
+    return f"{_value(low, metric)} to {_value(high, metric)}"
 
 
 def _value(value: float, metric: str, *, signed: bool = False) -> str:

@@ -146,7 +146,8 @@ def test_correlate_counts_what_impact_needs(log: EventLog, plan: Plan) -> None:
     assert result.conversions_used == pytest.approx(6 / 7)
     # Six of the 13 mature units save within 72h: ann, ben, cat, dan, leo, mia.
     assert pick(result.followed, "micro could did") == [("save", 13, 6), ("read", 13, 0), ("form", 13, 0)]
-    assert result.value_per_conversion == 45
+    # The seven purchases within 72h: 10 + 20 + 30 + 40 + 50 + 70 + 80; that of gus, at 72h, is too late.
+    assert result.value_per_conversion == pytest.approx(300 / 7)
     assert result.entries_per_day == pytest.approx(14 / 11)
     assert (result.exposure, result.horizon, result.entry) == (("1D",), "2D", None)
 

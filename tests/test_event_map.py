@@ -116,7 +116,7 @@ def test_map_events_says_what_it_found(event_map: EventMap) -> None:
         "2 event names are not in the plan; the most frequent: scroll (3), ping (1).",
         "Nobody owns Chat begun.",
         "The plan leaves something open for 2 conversions, such as target, benchmark, effort, ux_outcome, data_source, "
-        "touchpoint of late_view.",
+        "touchpoint of Late view.",
     )
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from convlib.funnel import Funnel
 from convlib.results import (
     Kind,
     Result,
@@ -11,6 +12,8 @@ from convlib.results import (
     format_value,
     show_table,
 )
+
+EMPTY = pd.DataFrame()
 
 
 @pytest.mark.parametrize(
@@ -115,10 +118,9 @@ def test_show_table_marks_numbers_and_text() -> None:
     assert text.count('class="data row0 col1 text"') == 1
 
 
-def test_show_table_of_no_rows_keeps_its_heading() -> None:
+def test_show_table_of_no_rows_says_so() -> None:
     text = show_table(pd.DataFrame({"n": pd.Series([], dtype=float)}), [("n", "Number", "count")])
-    assert "Number" in text
-    assert "<td" not in text
+    assert text == '<p class="empty">Nothing to show.</p>'
 
 
 def test_show_table_takes_an_index_with_repeated_labels() -> None:
@@ -136,10 +138,13 @@ def test_takeaways_are_an_escaped_list() -> None:
 
 
 def test_result_is_frozen_and_shows_its_table() -> None:
-    result = Result(pd.DataFrame({"n": [1]}), Takeaways(()), "all", {})
+    result = Funnel(
+        pd.DataFrame({"name": ["view"], "units": [7]}), Takeaways(()), "all", {}, (), "7D", (), EMPTY, EMPTY
+    )
     with pytest.raises(AttributeError):
         result.segment = "other"  # type: ignore[misc]
     assert "<table" in result._repr_html_()
+    assert ">7<" in result._repr_html_()
 
 
 def test_result_puts_names_in_place_of_ids_and_leaves_its_table_alone() -> None:

@@ -93,7 +93,14 @@ def impact_row(rank: int, micro: str, opportunity: float, verdict: str = "positi
 
 
 def say_impact(*rows: dict[str, Any], currency: str | None = "USD") -> Takeaways:
-    return takeaways.word_impact(pd.DataFrame(rows), macro="Bought", names=NAMES, currency=currency, segment="mobile")
+    return takeaways.word_impact(
+        pd.DataFrame(rows),
+        macro="Bought",
+        names=NAMES,
+        targets={"view": True, "cart": False} | dict.fromkeys(set(NAMES) - {"view", "cart"}, True),
+        currency=currency,
+        segment="mobile",
+    )
 
 
 def test_word_funnel_names_the_rate_the_leak_the_slowest_step_and_the_pending() -> None:
