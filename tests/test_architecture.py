@@ -168,10 +168,11 @@ def test_find_border_breaks_names_who_imports_what(sources: dict[str, str], brea
 def test_find_ties_between_analyses_sees_both_forms_of_import() -> None:
     sources = {
         "convlib.impact": "from convlib import correlation",
+        "convlib.rates": "from convlib import correlation",
         "convlib.correlation": "",
         "convlib.funnel": "from convlib.correlation import correlate",
     }
-    ties = ["convlib.impact imports convlib.correlation", "convlib.funnel imports convlib.correlation"]
+    ties = ["convlib.rates imports convlib.correlation", "convlib.funnel imports convlib.correlation"]
     assert find_ties_between_analyses(read_imports(sources)) == ties
 
 
