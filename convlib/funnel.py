@@ -13,6 +13,7 @@ from convlib.conversions import Conversions, Step, gather, microseconds
 from convlib.durations import parse_duration
 from convlib.errors import ParamError
 from convlib.events import EventLog, Unit, list_columns
+from convlib.plan_entries import Macro
 from convlib.results import Kind, Result, show_table
 from convlib.stats import CONFIDENCE, FEW_UNITS, divide, wilson_interval
 
@@ -132,7 +133,11 @@ def measure_funnel(
     return Funnel(
         table=table,
         takeaways=takeaways.word_funnel(
-            table.replace({"name": shown}), by=tuple(groups), window=window, segment=log.segment_name
+            table.replace({"name": shown}),
+            by=tuple(groups),
+            window=window,
+            segment=log.segment_name,
+            currency=_currency(log, chosen[-1]),
         ),
         segment=log.segment_name,
         names=shown,
@@ -158,6 +163,11 @@ def _name(log: EventLog, step: Step) -> str:
     """Name a step for people: as the plan does, where it knows it."""
     name = log.plan[step.name].name if log.plan and step.name in log.plan else step.name
     return str(step).replace(step.name, name, 1)
+
+
+def _currency(log: EventLog, step: Step) -> str | None:
+    goal = log.plan[step.name] if log.plan and step.name in log.plan else None
+    return goal.currency if isinstance(goal, Macro) else None
 
 
 def _match(log: EventLog, conversions: Conversions, steps: int, window: int, by: list[str]) -> pd.DataFrame:

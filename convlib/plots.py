@@ -257,8 +257,7 @@ def draw_effort(table: pd.DataFrame, *, currency: str | None, segment: str, ax: 
     ax.scatter(rows["effort"], rows["opportunity"], c=colours, s=40, zorder=2)
     for row in rows.to_dict("records"):
         ax.annotate(
-            # Names of the first few only: the rest would cover one another, and stand in the table by rank.
-            f"{row['rank']}. {row['micro']}" if row["rank"] <= 3 else f"{row['rank']}",
+            f"{row['rank']}",  # names would cover one another, and stand in the table by rank
             (row["effort"], row["opportunity"]),
             xytext=(6, 3),
             textcoords="offset points",
@@ -266,9 +265,9 @@ def draw_effort(table: pd.DataFrame, *, currency: str | None, segment: str, ax: 
         )
     ax.axhline(0, color="#111827", linewidth=1)
     ax.margins(x=0.25)
-    _xlabel(ax, "effort, as the plan says")
+    _xlabel(ax, f"effort, as the plan says; the numbers are the ranks of {len(rows)} micro-conversions")
     ax.set_ylabel(currency or "conversions")
-    _title(ax, f"Opportunity against effort: {segment} (n = {len(rows)} micro-conversions)")
+    _title(ax, f"Opportunity against effort: {segment}")
     return ax
 
 

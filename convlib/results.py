@@ -87,7 +87,11 @@ def show_table(table: pd.DataFrame, shown: Sequence[tuple[str, str, Kind]], *, c
     style = Styler(cells, uuid=digest, cell_ids=False, escape="html").hide(axis="index").set_td_classes(classes)
     style = style.format_index(escape="html", axis="columns").set_table_attributes('class="convlib"')
     style = style.set_caption(html.escape(caption)) if caption else style
-    return style.to_html()
+    text = style.to_html()
+    for number, (_, _, kind) in enumerate(columns):
+        if kind == "text":  # the Styler gives classes to cells only, and a heading stands over its column
+            text = text.replace(f'col_heading level0 col{number}"', f'col_heading level0 col{number} text"', 1)
+    return text
 
 
 def format_value(value: object, kind: Kind) -> str:

@@ -14,7 +14,9 @@ PERIODS = {"D": "on {:%-d %B %Y}", "W": "in the week from {:%-d %B %Y}", "M": "i
 SHARES = ("rate", "follow_up", "abandonment")
 
 
-def word_funnel(table: pd.DataFrame, *, by: Sequence[str], window: str, segment: str) -> Takeaways:
+def word_funnel(
+    table: pd.DataFrame, *, by: Sequence[str], window: str, segment: str, currency: str | None = None
+) -> Takeaways:
     """Say how many get through, where most are lost, and which group gets through least."""
     if by:
         return _word_groups(table, by, window, segment)
@@ -35,7 +37,7 @@ def word_funnel(table: pd.DataFrame, *, by: Sequence[str], window: str, segment:
     sentences.append(
         f"Most leave between {before['name']} and {leak['name']}: {leak['lost']:,} of {before['units']:,} units "
         f"({1 - leak['rate_from_previous']:.1%})"
-        + (f", worth about {format_number(leak['value'])} in value." if leak["value"] > 0 else ".")
+        + (f", worth about {format_number(leak['value'])} {currency or 'in value'}." if leak["value"] > 0 else ".")
     )
     slow = table.iloc[1:].dropna(subset="seconds_from_previous_p50")
     if len(slow):

@@ -153,3 +153,9 @@ def test_result_puts_names_in_place_of_ids_and_leaves_its_table_alone() -> None:
     assert result.named["micro"].tolist() == ["Saved", "Viewed"]
     assert result.named["owner"].tolist() == ["save", "web"]
     assert result.table["micro"].tolist() == ["save", "view"]
+
+
+def test_show_table_marks_the_headings_of_words() -> None:
+    text = show_table(pd.DataFrame({"a": ["x"], "b": [1]}), [("a", "Name", "text"), ("b", "Number", "count")])
+    assert 'class="col_heading level0 col0 text" >Name<' in text
+    assert 'class="col_heading level0 col1" >Number<' in text

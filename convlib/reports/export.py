@@ -4,10 +4,8 @@ import base64
 import html
 import re
 import struct
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 from nbconvert import HTMLExporter
@@ -16,15 +14,12 @@ from nbformat import NotebookNode
 TEMPLATES = Path(__file__).parent / "templates"
 TAKEAWAYS_HEADING = "Key takeaways"
 ERROR_TAG = "run-error"
-MISSING = "-"
 ALT_TEXT_LENGTH = 300
 PNG_HEADER_LENGTH = 24
 
 _TAG = re.compile(r"<[^>]+>")
 _HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$", re.MULTILINE)
 _TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL | re.IGNORECASE)
-_ROW = re.compile(r"<tr\b.*?</tr>", re.DOTALL | re.IGNORECASE)
-_CELL = re.compile(r"<(t[hd])\b([^>]*)>(.*?)</\1>", re.DOTALL | re.IGNORECASE)
 _CAPTION = re.compile(r"<caption[^>]*>(.*?)</caption>", re.DOTALL | re.IGNORECASE)
 _FIRST_ITEM = re.compile(r"<li[^>]*>(.*?)</li>", re.DOTALL | re.IGNORECASE)
 
@@ -91,28 +86,7 @@ def scroll_tables(fragment: str) -> str:
 def _wrap_table(match: re.Match[str]) -> str:
     caption = _CAPTION.search(match[0])
     label = html.escape(_read_text(caption[1])) if caption else "Table"
-    table = _align_columns(match[0])
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">{table}</div>'
-
-
-def _align_columns(table: str) -> str:
-    """Mark the cells and headings of columns of words, which stand left; numbers stand right."""
-    rows = [_CELL.findall(row) for row in _ROW.findall(table)]
-    cells = [(column, _read_text(cell[2])) for row in rows for column, cell in enumerate(row) if cell[0] == "td"]
-    words = Counter(column for column, text in cells if text[:1].isalpha())
-    numbers = Counter(column for column, text in cells if not text[:1].isalpha() and text != MISSING)
-    columns = {column for column in words if words[column] > numbers[column]}
-    return _ROW.sub(lambda row: _mark_row(row[0], columns), table)
-
-
-def _mark_row(row: str, columns: set[int]) -> str:
-    positions = count()
-    return _CELL.sub(lambda cell: _mark_cell(cell, next(positions) in columns), row)
-
-
-def _mark_cell(cell: re.Match[str], is_text: bool) -> str:
-    name, attributes, content = cell.groups()
-    return f'<{name}{attributes} class="text">{content}</{name}>' if is_text and "class=" not in attributes else cell[0]
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">{match[0]}</div>'
 
 
 def _find_headings(cell: NotebookNode) -> list[tuple[int, str]]:
