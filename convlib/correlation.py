@@ -192,7 +192,7 @@ def correlate(
 
     Raises:
         ParamError: An unknown macro, entry or column, or a duration that can't be read.
-        EventDataError: The macro never happens, or no unit's follow-up is over.
+        EventDataError: In the whole log the macro never happens, or no unit's follow-up is over.
     """
     goal, adjust = _find_macro(plan, macro), list_columns(adjust)
     clock = goal.correlation or Clock()
@@ -297,22 +297,21 @@ def _check_data(
     landmarks: tuple[str, ...],
     horizon: str,
 ) -> None:
+    """Refuse a period in which nothing can be measured; a segment without units is a result, with its notes."""
+    if log.segment_name != "all":
+        return
     if not len(mature):
-        msg = (
-            f"Segment `{log.segment_name}` has no unit that enters from {log.period[0]} to {log.period[1]}. "
-            "Widen the period."
-        )
+        msg = f"No unit enters from {log.period[0]} to {log.period[1]}. Widen the period."
         raise EventDataError(msg)
     if not mature.any():
         first = landmarks[0]
         msg = (
-            f"None of the {len(mature):,} units of segment `{log.segment_name}` that enter from "
-            f"{log.period[0]} to {log.period[1]} has "
+            f"None of the {len(mature):,} units that enter from {log.period[0]} to {log.period[1]} has "
             f"{first} + {horizon} of follow-up before the end of the data, {log.last:%Y-%m-%d}. Choose "
             "earlier entries or a shorter horizon."
         )
         raise EventDataError(msg)
-    if log.segment_name == "all" and not (conversions.step == 0).any():
+    if not (conversions.step == 0).any():
         msg = f"The macro `{goal.id}` never happens in the log. Check its match rule, {goal.match}."
         raise EventDataError(msg)
 

@@ -142,6 +142,8 @@ class EventLog:
     def expand_segments(self, names: Sequence[str] | None = None) -> list[str]:
         """List segments with each `by` segment as one name a value (`module=AAA`), in the order of the segments file.
 
+        The values are those of the entry events in the period, so that every listed segment has units.
+
         Args:
             names: Which segments; None for all.
 
@@ -154,9 +156,16 @@ class EventLog:
             raise ParamError(*[self._unknown_segment(name) for name in unknown])
         expanded: list[str] = []
         for name in chosen:
-            by = self.segments[name].by if name in self.segments else None
-            expanded += [f"{name}={value}" for value in self.values(by)] if by else [name]
+            segment = self.segments.get(name)
+            values = self._entry_values(segment, segment.by) if segment and segment.by else None
+            expanded += [name] if values is None else [f"{name}={value}" for value in values]
         return expanded
+
+    def _entry_values(self, segment: Segment, by: str) -> list[str]:
+        if segment.scope == "event":
+            return self.values(by)
+        found = set(dataclasses.replace(self, rule=segment.rule).entries(columns=[by])[by])
+        return [*sorted(found - {NO_VALUE}), *(found & {NO_VALUE})]
 
     def values(self, column: str) -> list[str]:
         """List the values of a column, as text, with `(none)` last when some rows have none."""

@@ -11,6 +11,7 @@ from convlib.stats import FEW_UNITS, SIGNIFICANCE
 
 MOST = 5
 PERIODS = {"D": "on {:%-d %B %Y}", "W": "in the week from {:%-d %B %Y}", "M": "in {:%B %Y}"}
+JUDGED = ("positive", "negative", "no evidence")
 SHARES = ("rate", "follow_up", "abandonment")
 
 
@@ -161,7 +162,9 @@ def word_correlation(
         f"raw {_points(row['lift'])}; n = {row['units_with']:,} with and {row['units_without']:,} without."
         for row in _records(found.head(MOST - 2))
     ]
-    if not len(found):
+    if not table["verdict"].isin(JUDGED).any():
+        sentences.append(f"Segment {segment} has too few units or conversions to judge any micro-conversion.")
+    elif not len(found):
         sentences.append(f"No micro-conversion of segment {segment} is associated with {macro} beyond chance.")
     silent = [names[m] for m in table.loc[table["verdict"] == "no evidence", "micro"]]
     if silent:
@@ -195,7 +198,9 @@ def word_impact(
         f"in the top 3 with probability {row['probability_top_3']:.0%}."
         for row in _records(worth.head(3))
     ]
-    if not len(worth):
+    if not table["verdict"].isin(JUDGED).any():
+        sentences.append(f"Segment {segment} has too few units or conversions to judge any micro-conversion.")
+    elif not len(worth):
         sentences.append(f"No micro-conversion of segment {segment} shows an opportunity beyond chance for {macro}.")
     else:
         first = worth.iloc[0]

@@ -461,7 +461,7 @@ def test_correlate_refuses_a_horizon_longer_than_the_data(log: EventLog, plan: P
     with pytest.raises(cv.EventDataError) as caught:
         correlate(log, plan, macro="buy", exposure="1D", horizon="20D")
     assert str(caught.value) == (
-        "None of the 14 units of segment `all` that enter from 2024-01-01 to 2024-01-11 has 1D + 20D of follow-up "
+        "None of the 14 units that enter from 2024-01-01 to 2024-01-11 has 1D + 20D of follow-up "
         "before the end of the data, 2024-01-11. Choose earlier entries or a shorter horizon."
     )
 
@@ -475,9 +475,7 @@ def test_correlate_refuses_a_log_without_the_macro(plan: Plan) -> None:
 def test_correlate_refuses_a_period_without_entries(log: EventLog, plan: Plan) -> None:
     with pytest.raises(cv.EventDataError) as caught:
         score(log.between("2024-01-03", "2024-01-04"), plan, entry="save")
-    assert str(caught.value) == (
-        "Segment `all` has no unit that enters from 2024-01-03 to 2024-01-04. Widen the period."
-    )
+    assert str(caught.value) == ("No unit enters from 2024-01-03 to 2024-01-04. Widen the period.")
 
 
 def test_correlate_refuses_landmarks_from_no_conversion(plan: Plan) -> None:
@@ -509,3 +507,10 @@ def test_correlate_needs_adjusting_because_active_visitors_do_more_of_everything
     confounded = shop_table.loc[["select_category", "use_filter", "email_click", "apply_promo"]]
     assert (confounded["lift_ci_lower"] > 0).all()
     assert (confounded["adjusted_lift_ci_lower"] < 0).all()
+
+
+def test_correlate_of_a_segment_without_units_is_a_result_with_notes(log: EventLog, plan: Plan) -> None:
+    result = score(log.segment({"event_name": "leave"}), plan, entry="save")
+    assert pick(result.table, "units_with units_without verdict") == [(0, 0, "too few")] * 3
+    assert result.table["adjusted_lift"].isna().all()
+    assert result.takeaways[0] == "Segment custom has too few units or conversions to judge any micro-conversion."

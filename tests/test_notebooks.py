@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
 NAMES = ["00_overview", "01_event_map", "02_funnel", "03_correlation", "04_impact"]
 SHARED = ["events", "plan", "segments", "segment", "start", "end", "output"]
-RUN_FILES = sorted((ROOT / "params").glob("*/[!_]*.yaml"))
+RUN_FILES = sorted((ROOT / "params").glob("**/[!_]*.yaml"))
 SEGMENTS = ["all", "device=mobile"]
 MOST_LINES = 10
 
@@ -153,7 +153,11 @@ def test_notebook_saves_what_it_shows(name: str) -> None:
 
 
 def test_there_is_a_run_file_for_each_example() -> None:
-    assert [name for name, _ in read_run_files()] == ["params/oulad/weekly.yaml", "params/shop/weekly.yaml"]
+    assert [name for name, _ in read_run_files()] == [
+        "params/oulad/weekly.yaml",
+        "params/shop/weekly.yaml",
+        "params/weekly.yaml",
+    ]
 
 
 @pytest.mark.parametrize(("file", "run"), read_run_files(), ids=[name for name, _ in read_run_files()])

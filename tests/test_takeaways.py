@@ -230,7 +230,7 @@ def test_word_correlation_names_the_three_largest_and_what_shows_nothing() -> No
 
 def test_word_correlation_without_a_finding() -> None:
     assert say_correlation(micro_row("view", 0.3, "too few"), exposure=("1h", "1D", "3D")) == (
-        "No micro-conversion of segment mobile is associated with Bought beyond chance.",
+        "Segment mobile has too few units or conversions to judge any micro-conversion.",
         "Done before 1h, 1D and 3D after entry, Bought counted for 14D after that, among units that had not "
         "converted by then.",
     )

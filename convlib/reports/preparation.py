@@ -83,8 +83,8 @@ def prepare_run(path: str | Path) -> Preparation:
     plan = checks.attempt(read_plan, run_file.resolve(run_file.plan))
     segments = checks.attempt(_read_segments, run_file)
     log = checks.attempt(_read_log, run_file, plan, segments) if plan and segments else None
-    names = checks.attempt(_choose_segments, run_file, log) if log else None
     period = checks.attempt(_choose_period, run_file, log) if log else None
+    names = checks.attempt(_choose_segments, run_file, log.between(*period) if period else log) if log else None
     if not (notebooks and plan and log and names and period):
         raise RunError(*checks.problems)
     preparation = Preparation(run_file, notebooks, plan, log, names, period)
