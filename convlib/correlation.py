@@ -1,6 +1,7 @@
 """Which micro-conversions go with the macro-conversion, by how much, and how sure that is: a landmark design."""
 
 import dataclasses
+import datetime as dt
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
@@ -72,8 +73,8 @@ class Correlation(Result):
         conversions_used: Mature converters that the design counts, over all mature converters.
         pending: Units whose outcome window is not over.
         matrix: Phi between each two micros.
-        followed: For each micro: `could` units whose follow-up is over (of those that did what its rate is over), and
-            how many `did` it within exposure and horizon.
+        followed: For each micro: `units` whose follow-up is over, those that `could` do it (did what its rate is over),
+            and those that `did`, within exposure and horizon.
         confidence: Level of the intervals.
         value_per_conversion: Mean value of the macro-conversions that are followed; NaN without values.
         entries_per_day: How many units enter a day.
@@ -141,12 +142,12 @@ class _Design:
 
 @dataclasses.dataclass(frozen=True)
 class _Risk:
-    """One row for each unit at risk at each landmark: the unit, the landmark's number, the outcome, and the strata."""
+    """One row for each unit at risk at each landmark, by the landmark's number."""
 
     unit: Ints
     landmark: Ints
     outcome: NDArray[np.bool_]
-    groups: Ints
+    covariates: Ints
     strata: Ints
 
 
@@ -194,6 +195,8 @@ def correlate(
         ParamError: An unknown macro, entry or column, or a duration that can't be read.
         EventDataError: In the whole log the macro never happens, or no unit's follow-up is over.
     """
+    stats.check_confidence(confidence)
+    log.check_plan(plan)
     goal, adjust = _find_macro(plan, macro), list_columns(adjust)
     clock = goal.correlation or Clock()
     entry = entry or clock.entry
@@ -211,11 +214,17 @@ def correlate(
     firsts = _first_times(conversions, design.start, len(steps))
     losses = firsts[:, 1 + len(goal.micros) :].min(axis=1, initial=NEVER)
     mature = design.mature(design.landmarks[0])
-    _check_data(log, goal, conversions, mature, landmarks, horizon)
+    if not mature.any():
+        # A segment alone may be empty or pending; a whole period that is so is a mistake.
+        everyone = log.everyone().entries(unit=unit, entry=entry)["time"].to_numpy(np.int64)
+        _check_data(log, dataclasses.replace(design, start=everyone), landmarks, horizon)
+    if log.segment_name == "all" and not (conversions.step == 0).any():
+        msg = f"The macro `{goal.id}` never happens in the log. Check its match rule, {goal.match}."
+        raise EventDataError(msg)
     risk = _at_risk(log, design, firsts[:, 0], losses, entries[adjust], unit)
     exposed = firsts[risk.unit, 1 : 1 + len(goal.micros)] < np.asarray(design.landmarks)[risk.landmark, None]
     converters = firsts[mature & (firsts[:, 0] < design.follow_up)]
-    table = _score_all(goal, exposed, risk, converters, confidence, grouped=bool(adjust))
+    table = _score_all(goal, exposed, risk, converters, confidence)
     since = conversions.time - design.start[conversions.unit]
     values = conversions.value[(conversions.step == 0) & (since >= 0) & (since < design.follow_up)]
     names = {c.id: c.name for c in (goal, *goal.micros)}
@@ -229,6 +238,7 @@ def correlate(
             segment=log.segment_name,
             exposure=landmarks,
             horizon=horizon,
+            units=len(entries),
             pending=pending,
         ),
         segment=log.segment_name,
@@ -240,11 +250,11 @@ def correlate(
         adjust=tuple(adjust),
         conversions_used=float(stats.divide(len(np.unique(risk.unit[risk.outcome])), len(converters))),
         pending=pending,
-        matrix=_correlate_micros(exposed, [m.id for m in goal.micros]),
+        matrix=_correlate_micros(exposed, risk.landmark, [m.id for m in goal.micros]),
         followed=_follow(goal, firsts[design.mature(design.landmarks[-1])] < design.follow_up),
         value_per_conversion=float(np.nanmean(values)) if np.isfinite(values).any() else np.nan,
         confidence=confidence,
-        entries_per_day=len(entries) / (log.bounds[1] - log.bounds[0]).days,
+        entries_per_day=len(entries) / _count_days(log),
     )
 
 
@@ -256,14 +266,19 @@ def _find_macro(plan: Plan, macro: str) -> Macro:
     return goals[macro]
 
 
+def _count_days(log: EventLog) -> int:
+    """Count the days of the period in which the log has data."""
+    first, after = log.bounds
+    last = log.last.date() + dt.timedelta(days=1)
+    return (min(after, last) - max(first, log.first.date())).days
+
+
 def _landmarks(
     log: EventLog, exposure: str | Sequence[str], clock: Clock, goal: Macro, entry: str | None, unit: Unit
 ) -> tuple[str, ...]:
     """Take the given landmarks, else the plan's, else one set for all segments from the whole log's converters."""
     if exposure and exposure != "auto":
-        given = (exposure,) if isinstance(exposure, str) else tuple(exposure)
-        lengths = {parse_duration(text, name="exposure"): text for text in given}
-        return tuple(lengths[length] for length in sorted(lengths))
+        return _sort_durations(list_columns(exposure))
     if clock.exposure:
         return clock.exposure
     whole = log.whole()
@@ -277,7 +292,13 @@ def _landmarks(
         )
         raise EventDataError(msg)
     points = np.quantile(times, AUTO_LANDMARKS, method="higher")
-    return tuple(dict.fromkeys(write_duration(int(point)) for point in points))
+    return _sort_durations([write_duration(int(point)) for point in points])
+
+
+def _sort_durations(texts: Sequence[str]) -> tuple[str, ...]:
+    """Put landmarks in order, each length once however it is written."""
+    lengths = {parse_duration(text, name="exposure"): text for text in reversed(texts)}
+    return tuple(lengths[length] for length in sorted(lengths))
 
 
 def _first_times(conversions: Conversions, start: Ints, steps: int) -> Ints:
@@ -289,36 +310,27 @@ def _first_times(conversions: Conversions, start: Ints, steps: int) -> Ints:
     return firsts
 
 
-def _check_data(
-    log: EventLog,
-    goal: Macro,
-    conversions: Conversions,
-    mature: NDArray[np.bool_],
-    landmarks: tuple[str, ...],
-    horizon: str,
-) -> None:
-    """Refuse a period in which nothing can be measured; a segment without units is a result, with its notes."""
-    if log.segment_name != "all":
+def _check_data(log: EventLog, design: _Design, landmarks: tuple[str, ...], horizon: str) -> None:
+    """Refuse a period in which nobody can be followed up."""
+    if design.mature(design.landmarks[0]).any():
         return
-    if not len(mature):
-        msg = f"No unit enters from {log.period[0]} to {log.period[1]}. Widen the period."
+    count, (first, last) = len(design.start), log.period
+    if not count:
+        msg = f"No unit enters from {first} to {last}. Widen the period."
         raise EventDataError(msg)
-    if not mature.any():
-        first = landmarks[0]
-        msg = (
-            f"None of the {len(mature):,} units that enter from {log.period[0]} to {log.period[1]} has "
-            f"{first} + {horizon} of follow-up before the end of the data, {log.last:%Y-%m-%d}. Choose "
-            "earlier entries or a shorter horizon."
-        )
-        raise EventDataError(msg)
-    if not (conversions.step == 0).any():
-        msg = f"The macro `{goal.id}` never happens in the log. Check its match rule, {goal.match}."
-        raise EventDataError(msg)
+    msg = (
+        f"None of the {count:,} units that enter from {first} to {last} has {landmarks[0]} + {horizon} of follow-up "
+        f"before the end of the data, {log.last:%Y-%m-%d}. Choose earlier entries or a shorter horizon."
+    )
+    raise EventDataError(msg)
 
 
 def _at_risk(log: EventLog, design: _Design, macro: Ints, losses: Ints, covariates: pd.DataFrame, unit: Unit) -> _Risk:
+    codes = np.column_stack(
+        [pd.factorize(covariates[c])[0] for c in covariates] or [np.empty((len(covariates), 0), int)]
+    )
     groups = stats.number_groups(covariates)
-    active = log.read(log.rows("activity"), unit=unit).sort_values(["unit", "time"])
+    active = log.read(log.rows("activity"), unit=unit)
     position = np.searchsorted(covariates.index, active["unit"])
     known = position < len(covariates)
     known[known] = covariates.index.to_numpy()[position[known]] == active["unit"].to_numpy()[known]
@@ -341,8 +353,8 @@ def _at_risk(log: EventLog, design: _Design, macro: Ints, losses: Ints, covariat
         )
     risk = pd.concat(parts, ignore_index=True)
     strata = stats.number_groups(risk[["landmark", "group", "band"]])
-    unit_rows, landmarks, outcome, group = (risk[name].to_numpy() for name in ("unit", "landmark", "outcome", "group"))
-    return _Risk(unit_rows, landmarks, outcome, group, strata)
+    unit_rows, landmarks, outcome = (risk[name].to_numpy() for name in ("unit", "landmark", "outcome"))
+    return _Risk(unit_rows, landmarks, outcome, codes[unit_rows], strata)
 
 
 def _band(activity: Ints) -> Ints:
@@ -359,19 +371,17 @@ def _score_all(
     risk: _Risk,
     converters: Ints,
     confidence: float,
-    *,
-    grouped: bool,
 ) -> pd.DataFrame:
     """Score every micro, then control the false discoveries over those that can be judged."""
     rows = []
     for number, micro in enumerate(goal.micros):
-        row = _score(exposed[:, number], risk, confidence, grouped=grouped)
+        row = _score(exposed[:, number], risk, confidence)
         verdict, note = _judge(row, converters[:, 1 + number], converters[:, 0])
         rows.append({"micro": micro.id, "stage": micro.stage, **row, "verdict": verdict, "note": note})
     return _finish(pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "q_value"]))
 
 
-def _score(exposed: NDArray[np.bool_], risk: _Risk, confidence: float, *, grouped: bool) -> dict[str, float]:
+def _score(exposed: NDArray[np.bool_], risk: _Risk, confidence: float) -> dict[str, float]:
     """Measure one micro: the raw and the adjusted difference, the odds ratio, phi and the tests."""
     units, converted = _count_sides(risk.unit, exposed), _count_sides(risk.unit[risk.outcome], exposed[risk.outcome])
     reach = stats.normal_quantile(confidence)
@@ -393,17 +403,17 @@ def _score(exposed: NDArray[np.bool_], risk: _Risk, confidence: float, *, groupe
         "lift": lift,
         "lift_ci_lower": low,
         "lift_ci_upper": high,
-        "relative_lift": float(stats.divide(rates[0], rates[1])) - 1,
+        "relative_lift": stats.mantel_haenszel_ratio(exposed, risk.outcome, risk.landmark) - 1,
         "odds_ratio": odds,
         "odds_ratio_ci_lower": odds * np.exp(-reach * log_error),
         "odds_ratio_ci_upper": odds * np.exp(reach * log_error),
-        "phi": _phi(exposed, risk.outcome),
+        "phi": stats.partial_phi(exposed, risk.outcome, risk.landmark),
         "adjusted_lift": adjusted,
         "adjusted_lift_ci_lower": adjusted - reach * adjusted_error,
         "adjusted_lift_ci_upper": adjusted + reach * adjusted_error,
         "p_value": float(stats.compare_normal(adjusted, adjusted_error)),
-        "homogeneity_p_value": _test_homogeneity(exposed, risk, one_landmark=one_landmark) if grouped else np.nan,
-        "e_value": float(stats.e_value(stats.divide(rates[0], max(rates[0] - adjusted, 0)))),
+        "homogeneity_p_value": _test_homogeneity(exposed, risk),
+        "e_value": float(stats.e_value(stats.mantel_haenszel_ratio(exposed, risk.outcome, risk.strata))),
     }
 
 
@@ -411,27 +421,29 @@ def _count_sides(units: Ints, exposed: NDArray[np.bool_]) -> tuple[int, int]:
     return len(np.unique(units[exposed])), len(np.unique(units[~exposed]))
 
 
-def _phi(left: NDArray[np.bool_], right: NDArray[np.bool_]) -> float:
-    if left.all() or right.all() or not left.any() or not right.any():
-        return np.nan
-    return float(np.corrcoef(left, right)[0, 1])
+def _test_homogeneity(exposed: NDArray[np.bool_], risk: _Risk) -> float:
+    """Test equal association over the values of each covariate alone, and give the smallest p-value times their number.
+
+    Over all combinations of several covariates the groups are too small for either test to keep its level.
+    """
+    found = [_test_groups(exposed, risk, column) for column in risk.covariates.T]
+    known = [p for p in found if not np.isnan(p)]
+    return min(1.0, min(known) * len(known)) if known else np.nan
 
 
-def _test_homogeneity(exposed: NDArray[np.bool_], risk: _Risk, *, one_landmark: bool) -> float:
+def _test_groups(exposed: NDArray[np.bool_], risk: _Risk, groups: Ints) -> float:
+    """Compare the groups with enough units and conversions on both sides (Breslow-Day; several landmarks: Wald)."""
     tables, differences = [], []
-    for group in np.unique(risk.groups):
-        inside = risk.groups == group
-        cells = np.histogram2d(exposed[inside], risk.outcome[inside], bins=[[0, 0.5, 1], [0, 0.5, 1]])[0]
-        if cells.sum(axis=0).all() and cells.sum(axis=1).all():
-            tables.append(cells)
-            differences.append(
-                stats.mantel_haenszel_difference(
-                    exposed[inside], risk.outcome[inside], risk.strata[inside], risk.unit[inside]
-                )
-            )
+    for group in np.unique(groups):
+        inside = groups == group
+        x, y, unit = exposed[inside], risk.outcome[inside], risk.unit[inside]
+        if min(_count_sides(unit, x)) < FEWEST_UNITS or min(_count_sides(unit[y], x[y])) < FEWEST_CONVERTED:
+            continue
+        tables.append(np.array([[(x & y).sum(), (x & ~y).sum()], [(~x & y).sum(), (~x & ~y).sum()]]))
+        differences.append(stats.mantel_haenszel_difference(x, y, risk.strata[inside], unit))
     if len(tables) < 2:
         return np.nan
-    if one_landmark:
+    if len(np.unique(risk.landmark)) == 1:
         return float(StratifiedTable(tables).test_equal_odds().pvalue)
     return stats.compare_effects(*np.transpose(differences))
 
@@ -469,8 +481,8 @@ def _finish(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _correlate_micros(exposed: NDArray[np.bool_], names: list[str]) -> pd.DataFrame:
-    pairs = [[_phi(left, right) for right in exposed.T] for left in exposed.T]
+def _correlate_micros(exposed: NDArray[np.bool_], landmark: Ints, names: list[str]) -> pd.DataFrame:
+    pairs = [[stats.partial_phi(left, right, landmark) for right in exposed.T] for left in exposed.T]
     return pd.DataFrame(pairs, index=pd.Index(names, name="micro"), columns=names)
 
 
@@ -481,7 +493,6 @@ def _follow(goal: Macro, did: NDArray[np.bool_]) -> pd.DataFrame:
     for micro in goal.micros:
         over = position.get(micro.metric.over or "")
         could = did[:, over] if over is not None else np.ones(len(did), bool)
-        rows.append(
-            {"micro": micro.id, "could": int(could.sum()), "did": int((could & did[:, position[micro.id]]).sum())}
-        )
-    return pd.DataFrame(rows, columns=["micro", "could", "did"])
+        done = int((could & did[:, position[micro.id]]).sum())
+        rows.append({"micro": micro.id, "units": len(did), "could": int(could.sum()), "did": done})
+    return pd.DataFrame(rows, columns=["micro", "units", "could", "did"])

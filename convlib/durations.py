@@ -12,6 +12,8 @@ MICROSECONDS = {
     "D": 86_400 * 1_000_000,
     "W": 7 * 86_400 * 1_000_000,
 }
+#: Calendar periods, by their letters.
+PERIODS = {"D": "day", "W": "week", "M": "month"}
 LONGEST_DAYS = 36_525
 _AMOUNT = r"(?P<amount>[0-9]+(?:\.[0-9]+)?)"
 _DURATION = re.compile(rf"{_AMOUNT}(?P<unit>s|min|h|D|W)")
@@ -39,9 +41,9 @@ def parse_duration(text: str, *, name: str = "duration") -> int:
 
 def write_duration(microseconds: int) -> str:
     """Write a duration in the largest of `D`, `h`, `min`, `s` that fits, with at most two decimals."""
-    unit = next((u for u in ("D", "h", "min") if microseconds >= MICROSECONDS[u]), "s")
-    amount = max(round(microseconds / MICROSECONDS[unit], 2), 0.01)
-    return f"{amount:g}{unit}"
+    amounts = {unit: round(microseconds / MICROSECONDS[unit], 2) for unit in ("D", "h", "min", "s")}
+    unit = next((unit for unit, amount in amounts.items() if amount >= 1), "s")
+    return f"{max(amounts[unit], 0.01):g}{unit}"
 
 
 def find_duration_problem(text: object) -> str | None:

@@ -11,18 +11,38 @@ import pandas as pd
 from duckdb import ColumnExpression, ConstantExpression
 
 from convlib.documents import did_you_mean, quote_names
+from convlib.durations import PERIODS
 from convlib.engine import compile_rule, connect, quote
 from convlib.errors import ParamError
 from convlib.plan import Plan, Segment, read_plan, read_segments
-from convlib.rules import All, Rule, parse_rule
+from convlib.rules import All, Rule, Test, parse_rule
 from convlib.sources import ADDED, Prepared, prepare
 
 Unit = Literal["user", "session"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 #: How a null stands in segment names and breakdowns.
 NO_VALUE = "(none)"
-#: Columns of the tables that breakdowns stand in.
-TAKEN = frozenset({"unit", "time", "period", "event", "name", "step", "value"})
+#: Columns of the tables that breakdowns stand in, those of results and those on the way there.
+TAKEN = frozenset(
+    {
+        *("amount", "change", "change_q_value", "benchmark_high", "benchmark_low", "ci_lower", "ci_upper"),
+        *(
+            "compared_with",
+            "conversion",
+            "count",
+            "could",
+            "depth",
+            "did",
+            "end",
+            "entered",
+            "error",
+            "event",
+            "exposed",
+        ),
+        *("lost", "metric", "name", "note", "owner", "pending", "period", "previous", "status", "step", "target"),
+        *("tier", "time", "unit", "units", "until", "value"),
+    }
+)
 #: A column of at most this many values is described by them.
 FEW_VALUES = 12
 
@@ -37,7 +57,8 @@ class EventLog:
         segments: The named segments that `segment` knows.
         segment_name: Name of the segment in use.
         rule: What a unit's entry event must match to belong to the segment.
-        filters: What every row must match.
+        row_rule: What a row must match to belong to the segment, when it is one of rows (`scope: event`).
+        filters: What every row must match besides.
         start: First day of entries, included; None is the log's first.
         end: Last day of entries, included; None is the log's last.
     """
@@ -47,6 +68,7 @@ class EventLog:
     segments: Mapping[str, Segment] = dataclasses.field(default_factory=dict, repr=False)
     segment_name: str = "all"
     rule: Rule | None = dataclasses.field(default=None, repr=False)
+    row_rule: Rule | None = dataclasses.field(default=None, repr=False)
     filters: tuple[Rule, ...] = dataclasses.field(default=(), repr=False)
     start: dt.date | None = None
     end: dt.date | None = None
@@ -92,6 +114,27 @@ class EventLog:
         return self.start or self.first.date(), self.end or self.last.date()
 
     @property
+    def fixed(self) -> dict[str, str]:
+        """Give the columns that the segment holds at one value, with that value as text."""
+        rules = [r for r in (self.rule, self.row_rule, *self.filters) if r is not None]
+        tests = [test for rule in rules for test in (rule.rules if isinstance(rule, All) else (rule,))]
+        single = [t for t in tests if isinstance(t, Test) and t.op == "in" and len(t.value) == 1]
+        return {test.column: str(test.value[0]) for test in single}
+
+    def check_plan(self, plan: Plan) -> None:
+        """Refuse a plan that is not the one by which the log was prepared: its rules would count nothing.
+
+        Raises:
+            ParamError: The log was read without a plan, or with another one.
+        """
+        if self.plan is None or self.plan.digest != plan.digest:
+            how = "without a plan" if self.plan is None else "with another plan"
+            msg = (
+                f"The log was read {how}, so it does not know this one's conversions. Use read_events(..., plan=plan)."
+            )
+            raise ParamError(msg)
+
+    @property
     def rejects(self) -> pd.DataFrame:
         """Show the rows that could not be used: `source`, `row` (the first is 1), `reason`, and the row as it came."""
         return pd.read_parquet(self.prepared.folder / "rejects.parquet")
@@ -105,7 +148,7 @@ class EventLog:
         Raises:
             ParamError: There is no such segment, or it uses a column that the log does not have.
         """
-        log = dataclasses.replace(self, rule=None)
+        log = self.everyone()
         if not isinstance(which, str):
             return log._restrict("custom", parse_rule(dict(which)), "unit")
         name, _, value = which.partition("=")
@@ -121,11 +164,17 @@ class EventLog:
 
     def whole(self) -> Self:
         """Give the log without segment, filters and period."""
-        return dataclasses.replace(self, segment_name="all", rule=None, filters=(), start=None, end=None)
+        return dataclasses.replace(self.everyone(), filters=(), start=None, end=None)
+
+    def everyone(self) -> Self:
+        """Give the log without its segment; row filters and the period stay."""
+        return dataclasses.replace(self, segment_name="all", rule=None, row_rule=None)
 
     def where(self, **columns: object) -> Self:
         """Keep the rows whose columns match, and nothing else of their units: `where(device_type="mobile")`."""
-        return self._restrict(self.segment_name, parse_rule(columns), "event")
+        rule = parse_rule(columns)
+        self._check_columns(sorted(rule.columns))
+        return dataclasses.replace(self, filters=(*self.filters, rule))
 
     def between(self, start: dt.date | str | None = None, end: dt.date | str | None = None) -> Self:
         """Choose entries from `start` to `end`, both days included; earlier and later events stay visible.
@@ -136,6 +185,12 @@ class EventLog:
         first, last = _date(start, "start"), _date(end, "end")
         if first and last and last < first:
             msg = f"`end` {last} is before `start` {first}; swap them."
+            raise ParamError(msg)
+        if (first and first > self.last.date()) or (last and last < self.first.date()):
+            msg = (
+                f"No event lies from `start` {first or 'the first day'} to `end` {last or 'the last day'}: the log has "
+                f"events from {self.first.date()} to {self.last.date()}. Choose days among these."
+            )
             raise ParamError(msg)
         return dataclasses.replace(self, start=first, end=last)
 
@@ -184,7 +239,7 @@ class EventLog:
     def rows(self, name: str = "events") -> duckdb.DuckDBPyRelation:
         """Open one part of the prepared form (`events`, `conversions` or `activity`) with the row filters applied."""
         relation = connect().read_parquet(str(self.prepared.folder / f"{name}.parquet"))
-        for rule in self.filters:
+        for rule in (*self.filters, *([self.row_rule] if self.row_rule else [])):
             relation = relation.filter(compile_rule(rule))
         return relation
 
@@ -221,12 +276,14 @@ class EventLog:
         low, high = (day.isoformat() for day in self.bounds)
         rows = self.stream(entry) if entry else self.rows()
         rows = rows.filter(f"{unit} IS NOT NULL AND timestamp >= '{low}' AND timestamp < '{high}'")
-        truncated = {"D": "day", "W": "week", "M": "month"}.get(every or "")
+        truncated = PERIODS.get(every or "")
         period = f"date_trunc('{truncated}', timestamp)" if truncated else f"DATE '{self.period[0]}'"
-        chosen = rows.aggregate("min(event) AS event", f"{unit}, {period}").set_alias("chosen")
-        firsts = rows.set_alias("entries").join(chosen, "event", how="semi")
+        firsts = _first_events(rows, f"{unit}, {period}")
         if self.rule:
-            firsts = firsts.filter(compile_rule(self.rule))
+            # One set of units for every analysis, whatever it starts their clock with.
+            any_event = self.rows().filter(f"{unit} IS NOT NULL AND timestamp >= '{low}' AND timestamp < '{high}'")
+            members = _first_events(any_event, unit).filter(compile_rule(self.rule)).project(unit)
+            firsts = firsts.set_alias("firsts").join(members.set_alias("members"), unit, how="semi")
         project = [
             f"{unit} AS unit",
             "epoch_us(timestamp) AS time",
@@ -305,7 +362,7 @@ class EventLog:
             return dataclasses.replace(self, segment_name=name)
         self._check_columns(sorted(rule.columns))
         if scope == "event":
-            return dataclasses.replace(self, segment_name=name, filters=(*self.filters, rule))
+            return dataclasses.replace(self, segment_name=name, row_rule=rule)
         return dataclasses.replace(self, segment_name=name, rule=rule)
 
     def _check_columns(self, columns: Sequence[str]) -> None:
@@ -393,6 +450,12 @@ def _count_values(rows: duckdb.DuckDBPyRelation, column: str) -> str:
     name = quote(column)
     counted = rows.filter(f"{name} IS NOT NULL").aggregate(f"CAST({name} AS VARCHAR) AS v, count(*) AS n", name)
     return ", ".join(f"{value} ({count:,})" for value, count in counted.order("n DESC, v").fetchall())
+
+
+def _first_events(rows: duckdb.DuckDBPyRelation, groups: str) -> duckdb.DuckDBPyRelation:
+    """Keep the first event of each group: the prepared order is that of time."""
+    chosen = rows.aggregate("min(event) AS event", groups).set_alias("chosen")
+    return rows.set_alias("rows").join(chosen, "event", how="semi")
 
 
 def _texts(columns: Sequence[str]) -> list[str]:

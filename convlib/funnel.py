@@ -15,7 +15,7 @@ from convlib.errors import ParamError
 from convlib.events import EventLog, Unit, list_columns
 from convlib.plan_entries import Macro
 from convlib.results import Kind, Result, show_table
-from convlib.stats import CONFIDENCE, FEW_UNITS, divide, wilson_interval
+from convlib.stats import CONFIDENCE, FEW_UNITS, check_confidence, divide, wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,13 +150,10 @@ def measure_funnel(
 
 
 def _check(steps: Sequence[Step], confidence: float) -> None:
-    problems = []
+    check_confidence(confidence)
     if len(steps) < 2:
-        problems.append(f"`steps` names {len(steps)} step; a funnel needs at least two.")
-    if not 0 < confidence < 1:
-        problems.append(f"`confidence` is {confidence!r}; it must lie between 0 and 1, such as 0.95.")
-    if problems:
-        raise ParamError(*problems)
+        msg = f"`steps` names {len(steps)} step; a funnel needs at least two."
+        raise ParamError(msg)
 
 
 def _name(log: EventLog, step: Step) -> str:
@@ -185,7 +182,8 @@ def _match(log: EventLog, conversions: Conversions, steps: int, window: int, by:
     values = conversions.value[np.where(reached[:, -1], rows[:, -1], 0)]
     groups = conversions.columns.iloc[rows[:, 0]].reset_index(drop=True) if by else frame[[]]
     pending = conversions.time[entry] + window > conversions.end
-    return frame.assign(depth=depth, value=np.where(reached[:, -1], values, np.nan), pending=pending, **groups)
+    known = {"depth": depth, "value": np.where(reached[:, -1], values, np.nan), "pending": pending}
+    return frame.assign(entered=conversions.time[entry] / 1e6, **known, **groups)
 
 
 def _count_steps(attempts: pd.DataFrame, names: list[str], by: list[str], confidence: float) -> pd.DataFrame:
@@ -256,7 +254,8 @@ def _rank_leaks(table: pd.DataFrame) -> pd.DataFrame:
 
 def _count_trend(attempts: pd.DataFrame, steps: int, confidence: float) -> pd.DataFrame:
     mature = attempts[~attempts["pending"]]
-    moments = pd.to_datetime(mature["time_0"], unit="s")
+    # By the first entry, not by the counted attempt's: who comes back and converts later stays in the week of coming.
+    moments = pd.to_datetime(mature["entered"], unit="s")
     weeks = moments.dt.floor("D") - pd.to_timedelta(moments.dt.day_of_week, unit="D")
     counts = (mature["depth"] == steps).groupby(weeks).agg(["size", "sum"])
     low, high = wilson_interval(counts["sum"], counts["size"], confidence=confidence)

@@ -12,7 +12,7 @@ from statsmodels.stats.proportion import proportion_effectsize
 from convlib import plots, stats, takeaways
 from convlib.correlation import Correlation
 from convlib.plan import Plan
-from convlib.plan_entries import Micro
+from convlib.plan_entries import Macro, Micro
 from convlib.results import Kind, Result
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Impact(Result):
 
     Attributes:
         macro: The macro-conversion.
-        currency: Unit of the values; None counts conversions.
+        worth: Unit of score and opportunity: the plan's currency, `conversions`, or `in value`.
     """
 
     SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
@@ -73,15 +73,15 @@ class Impact(Result):
     )
 
     macro: str
-    currency: str | None
+    worth: str
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the opportunity of each ranked micro with its interval."""
-        return plots.draw_opportunities(self.named, currency=self.currency, segment=self.segment, ax=ax)
+        return plots.draw_opportunities(self.named, worth=self.worth, segment=self.segment, ax=ax)
 
     def plot_effort(self, ax: "Axes | None" = None) -> "Axes":
         """Draw opportunity against effort."""
-        return plots.draw_effort(self.named, currency=self.currency, segment=self.segment, ax=ax)
+        return plots.draw_effort(self.named, worth=self.worth, segment=self.segment, ax=ax)
 
 
 def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = stats.CONFIDENCE) -> Impact:
@@ -110,12 +110,13 @@ def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = st
     reach = stats.normal_quantile(correlation.confidence)
     error = (table["adjusted_lift_ci_upper"] - table["adjusted_lift_ci_lower"]).to_numpy(float) / (2 * reach)
     lifts = stats.shrink(np.where(usable, table["adjusted_lift"], np.nan), error, draws=DRAWS, seed=SEED)
-    value = correlation.value_per_conversion if np.isfinite(correlation.value_per_conversion) else 1.0
+    value, worth = _value(correlation.value_per_conversion, goal)
     added = np.array([_added_units(row, micros[row["micro"]]) for _, row in table.iterrows()])
     scores = lifts * value
     opportunities = scores * added[:, None]
     effort = table["micro"].map(lambda name: micros[name].effort).astype(float).to_numpy()
     sizes = [_sample_size(row, extra) for (_, row), extra in zip(table.iterrows(), added, strict=True)]
+    able = stats.divide(table["could"], table["units"])
     frame = table.assign(
         owner=table["micro"].map(lambda name: micros[name].owner or ""),
         reach=_reach(table, micros),
@@ -127,7 +128,7 @@ def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = st
         opportunity_per_effort=stats.divide(_row_means(opportunities), effort),
         probability_top_3=_probability_top_3(opportunities, usable),
         sample_size_to_test=sizes,
-        days_to_test=np.ceil(stats.divide(sizes, correlation.entries_per_day)),
+        days_to_test=np.ceil(stats.divide(sizes, correlation.entries_per_day * able)),
     )
     frame = _rank(frame, usable)
     return Impact(
@@ -137,20 +138,27 @@ def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = st
             macro=goal.name,
             names=correlation.names,
             targets={m.id: _has_target(m) for m in goal.micros},
-            currency=goal.currency,
+            worth=worth,
             segment=correlation.segment,
         ),
         segment=correlation.segment,
         names=correlation.names,
         macro=correlation.macro,
-        currency=goal.currency,
+        worth=worth,
     )
+
+
+def _value(mean: float, goal: Macro) -> tuple[float, str]:
+    """Give the value of a macro-conversion and its unit; without values conversions are counted."""
+    if not np.isfinite(mean) or goal.value == 1:
+        return 1.0, "conversions"
+    return mean, goal.currency or "in value"
 
 
 def _reach(table: pd.DataFrame, micros: dict[str, Micro]) -> pd.Series:
     """Count the units that could still do it, or stop doing it where less is better."""
     up = table["micro"].map(lambda name: micros[name].direction == "up")
-    return table["units_without"].where(up, table["units_with"])
+    return (table["could"] - table["did"]).where(up, table["did"])
 
 
 def _has_target(micro: Micro) -> bool:
@@ -164,8 +172,9 @@ def _added_units(row: pd.Series, micro: Micro) -> float:
         wanted = wanted if micro.direction == "up" else -wanted
     else:
         wanted = RELATIVE_GOAL * row["did"]
-    size = float(np.clip(wanted, 0, row["units_without"] if micro.direction == "up" else row["units_with"]))
-    return size if micro.direction == "up" else -size
+    up = micro.direction == "up"
+    size = float(np.clip(wanted, 0, row["could"] - row["did"] if up else row["did"]))
+    return size if up else -size
 
 
 def _sample_size(row: pd.Series, added: float) -> float:

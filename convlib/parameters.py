@@ -12,7 +12,7 @@ from typing import TypeVar
 import pandas as pd
 
 from convlib.documents import did_you_mean, quote_names
-from convlib.durations import find_duration_problem
+from convlib.durations import PERIODS, find_duration_problem
 from convlib.errors import ConvlibError, EventDataError, ParamError
 from convlib.events import EventLog, read_events
 from convlib.plan import Plan, read_plan
@@ -21,8 +21,8 @@ from convlib.segments import Segment, read_segments
 from convlib.sources import find_files
 from convlib.takeaways import word_provenance
 
-PERIODS = ("D", "W", "M")
 T = TypeVar("T")
+ANALYSIS = ("macro", "steps", "window", "horizon", "exposure", "every", "entry", "by", "adjust")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +71,13 @@ def check_parameters(
     plan: str | Path,
     segments: str | Path = "",
     segment: str = "all",
-    start: str = "",
-    end: str = "",
+    start: dt.date | str = "",
+    end: dt.date | str = "",
     output: str | Path = "",
     timezone: str = "UTC",
     **analysis: object,
 ) -> Parameters:
-    """Check a notebook's parameters together, then read the log; every problem is named before any data is read.
+    """Check a notebook's parameters together, then read the log and check the names that only it can tell.
 
     Args:
         events: The log: a file, a folder, a glob, `dataset:NAME`, or a DataFrame.
@@ -98,7 +98,11 @@ def check_parameters(
         ParamError: One or more parameters are wrong.
         EventDataError: The log can't be read, or none of the plan's macros happens in it.
     """
-    problems: list[str] = []
+    problems = [
+        f"`{name}` is not a parameter of any analysis; they are {quote_names(ANALYSIS)}.{did_you_mean(name, ANALYSIS)}"
+        for name in analysis
+        if name not in ANALYSIS
+    ]
     found_plan = _collect(problems, lambda: read_plan(plan))
     found_segments = _collect(problems, lambda: read_segments(segments) if segments else {"all": Segment("all")})
     if not isinstance(events, pd.DataFrame):
@@ -110,24 +114,24 @@ def check_parameters(
     if problems or found_plan is None:
         raise ParamError(*problems)
     log = read_events(events, plan=found_plan, segments=found_segments, timezone=timezone)
-    _check_columns(log, analysis)
+    _check_names(log, analysis)
     _check_macros(log, found_plan)
     return Parameters(found_plan, log.segment(segment).between(start, end), Path(output) if output else None)
 
 
-def _collect(problems: list[str], read: Callable[[], T]) -> T | None:
+def _collect(problems: list[str], read: Callable[[], T], *, prefix: str = "") -> T | None:
     try:
         return read()
     except ConvlibError as error:
-        problems.extend(error.problems)
+        problems.extend(prefix + problem for problem in error.problems)
         return None
 
 
-def _find_dates(start: str, end: str) -> list[str]:
+def _find_dates(start: dt.date | str, end: dt.date | str) -> list[str]:
     problems, days = [], []
     for name, text in (("start", start), ("end", end)):
         try:
-            days.append(dt.date.fromisoformat(text) if text else None)
+            days.append(dt.date.fromisoformat(str(text)) if text else None)
         except ValueError:
             problems.append(f"`{name}` is {text!r}, which is not a date; write it as YYYY-MM-DD.")
     if not problems and days[0] and days[1] and days[1] < days[0]:
@@ -167,8 +171,13 @@ def _find_segment(segment: str, segments: dict[str, Segment]) -> list[str]:
     return []
 
 
-def _check_columns(log: EventLog, analysis: dict[str, object]) -> None:
-    problems = [
+def _check_names(log: EventLog, analysis: dict[str, object]) -> None:
+    """Check what only the log can tell: its events and its columns."""
+    problems: list[str] = []
+    for name in ("steps", "entry"):
+        for event in _texts(analysis.get(name)):
+            _collect(problems, partial(log.stream, event), prefix=f"`{name}`: ")
+    problems += [
         f"`{name}` names the column `{column}`, which the log does not have; it has "
         f"{', '.join(log.columns)}.{did_you_mean(column, log.columns)}"
         for name in ("by", "adjust")

@@ -11,6 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from convlib.durations import PERIODS
+from convlib.plan_entries import SHARE_METRICS
+
 #: Okabe and Ito's palette, safe for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
 CYCLE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", RED, "#000000")
@@ -21,7 +24,6 @@ LABEL_LENGTH = 32
 VERDICT_COLOURS = {"positive": GREEN, "negative": RED}
 STATUS_COLOURS = {"met": GREEN, "missed": RED, "outside benchmark": ORANGE}
 MOST_ROWS = 25
-SHARES = ("rate", "follow_up", "abandonment")
 
 
 def draw_funnel(table: pd.DataFrame, *, by: Sequence[str], window: str, segment: str, ax: Axes | None = None) -> Axes:
@@ -79,7 +81,7 @@ def draw_trend(trend: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> 
 
 def draw_rates(table: pd.DataFrame, *, by: Sequence[str], every: str, segment: str, ax: Axes | None = None) -> Axes:
     """Draw the rates of both tiers period by period as small multiples, each with interval, target and n."""
-    rows = table[table["metric"].str.split().str[0].isin(SHARES) & (table["note"] == "")]
+    rows = table[table["metric"].str.split().str[0].isin(SHARE_METRICS) & (table["note"] == "")]
     keys = list(dict.fromkeys(rows.sort_values("tier", kind="stable")["conversion"]))[:MOST_ROWS]
     if ax is not None or not keys:
         return _draw_rate(rows[rows["conversion"].isin(keys[:1])], by, _axes(ax, height=3))
@@ -90,7 +92,7 @@ def draw_rates(table: pd.DataFrame, *, by: Sequence[str], every: str, segment: s
         _draw_rate(rows[rows["conversion"] == key], by, _style(cell))
     for cell in grid.flat[len(keys) :]:
         cell.set_axis_off()
-    word = {"D": "day", "W": "week", "M": "month"}[every]
+    word = PERIODS[every]
     title = f"Rates by {word} of entry: {segment}\nband: 95% interval; dashed: target"
     figure.suptitle(title, fontsize=11, fontweight="bold", x=0.02, ha="left")
     if by:
@@ -122,7 +124,7 @@ def _draw_rate(rows: pd.DataFrame, by: Sequence[str], ax: Axes) -> Axes:
 
 def draw_targets(latest: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
     """Draw each rate of the latest period with its interval, beside its target (bar) and benchmark (band)."""
-    rows = latest[latest["metric"].str.split().str[0].isin(SHARES)].head(MOST_ROWS)
+    rows = latest[latest["metric"].str.split().str[0].isin(SHARE_METRICS)].head(MOST_ROWS)
     ax = _axes(ax, height=1.2 + 0.36 * max(1, len(rows)))
     place = np.arange(len(rows))
     colours = rows["status"].map(STATUS_COLOURS).fillna(GREY)
@@ -223,7 +225,7 @@ def draw_matrix(matrix: pd.DataFrame, *, segment: str, ax: Axes | None = None) -
     return ax
 
 
-def draw_opportunities(table: pd.DataFrame, *, currency: str | None, segment: str, ax: Axes | None = None) -> Axes:
+def draw_opportunities(table: pd.DataFrame, *, worth: str, segment: str, ax: Axes | None = None) -> Axes:
     """Draw the opportunity of each ranked micro with its interval."""
     rows = table[table["rank"].notna()].head(MOST_ROWS)
     ax = _axes(ax, height=1.2 + 0.44 * max(1, len(rows)))
@@ -241,12 +243,12 @@ def draw_opportunities(table: pd.DataFrame, *, currency: str | None, segment: st
     )
     _label_rows(ax, rows["rank"].astype("str") + ". " + rows["micro"], rows["units_with"])
     ax.axvline(0, color="#111827", linewidth=1)
-    _xlabel(ax, f"{currency or 'conversions'} at its target, with 95% interval; grey: no evidence")
+    _xlabel(ax, f"{worth} at its target, with 95% interval; grey: no evidence")
     _title(ax, f"What each would be worth, if the association held: {segment}")
     return ax
 
 
-def draw_effort(table: pd.DataFrame, *, currency: str | None, segment: str, ax: Axes | None = None) -> Axes:
+def draw_effort(table: pd.DataFrame, *, worth: str, segment: str, ax: Axes | None = None) -> Axes:
     """Draw opportunity against effort, so that the upper left is where to begin."""
     rows = table[table["rank"].notna() & table["effort"].notna()]
     ax = _axes(ax, height=4)
@@ -266,7 +268,7 @@ def draw_effort(table: pd.DataFrame, *, currency: str | None, segment: str, ax: 
     ax.axhline(0, color="#111827", linewidth=1)
     ax.margins(x=0.25)
     _xlabel(ax, f"effort, as the plan says; the numbers are the ranks of {len(rows)} micro-conversions")
-    ax.set_ylabel(currency or "conversions")
+    ax.set_ylabel(worth)
     _title(ax, f"Opportunity against effort: {segment}")
     return ax
 

@@ -15,7 +15,7 @@ from convlib.durations import parse_duration
 from convlib.errors import ParamError
 from convlib.events import EventLog, Unit, list_columns
 from convlib.plan import Plan
-from convlib.plan_entries import Macro, Metric, Micro, Range
+from convlib.plan_entries import SHARE_METRICS, Macro, Metric, Micro, Range
 from convlib.results import Kind, Result, Shown, show_table
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ COLUMNS = (
     "note",
 )
 FREQUENCIES = {"D": "D", "W": "W-SUN", "M": "M"}
-SHARES = ("rate", "follow_up", "abandonment")
 PARTIAL = "partial period"
 
 
@@ -165,6 +164,8 @@ def measure_rates(
     if every not in FREQUENCIES:
         msg = f"`every` is {every!r}; it must be one of {quote_names(FREQUENCIES)} (day, week, month)."
         raise ParamError(msg)
+    stats.check_confidence(confidence)
+    log.check_plan(plan)
     length = parse_duration(window, name="window") if window else None
     groups = list_columns(by)
     entries = _entries(log, unit, entry, groups, every, length)
@@ -185,7 +186,7 @@ def measure_rates(
         for metric in _metrics(conversion)
     ]
     table = _mark_partial(pd.concat(parts, ignore_index=True), log, every, whole=length is not None)
-    table = _judge(_compare(table, groups), plan, groups)
+    table = _judge(_compare(table, groups), plan, groups, log.fixed)
     names = {c.id: c.name for c in listed}
     return Rates(
         table=table[[*groups, *COLUMNS]],
@@ -326,17 +327,18 @@ def _estimate(group: pd.DataFrame, metric: Metric, confidence: float) -> dict[st
     able = group[group["could"]]
     units, exposed = int(able["did"].sum()), len(able)
     counts = {"units": units, "exposed": exposed}
-    if metric.type in SHARES:
+    if metric.type in SHARE_METRICS:
         low, high = stats.wilson_interval(units, exposed, confidence=confidence)
         share = float(stats.divide(units, exposed))
         return {**counts, "value": share, "ci_lower": low[0], "ci_upper": high[0], "error": np.nan}
     if metric.type == "time_between":
         return {**counts, **_median(able["amount"].dropna(), confidence)}
     value, error = _mean(able, per_event=metric.type == "mean")
-    scale = exposed if metric.type == "sum" else 1
+    if metric.type == "sum":
+        # The number of units varies too: the sum of so many amounts has the variance of a compound Poisson variable.
+        value, error = able["amount"].sum(), float(np.sqrt((able["amount"] ** 2).sum())) or np.nan
     reach = stats.normal_quantile(confidence) * error
-    interval = {"ci_lower": scale * (value - reach), "ci_upper": scale * (value + reach)}
-    return {**counts, "value": scale * value, **interval, "error": scale * error}
+    return {**counts, "value": value, "ci_lower": value - reach, "ci_upper": value + reach, "error": error}
 
 
 def _mean(able: pd.DataFrame, *, per_event: bool) -> tuple[float, float]:
@@ -378,27 +380,29 @@ def _compare(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     keys = [*by, "conversion", "metric"]
     table = table.sort_values([*keys, "period"], kind="stable", ignore_index=True)
     usable = table[table["note"] == ""]
-    before = usable.groupby(keys, sort=False)[["value", "error", "units", "exposed"]].shift().reindex(table.index)
+    columns = ["value", "error", "units", "exposed", "period"]
+    before = usable.groupby(keys, sort=False)[columns].shift().reindex(table.index)
     previous = before["value"]
     change = table["value"] - previous
     # Two shares are tested with their pooled error: each share's own is zero at 0% and at 100%.
     pooled = stats.pooled_error(table["units"], table["exposed"], before["units"], before["exposed"])
-    is_share = table["metric"].str.split().str[0].isin(SHARES)
+    is_share = table["metric"].str.split().str[0].isin(SHARE_METRICS)
     error = np.where(is_share, pooled, np.sqrt(table["error"] ** 2 + before["error"] ** 2))
     p = pd.Series(stats.compare_normal(change, error), index=table.index)
     q = p.groupby(table["period"]).transform(stats.control_false_discoveries)
-    return table.assign(previous=previous, change=change, change_q_value=q)
+    return table.assign(previous=previous, change=change, change_q_value=q, compared_with=before["period"])
 
 
-def _judge(table: pd.DataFrame, plan: Plan, by: list[str]) -> pd.DataFrame:
-    """Set each row against its own benchmark and target, and order rows as the plan does."""
+def _judge(table: pd.DataFrame, plan: Plan, by: list[str], fixed: dict[str, str]) -> pd.DataFrame:
+    """Set each row against target and benchmark (its group's or segment's own, if any), in the plan's order."""
     measured = [c for c in plan.conversions if isinstance(c, Macro | Micro)]
     benches = {c.id: c.benchmark for c in measured if c.benchmark}
     rises = {c.id: c.direction == "up" for c in measured}
-    for name in by:
+    for name in (*fixed, *by):
+        held = table[name] if name in by else fixed[name]
         for conversion, bench in benches.items():
             for value, own in bench.by.get(name, {}).items():
-                rows = (table["conversion"] == conversion) & (table[name] == value)
+                rows = (table["conversion"] == conversion) & (held == value)
                 rows &= (table["tier"] == "micro") | (table["metric"] == "rate")
                 for column, end in _ends(own).items():
                     table.loc[rows, column] = end

@@ -1,5 +1,6 @@
 """Reads any log that DuckDB reads, checks each row once, and keeps the prepared form in a cache folder."""
 
+import contextlib
 import csv
 import dataclasses
 import glob
@@ -29,7 +30,7 @@ from convlib.datasets.files import dataset_path
 from convlib.engine import compile_rule, connect, quote
 from convlib.errors import EventDataError
 from convlib.plan import Plan
-from convlib.plan_entries import Loss, Macro, Micro, ValueColumn
+from convlib.plan_entries import Macro, ValueColumn
 
 REQUIRED = ("event_name", "timestamp", "user_id")
 CANONICAL = {
@@ -61,8 +62,10 @@ READERS = {
     ".ndjson": "json",
     ".jsonl.gz": "json",
 }
+#: A time outside these stands for "unknown" in most systems, and overflows in some.
+EARLIEST, LATEST = "1900-01-01", "2200-01-01"
 #: Raise when the prepared form changes, so that older caches are left aside.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +161,8 @@ class _Found:
 
     def key(self, plan: Plan | None) -> str:
         # Size and time of change stand for a file's content: hashing 5 GB in every notebook would cost too much.
-        stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in self.files]
+        facts = [(str(f.resolve()), f.stat()) for f in self.files]
+        stats = [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in facts]
         parts = [FORMAT, stats or self.digest(), plan.digest if plan else "", self.timezone]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -166,8 +170,13 @@ class _Found:
         """Hash the content."""
         digest = hashlib.sha256()
         if isinstance(self.source, pd.DataFrame):
-            digest.update(",".join(map(str, self.source.columns)).encode())
-            digest.update(pd.util.hash_pandas_object(self.source, index=False).to_numpy().tobytes())
+            types = [f"{name} {kind}" for name, kind in self.source.dtypes.items()]
+            digest.update(",".join(types).encode())
+            mixed = [
+                name for name, kind in self.source.dtypes.items() if str(kind) == "object"
+            ]  # lists can't be hashed
+            texts = self.source.astype(dict.fromkeys(mixed, "str"))
+            digest.update(pd.util.hash_pandas_object(texts, index=False).to_numpy().tobytes())
         for file in self.files:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
@@ -193,7 +202,7 @@ def _read(files: Sequence[Path]) -> duckdb.DuckDBPyRelation:
         if kind == "csv":
             return engine.read_csv(names, all_varchar=True, union_by_name=True)
         # As text, like CSV: a guessed type fails the whole log at its first odd row, and drops the times' offsets.
-        found = engine.read_json(names, format="newline_delimited", union_by_name=True).columns
+        found = engine.read_json(names, format="newline_delimited", union_by_name=True, sample_size=-1).columns
         return engine.read_json(names, format="newline_delimited", columns=dict.fromkeys(found, "VARCHAR"))
     except duckdb.Error as error:
         raise EventDataError(_engine_problem(files[0].name, error)) from error
@@ -279,6 +288,7 @@ def _reason(types: dict[str, str]) -> str:
         for column in ("user_id", "event_name", "timestamp")
     ]
     cases.append(f"WHEN {_moment(types)} IS NULL THEN 'timestamp is not a date and time'")
+    cases.append(f"WHEN {_moment(types)} NOT BETWEEN '{EARLIEST}' AND '{LATEST}' THEN 'timestamp is out of range'")
     if "value" in types:
         cases.append(
             "WHEN LOWER(TRIM(CAST(value AS VARCHAR))) NOT IN ('', 'nan') AND to_number(value) IS NULL "
@@ -306,7 +316,7 @@ def _write(relation: duckdb.DuckDBPyRelation, found: "_Found", plan: Plan | None
     try:
         connect().execute("SET TimeZone = ?", [found.timezone])
         _write_parts(relation, found, plan, scratch)
-        if not folder.exists():
+        with contextlib.suppress(OSError):  # another process has just put the same there
             scratch.rename(folder)
     except duckdb.Error as error:
         raise EventDataError(_engine_problem(found.label, error)) from error
@@ -367,14 +377,14 @@ def _write_conversions(events: Path, plan: Plan | None, path: Path) -> None:
                CAST(unnest(list_filter("convlib names", name -> name IS NOT NULL)) AS VARCHAR) AS conversion
         FROM mapped"""
     relation = mapped.query("mapped", query)
-    values = _value_of([c for c in conversions if not isinstance(c, Loss)])
+    values = _value_of([c for c in conversions if isinstance(c, Macro)])
     relation.select(StarExpression(exclude=["value"]), values.alias("value")).write_parquet(
         str(path), compression="zstd"
     )
 
 
-def _value_of(conversions: Sequence[Macro | Micro]) -> Expression:
-    """Give each conversion the value that its plan entry names, else the event's own."""
+def _value_of(conversions: Sequence[Macro]) -> Expression:
+    """Give each macro the value that its plan entry names; everything else keeps the event's own."""
     value: Expression = ColumnExpression("value")
     for conversion in conversions:
         if conversion.value is not None:

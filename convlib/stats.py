@@ -6,6 +6,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats as scipy_stats
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
+from convlib.errors import ParamError
+
 Floats = NDArray[np.float64]
 #: The one confidence level of reports.
 CONFIDENCE = 0.95
@@ -13,6 +15,19 @@ CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
 #: A rate on fewer units is marked as too few.
 FEW_UNITS = 30
+#: Less variation than this is none, but for rounding.
+TINY = 1e-9
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse a level of confidence that is not between 0 and 1.
+
+    Raises:
+        ParamError: It is not.
+    """
+    if not 0 < confidence < 1:
+        msg = f"`confidence` is {confidence!r}; it must lie between 0 and 1, such as 0.95."
+        raise ParamError(msg)
 
 
 def divide(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
@@ -78,7 +93,12 @@ def pooled_error(successes: ArrayLike, trials: ArrayLike, others: ArrayLike, oth
 
 
 def normal_quantile(confidence: float) -> float:
-    """Give how many standard errors a two-sided interval reaches."""
+    """Give how many standard errors a two-sided interval reaches.
+
+    Raises:
+        ParamError: The confidence is not between 0 and 1.
+    """
+    check_confidence(confidence)
     return float(scipy_stats.norm.ppf(0.5 + confidence / 2))
 
 
@@ -119,13 +139,33 @@ def mantel_haenszel_difference(
     centred_x = x - (np.bincount(groups, x) / size)[groups]
     centred_y = y - (np.bincount(groups, y) / size)[groups]
     spread = float(centred_x @ centred_x)
-    if spread <= 1e-9:
+    if spread <= TINY:
         return np.nan, np.nan
     difference = float(centred_x @ centred_y) / spread
     leverage = 1 / size[groups] + centred_x**2 / spread
     residual = (centred_y - difference * centred_x) / np.sqrt(np.maximum(1 - leverage, 1e-9))
     scores = np.bincount(np.unique(np.asarray(clusters), return_inverse=True)[1], centred_x * residual)
     return difference, float(np.sqrt(scores @ scores)) / spread
+
+
+def mantel_haenszel_ratio(exposed: ArrayLike, outcome: ArrayLike, strata: ArrayLike) -> float:
+    """Estimate the common ratio of risks over strata; NaN when nobody unexposed has the outcome.
+
+    Source: Mantel and Haenszel's weights for the risk ratio (Nurminen 1981; Greenland and Robins 1985).
+    """
+    a, b, c, d = _count_cells(exposed, outcome, strata)[0]
+    total = a + b + c + d
+    return float(divide((a * (c + d) / total).sum(), (c * (a + b) / total).sum()))
+
+
+def partial_phi(left: ArrayLike, right: ArrayLike, strata: ArrayLike) -> float:
+    """Correlate two yes/no columns within strata (phi, for one stratum); NaN when one of them does not vary."""
+    x, y = np.asarray(left, float), np.asarray(right, float)
+    groups = np.unique(np.asarray(strata), return_inverse=True)[1]
+    size = np.bincount(groups)
+    x, y = x - (np.bincount(groups, x) / size)[groups], y - (np.bincount(groups, y) / size)[groups]
+    spread = float((x @ x) * (y @ y))
+    return float(x @ y) / np.sqrt(spread) if spread > TINY else np.nan
 
 
 def mantel_haenszel_odds(
@@ -140,10 +180,8 @@ def mantel_haenszel_odds(
 
     Source: Mantel and Haenszel (1959); the variance is the sandwich of its estimating function.
     """
+    (a, b, c, d), groups = _count_cells(exposed, outcome, strata)
     x, y = np.asarray(exposed, bool), np.asarray(outcome, bool)
-    codes, groups = np.unique(np.asarray(strata), return_inverse=True)
-    cells = [np.bincount(groups[side], minlength=len(codes)) for side in (x & y, x & ~y, ~x & y, ~x & ~y)]
-    a, b, c, d = (np.asarray(cell, float) for cell in cells)
     total = a + b + c + d
     agree, differ = float((a * d / total).sum()), float((b * c / total).sum())
     if agree == 0 or differ == 0:
@@ -153,6 +191,14 @@ def mantel_haenszel_odds(
     scores = np.choose(2 * ~x + ~y, (pull / total)[:, groups])
     summed = np.bincount(np.unique(np.asarray(clusters), return_inverse=True)[1], scores)
     return ratio, float(np.sqrt(summed @ summed)) / (ratio * differ)
+
+
+def _count_cells(exposed: ArrayLike, outcome: ArrayLike, strata: ArrayLike) -> tuple[list[Floats], NDArray[np.int64]]:
+    """Count each stratum's table, exposed with and without the outcome, then the others; number the rows' strata."""
+    x, y = np.asarray(exposed, bool), np.asarray(outcome, bool)
+    codes, groups = np.unique(np.asarray(strata), return_inverse=True)
+    sides = (x & y, x & ~y, ~x & y, ~x & ~y)
+    return [np.bincount(groups[side], minlength=len(codes)).astype(float) for side in sides], groups.astype(np.int64)
 
 
 def compare_effects(effects: ArrayLike, standard_errors: ArrayLike) -> float:

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from convlib.plan_entries import SHARE_METRICS
 from convlib.results import MISSING, Kind, Takeaways, format_number, format_seconds, format_value
 from convlib.stats import FEW_UNITS, SIGNIFICANCE
 
 MOST = 5
-PERIODS = {"D": "on {:%-d %B %Y}", "W": "in the week from {:%-d %B %Y}", "M": "in {:%B %Y}"}
+WHEN = {"D": "on {:%-d %B %Y}", "W": "in the week from {:%-d %B %Y}", "M": "in {:%B %Y}"}
 JUDGED = ("positive", "negative", "no evidence")
-SHARES = ("rate", "follow_up", "abandonment")
 
 
 def word_funnel(
@@ -96,7 +96,7 @@ def word_rates(
     sentences = [
         f"{row['name']}: {row['text']} {when}, n = {row['exposed']:,}{_against_target(row)}." for row in macros[:1]
     ]
-    sentences.append(_word_changes(rows, latest))
+    sentences.append(_word_changes(rows, latest, every))
     missed = [row for row in rows if row["status"] == "missed" and row["tier"] == "micro"]
     judged = [row for row in rows if row["status"] in ("met", "missed") and row["tier"] == "micro"]
     if judged:
@@ -123,24 +123,25 @@ def _against_target(row: Mapping[str, Any]) -> str:
     return f", target {_value(row['target'], str(row['metric']))}"
 
 
-def _word_changes(rows: list[dict[str, Any]], latest: pd.DataFrame) -> str:
+def _word_changes(rows: list[dict[str, Any]], latest: pd.DataFrame, every: str) -> str:
     compared = int(latest["change_q_value"].notna().sum())
     if not compared:
         return "There is no complete period before it to compare with."
+    before = f"the numbers {word_period(latest['compared_with'].max(), every)}"
     changed = [
         (row, text)
         for row, text in zip(rows, word_values(latest, "change", signed=True), strict=True)
         if row["change_q_value"] < SIGNIFICANCE
     ]
     if not changed:
-        return f"None of the {compared} metrics changed beyond noise against the period before."
+        return f"None of the {compared} metrics changed beyond noise against {before}."
     named = ", ".join(f"{_metric_name(row)} {text}" for row, text in changed[:3])
-    return f"{len(changed)} of {compared} metrics changed beyond noise against the period before: {named}."
+    return f"{len(changed)} of {compared} metrics changed beyond noise against {before}: {named}."
 
 
 def _metric_name(row: Mapping[str, Any]) -> str:
     kind = row["metric"].split()[0]
-    return str(row["name"]) if kind in SHARES else f"{row['name']} ({row['metric']})"
+    return str(row["name"]) if kind in SHARE_METRICS else f"{row['name']} ({row['metric']})"
 
 
 def word_correlation(
@@ -151,6 +152,7 @@ def word_correlation(
     segment: str,
     exposure: Sequence[str],
     horizon: str,
+    units: int,
     pending: int,
 ) -> Takeaways:
     """Say which micros go with the macro, which do not, and what the numbers leave out."""
@@ -162,7 +164,9 @@ def word_correlation(
         f"raw {_points(row['lift'])}; n = {row['units_with']:,} with and {row['units_without']:,} without."
         for row in _records(found.head(MOST - 2))
     ]
-    if not table["verdict"].isin(JUDGED).any():
+    if pending and pending == units:
+        sentences.append(f"All {units:,} units of segment {segment} are pending: their follow-up is not over.")
+    elif not table["verdict"].isin(JUDGED).any():
         sentences.append(f"Segment {segment} has too few units or conversions to judge any micro-conversion.")
     elif not len(found):
         sentences.append(f"No micro-conversion of segment {segment} is associated with {macro} beyond chance.")
@@ -183,27 +187,26 @@ def word_impact(
     macro: str,
     names: Mapping[str, str],
     targets: Mapping[str, bool],
-    currency: str | None,
+    worth: str,
     segment: str,
 ) -> Takeaways:
     """Say what to work on first, how sure that is, and how to find out."""
-    unit = currency or "conversions"
     goals = {True: "reaching its target", False: "a tenth more units doing it"}
-    worth = table[(table["opportunity"] > 0) & (table["verdict"].isin(["positive", "negative"]))]
+    rows = table[(table["opportunity"] > 0) & (table["verdict"].isin(["positive", "negative"]))]
     sentences = [
         f"Rank {row['rank']}, {names[row['micro']]}: {goals[targets[row['micro']]]} would go with "
-        f"{format_number(row['opportunity'])} {unit} "
+        f"{format_number(row['opportunity'])} {worth} "
         f"({format_number(row['opportunity_ci_lower'])} to {format_number(row['opportunity_ci_upper'])}) "
         "if the association held; "
         f"in the top 3 with probability {row['probability_top_3']:.0%}."
-        for row in _records(worth.head(3))
+        for row in _records(rows.head(3))
     ]
     if not table["verdict"].isin(JUDGED).any():
         sentences.append(f"Segment {segment} has too few units or conversions to judge any micro-conversion.")
-    elif not len(worth):
+    elif not len(rows):
         sentences.append(f"No micro-conversion of segment {segment} shows an opportunity beyond chance for {macro}.")
     else:
-        first = worth.iloc[0]
+        first = rows.iloc[0]
         if np.isfinite(first["days_to_test"]):
             sentences.append(
                 f"Test {names[first['micro']]} first: {first['sample_size_to_test']:,.0f} units in two arms, "
@@ -261,7 +264,7 @@ def word_provenance(
 
 def word_period(period: pd.Timestamp, every: str) -> str:
     """Name a period: `in the week from 3 March 2026`."""
-    return PERIODS[every].format(period).replace("  ", " ")
+    return WHEN[every].format(period).replace("  ", " ")
 
 
 def word_values(rows: pd.DataFrame, column: str, *, with_interval: bool = False, signed: bool = False) -> list[str]:
@@ -290,7 +293,7 @@ def _benchmark(low: float, high: float, metric: str) -> str:
 
 def _value(value: float, metric: str, *, signed: bool = False) -> str:
     kind = metric.split()[0]
-    unit: Kind = "percent" if kind in SHARES else "seconds" if kind == "time_between" else "number"
+    unit: Kind = "percent" if kind in SHARE_METRICS else "seconds" if kind == "time_between" else "number"
     if signed and unit == "percent":
         unit = "points"
     text = format_value(abs(value) if signed and unit != "points" else value, unit)

@@ -340,14 +340,14 @@ def test_correlate_leaves_what_fires_with_a_conversion_out_of_activity(plan: Pla
 
 def two_devices() -> str:
     parts: list[tuple[str, int, *tuple[str, ...]]] = [
-        ("m1", 12, "visit 0h device_type=mobile", "save 1h device_type=mobile", "buy 30h device_type=mobile"),
-        ("m2", 8, "visit 0h device_type=mobile", "save 1h device_type=mobile"),
-        ("m3", 5, "visit 0h device_type=mobile", "buy 30h device_type=mobile"),
-        ("m4", 15, "visit 0h device_type=mobile"),
-        ("d1", 6, "visit 0h device_type=desktop", "save 1h device_type=desktop", "buy 30h device_type=desktop"),
-        ("d2", 14, "visit 0h device_type=desktop", "save 1h device_type=desktop"),
-        ("d3", 9, "visit 0h device_type=desktop", "buy 30h device_type=desktop"),
-        ("d4", 13, "visit 0h device_type=desktop"),
+        ("m1", 24, "visit 0h device_type=mobile", "save 1h device_type=mobile", "buy 30h device_type=mobile"),
+        ("m2", 16, "visit 0h device_type=mobile", "save 1h device_type=mobile"),
+        ("m3", 10, "visit 0h device_type=mobile", "buy 30h device_type=mobile"),
+        ("m4", 30, "visit 0h device_type=mobile"),
+        ("d1", 12, "visit 0h device_type=desktop", "save 1h device_type=desktop", "buy 30h device_type=desktop"),
+        ("d2", 28, "visit 0h device_type=desktop", "save 1h device_type=desktop"),
+        ("d3", 18, "visit 0h device_type=desktop", "buy 30h device_type=desktop"),
+        ("d4", 26, "visit 0h device_type=desktop"),
     ]
     return "".join(repeat(*part) for part in parts) + "end visit 10D device_type=desktop"
 
@@ -355,14 +355,26 @@ def two_devices() -> str:
 def test_correlate_tests_equal_odds_over_groups_as_statsmodels_does(plan: Plan) -> None:
     log = make_log(two_devices(), plan)
     result = score(log, plan, adjust="device_type")
-    tables = [np.array([[12, 8], [5, 15]], float), np.array([[6, 14], [9, 13]], float)]
+    tables = [np.array([[24, 16], [10, 30]], float), np.array([[12, 28], [18, 26]], float)]
     row = row_of(result)
     assert row["homogeneity_p_value"] == pytest.approx(StratifiedTable(tables).test_equal_odds().pvalue, rel=1e-10)
-    # (12*20 - 5*20)/40 + (6*22 - 9*20)/42 over 20*20/40 + 20*22/42
-    lift = (140 / 40 - 48 / 42) / (10 + 440 / 42)
+    # (24*40 - 10*40)/80 + (12*44 - 18*40)/84 over 40*40/80 + 40*44/84
+    lift = (560 / 80 - 192 / 84) / (20 + 1760 / 84)
     assert row["adjusted_lift"] == pytest.approx(lift, rel=1e-12)
     assert result.adjust == ("device_type",)
     assert np.isnan(row_of(score(log, plan))["homogeneity_p_value"])
+
+
+def test_correlate_compares_no_small_groups(plan: Plan) -> None:
+    # Ten units a side: a test of equal odds would not keep its level.
+    rows = [f"visit 0h device_type={device}" for device in ("mobile", "desktop")]
+    parts = [
+        repeat(f"{side}{n}", 5, row, *done)
+        for n, row in enumerate(rows)
+        for side, done in enumerate((["save 1h", "buy 30h"], ["save 1h"], ["buy 30h"], []))
+    ]
+    log = make_log("".join(parts) + "end visit 10D", plan)
+    assert np.isnan(row_of(score(log, plan, adjust="device_type"))["homogeneity_p_value"])
 
 
 def test_correlate_is_not_changed_by_a_constant_covariate(plan: Plan) -> None:

@@ -150,7 +150,12 @@ def test_between_includes_both_days_and_leaves_ends_open(log: EventLog) -> None:
     assert users(log.between("2026-01-06", dt.date(2026, 1, 7))) == ["b", "c"]
     assert users(log.between(end="2026-01-06")) == ["a", "b"]
     assert users(log.between("2026-01-12", "")) == ["c", "d"]
-    assert users(log.between("2026-02-01", "2026-02-28")) == []
+    with pytest.raises(ParamError) as caught:
+        log.between("2026-02-01", "2026-02-28")
+    assert str(caught.value) == (
+        "No event lies from `start` 2026-02-01 to `end` 2026-02-28: the log has events from 2026-01-05 to 2026-01-20. "
+        "Choose days among these."
+    )
 
 
 def test_entries_are_the_first_events_of_units(log: EventLog) -> None:

@@ -44,7 +44,9 @@ def make(plan: Plan) -> Make:
     log = make_log("ann visit 0h\nann save 1h\nann buy 30h value=5\nann visit 10D", plan)
     base = correlate(log, plan, macro="buy", exposure="1D", horizon="2D")
 
-    def build(rows: Rows, *, error: float = TINY, verdicts: tuple[str, ...] = (), value: float = 50.0) -> Correlation:
+    def build(
+        rows: Rows, *, error: float = TINY, verdicts: tuple[str, ...] = (), value: float = 50.0, units: int = 0
+    ) -> Correlation:
         """Make a correlation of micro, adjusted lift, units with, units without, could, did."""
         names = ["micro", "adjusted_lift", "units_with", "units_without", "could", "did"]
         frame = pd.DataFrame(rows, columns=names)
@@ -58,7 +60,7 @@ def make(plan: Plan) -> Make:
         return dataclasses.replace(
             base,
             table=table.reindex(columns=base.table.columns),
-            followed=frame[["micro", "could", "did"]],
+            followed=frame[["micro", "could", "did"]].assign(units=units or frame["could"]),
             value_per_conversion=value,
             entries_per_day=100.0,
         )
@@ -75,15 +77,13 @@ def row_of(impact: Impact, micro: str) -> pd.Series:
     ("micro", "lift", "counts", "added"),
     [
         ("save", 0.10, (300, 700, 1000, 300), 200),  # target 50% of 1,000 less 300
-        ("save", 0.10, (300, 100, 1000, 300), 100),  # only 100 could still do it
         ("save", 0.10, (600, 400, 1000, 600), 0),  # target met
         ("read", 0.02, (300, 700, 1000, 300), 30),  # no target: 10% more of 300
         ("error", -0.05, (200, 800, 1000, 200), -100),  # down: from 200 to 100 of 1,000
         ("error", -0.05, (50, 950, 1000, 50), 0),  # down: met
-        ("error", -0.05, (30, 970, 1000, 200), -30),  # down: only 30 could stop
         ("cart", 0.10, (120, 880, 200, 120), 60),  # 90% of the 200 that could, less 120
     ],
-    ids=["target", "capped", "met", "no target", "down", "down met", "down capped", "over"],
+    ids=["target", "met", "no target", "down", "down met", "over"],
 )
 def test_score_impact_works_out_the_opportunity(
     plan: Plan, make: Make, micro: str, lift: float, counts: tuple[int, int, int, int], added: int
@@ -95,6 +95,14 @@ def test_score_impact_works_out_the_opportunity(
     assert row["score"] == pytest.approx(lift * 50, rel=1e-4)
     assert row["opportunity"] == pytest.approx(lift * 50 * added, rel=1e-4, abs=1e-9)
     assert (row["units_with"], row["value_per_conversion"]) == (counts[0], 50)
+    could, did = counts[2:]
+    assert row["reach"] == (did if micro == "error" else could - did)
+
+
+def test_score_impact_waits_for_the_units_that_could_do_it(plan: Plan, make: Make) -> None:
+    # 200 of 2,000 followed units could: of 100 entries a day ten are of use.
+    row = row_of(score_impact(make([("cart", 0.10, 120, 1880, 200, 120)], units=2_000), plan), "cart")
+    assert row["days_to_test"] == np.ceil(row["sample_size_to_test"] / 10)
 
 
 def test_score_impact_has_one_row_a_micro_ranked_by_opportunity(plan: Plan, make: Make) -> None:
@@ -112,7 +120,7 @@ def test_score_impact_has_one_row_a_micro_ranked_by_opportunity(plan: Plan, make
     assert impact.table["rank"].tolist()[:4] == [1, 2, 3, 4]
     assert impact.table["rank"].isna().tolist() == [False] * 4 + [True]
     np.testing.assert_allclose(impact.table["opportunity"], [1000, 300, 250, 30, np.nan], rtol=1e-3)
-    assert (impact.macro, impact.currency, impact.segment) == ("buy", "USD", "all")
+    assert (impact.macro, impact.worth, impact.segment) == ("buy", "USD", "all")
 
 
 def test_score_impact_gives_effort_its_share(plan: Plan, make: Make) -> None:
@@ -184,7 +192,7 @@ def test_score_impact_is_the_same_each_time(plan: Plan, make: Make) -> None:
 def test_score_impact_of_no_usable_micro_ranks_nothing(plan: Plan, make: Make) -> None:
     impact = score_impact(make([("save", np.nan, 3, 4, 7, 3)], verdicts=("too few",)), plan)
     assert impact.table["rank"].isna().all()
-    assert impact.takeaways[0] == "No micro-conversion of segment all shows an opportunity beyond chance for Buy."
+    assert impact.takeaways[0] == "Segment all has too few units or conversions to judge any micro-conversion."
 
 
 def test_score_impact_takes_the_lifts_errors_whatever_the_correlations_confidence(plan: Plan) -> None:

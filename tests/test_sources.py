@@ -540,7 +540,7 @@ def test_conversions_take_the_value_that_the_plan_names(tmp_path: Path) -> None:
     source = write_csv(tmp_path, "u1,buy,2026-01-01,7,9", "u2,buy,2026-01-01,7,none", header=f"{HEADER},value,amount")
     log = read_events(source, plan=plan)
     found = {name: [row[0] for row in log.stream(name).project("value").fetchall()] for name in plan_ids(log)}
-    assert found == {"purchase": [9, None], "fixed": [2.5, 2.5], "own": [7, 7]}
+    assert found == {"purchase": [9, None], "fixed": [7, 7], "own": [7, 7]}
 
 
 def plan_ids(log: EventLog) -> list[str]:

@@ -40,6 +40,7 @@ def rate_row(conversion: str, value: float, **more: Any) -> dict[str, Any]:
         "ci_upper": value + 0.01,
         "change": np.nan,
         "change_q_value": np.nan,
+        "compared_with": pd.Timestamp("2026-02-23"),
         "target": np.nan,
         "benchmark_low": np.nan,
         "benchmark_high": np.nan,
@@ -73,6 +74,7 @@ def say_correlation(*rows: dict[str, Any], exposure: tuple[str, ...] = ("1D",), 
         segment="mobile",
         exposure=exposure,
         horizon="14D",
+        units=10_000,
         pending=pending,
     )
 
@@ -92,13 +94,13 @@ def impact_row(rank: int, micro: str, opportunity: float, verdict: str = "positi
     return known | more
 
 
-def say_impact(*rows: dict[str, Any], currency: str | None = "USD") -> Takeaways:
+def say_impact(*rows: dict[str, Any], worth: str = "USD") -> Takeaways:
     return takeaways.word_impact(
         pd.DataFrame(rows),
         macro="Bought",
         names=NAMES,
         targets={"view": True, "cart": False} | dict.fromkeys(set(NAMES) - {"view", "cart"}, True),
-        currency=currency,
+        worth=worth,
         segment="mobile",
     )
 
@@ -173,7 +175,8 @@ def test_word_rates_says_where_things_stand_and_what_changed() -> None:
     )
     assert said == (
         "Bought: 12.0% (11.0% to 13.0%) in the week from 2 March 2026, n = 1,200, target 14.0%.",
-        "2 of 3 metrics changed beyond noise against the period before: Bought -3.0 pts, Bought (sum of value) -900.",
+        "2 of 3 metrics changed beyond noise against the numbers in the week from 23 February 2026: Bought -3.0 pts, "
+        "Bought (sum of value) -900.",
         "1 of 2 micro-conversions meet their target; furthest from it: Form filled (1.5 min (1.3 min to 1.7 min), "
         "target 1.0 min).",
     )
@@ -182,7 +185,7 @@ def test_word_rates_says_where_things_stand_and_what_changed() -> None:
 def test_word_rates_without_change_or_targets() -> None:
     assert say_rates(rate_row("buy", 0.12, tier="macro", change=0.01, change_q_value=0.4)) == (
         "Bought: 12.0% (11.0% to 13.0%) in the week from 2 March 2026, n = 1,200.",
-        "None of the 1 metrics changed beyond noise against the period before.",
+        "None of the 1 metrics changed beyond noise against the numbers in the week from 23 February 2026.",
     )
     assert say_rates(rate_row("view", 0.5, target=0.4, status="met"), every="M") == (
         "There is no complete period before it to compare with.",
@@ -258,7 +261,7 @@ def test_word_impact_names_what_to_work_on_and_the_test() -> None:
 
 
 def test_word_impact_counts_conversions_and_names_no_test_that_nobody_can_plan() -> None:
-    assert say_impact(impact_row(1, "view", 200.0, days_to_test=np.nan), currency=None) == (
+    assert say_impact(impact_row(1, "view", 200.0, days_to_test=np.nan), worth="conversions") == (
         "Rank 1, Item viewed: reaching its target would go with 200 conversions (100 to 300) if the association held; "
         "in the top 3 with probability 91%.",
         "These are associations in observed events; only a randomised test can show what a change causes.",

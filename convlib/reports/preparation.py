@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from convlib.documents import did_you_mean
 from convlib.errors import ConvlibError, RunError
 from convlib.events import EventLog, read_events
-from convlib.parameters import check_parameters
+from convlib.parameters import ANALYSIS, check_parameters
 from convlib.plan import Plan, Segment, read_plan, read_segments
 from convlib.reports.notebooks import FOLDER, Template, check_names, check_value, find_notebooks_folder, read_templates
 from convlib.reports.run_file import RunFile, read_run_file
@@ -185,7 +185,8 @@ def _check_analysis(preparation: Preparation, template: Template) -> None:
     own = {**template.parameters, **preparation.notebooks.parameters[template.name]}
     of_run = {"segment": next(iter(preparation.segments)), "start": f"{start}", "end": f"{end}", "output": "", **places}
     try:
-        check_parameters(**{**own, **of_run})
+        # A notebook of one's own may have parameters that no analysis takes.
+        check_parameters(**{name: value for name, value in own.items() if name in ANALYSIS} | of_run)
     except ConvlibError as error:
         raise RunError(*(f"{run_file.path}: {problem}" for problem in error.problems)) from None
 
