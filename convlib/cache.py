@@ -1,4 +1,4 @@
-"""Where prepared data are kept between notebooks: content-keyed, safe to delete."""
+"""Where prepared data are kept between notebooks: safe to delete."""
 
 import os
 from pathlib import Path

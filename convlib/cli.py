@@ -131,13 +131,15 @@ def _show_failures(made: "Run") -> None:
 def _show_preparation(preparation: "Preparation") -> None:
     from rich.table import Table
 
+    from convlib.takeaways import word_reasons
+
     log, (start, end) = preparation.log, preparation.period
     console = Console(highlight=False, soft_wrap=True)
     for warning in preparation.plan.warnings:
         console.print(f"[yellow]Warning:[/] {escape(warning)}")
     console.print(
-        f"{log.rows_read:,} rows read = {log.rows_used:,} used + {log.rows_rejected:,} rejected. "
-        f"Entries from {start} to {end}, data to {log.last.date()}."
+        f"{log.rows_read:,} rows read = {log.rows_used:,} used + {log.rows_rejected:,} rejected"
+        f"{escape(word_reasons(log.rejected_because))}. Entries from {start} to {end}, data to {log.last.date()}."
     )
     segments, notebooks = preparation.segments, preparation.notebooks
     console.print(f"{len(segments)} segments: {escape(', '.join(segments))}.")

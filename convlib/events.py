@@ -25,22 +25,10 @@ NO_VALUE = "(none)"
 #: Columns of the tables that breakdowns stand in, those of results and those on the way there.
 TAKEN = frozenset(
     {
-        *("amount", "change", "change_q_value", "benchmark_high", "benchmark_low", "ci_lower", "ci_upper"),
-        *(
-            "compared_with",
-            "conversion",
-            "count",
-            "could",
-            "depth",
-            "did",
-            "end",
-            "entered",
-            "error",
-            "event",
-            "exposed",
-        ),
-        *("lost", "metric", "name", "note", "owner", "pending", "period", "previous", "status", "step", "target"),
-        *("tier", "time", "unit", "units", "until", "value"),
+        *("benchmark_high", "benchmark_low", "change", "change_q_value", "ci_lower", "ci_upper", "compared_with"),
+        *("conversion", "count", "could", "depth", "did", "end", "entered", "error", "event", "exposed", "lost"),
+        *("measured", "metric", "name", "note", "owner", "pending", "period", "previous", "status", "step"),
+        *("target", "tier", "time", "unit", "units", "until", "value"),
     }
 )
 #: A column of at most this many values is described by them.
@@ -94,6 +82,11 @@ class EventLog:
         return self.prepared.rows_rejected
 
     @property
+    def rejected_because(self) -> dict[str, int]:
+        """Count the rejected rows by reason, the most frequent first."""
+        return self.prepared.rejected_because
+
+    @property
     def fingerprint(self) -> str:
         """Give the SHA-256 of the source's content."""
         return self.prepared.fingerprint
@@ -129,9 +122,7 @@ class EventLog:
         """
         if self.plan is None or self.plan.digest != plan.digest:
             how = "without a plan" if self.plan is None else "with another plan"
-            msg = (
-                f"The log was read {how}, so it does not know this one's conversions. Use read_events(..., plan=plan)."
-            )
+            msg = f"The log was read {how}, so it lacks this one's conversions. Use read_events(..., plan=plan)."
             raise ParamError(msg)
 
     @property

@@ -130,7 +130,7 @@ def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = st
         sample_size_to_test=sizes,
         days_to_test=np.ceil(stats.divide(sizes, correlation.entries_per_day * able)),
     )
-    frame = _rank(frame, usable)
+    frame = _rank(frame.assign(note=_notes(table, micros, added)), usable)
     return Impact(
         table=frame,
         takeaways=takeaways.word_impact(
@@ -159,6 +159,15 @@ def _reach(table: pd.DataFrame, micros: dict[str, Micro]) -> pd.Series:
     """Count the units that could still do it, or stop doing it where less is better."""
     up = table["micro"].map(lambda name: micros[name].direction == "up")
     return (table["could"] - table["did"]).where(up, table["did"])
+
+
+def _notes(table: pd.DataFrame, micros: dict[str, Micro], added: NDArray[np.float64]) -> list[str]:
+    """Say which goal the opportunity is for, where it is not a target still to reach."""
+    rows = zip(table["micro"], table["note"], added, strict=True)
+    return [
+        note or ("" if extra and _has_target(micros[name]) else "target met" if not extra else "goal: a tenth more")
+        for name, note, extra in rows
+    ]
 
 
 def _has_target(micro: Micro) -> bool:

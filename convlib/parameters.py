@@ -19,7 +19,7 @@ from convlib.plan import Plan, read_plan
 from convlib.results import Result
 from convlib.segments import Segment, read_segments
 from convlib.sources import find_files
-from convlib.takeaways import word_provenance
+from convlib.takeaways import word_provenance, word_reasons
 
 T = TypeVar("T")
 ANALYSIS = ("macro", "steps", "window", "horizon", "exposure", "every", "entry", "by", "adjust")
@@ -59,6 +59,7 @@ class Parameters:
             segment=self.log.segment_name,
             period=self.log.period,
             rows=rows,
+            reasons=prepared.rejected_because,
             fingerprint=prepared.fingerprint,
             end=prepared.last,
         )
@@ -195,7 +196,7 @@ def _check_macros(log: EventLog, plan: Plan) -> None:
         places = "; ".join(f"{plan.locate(macro.id)}: `{macro.id}` matches {macro.match}" for macro in plan.macros)
         msg = (
             f"None of the plan's macro-conversions happens in the log. {places}. The log's most frequent "
-            f"events are {frequent}."
+            f"events are {frequent}; {log.rows_rejected:,} rows were rejected{word_reasons(log.rejected_because)}."
         )
         raise EventDataError(msg)
 

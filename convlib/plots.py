@@ -41,10 +41,9 @@ def draw_funnel(table: pd.DataFrame, *, by: Sequence[str], window: str, segment:
         ax.barh(place, np.nan_to_num(rate), size * 0.92, color=CYCLE[number], label=label)
         ax.errorbar(rate, place, xerr=error, fmt="none", ecolor="#111827", elinewidth=1, capsize=2)
         if len(shown) == 1:
-            for y, share, units in zip(place, rate, rows["units"], strict=True):
-                ax.text(
-                    min(np.nan_to_num(share) + 0.03, 1.02), y, f"{units:,}", va="center", fontsize=9, color="#374151"
-                )
+            beside = (rows["rate_from_start_ci_upper"].fillna(0) + 0.02).clip(upper=1.02)
+            for y, x, units in zip(place, beside, rows["units"], strict=True):
+                ax.text(x, y, f"{units:,}", va="center", fontsize=9, color="#374151")
     ax.set_yticks(np.arange(len(steps)), [_label(step) for step in steps])
     ax.invert_yaxis()
     ax.set_xlim(0, 1.12)
@@ -150,7 +149,7 @@ def draw_targets(latest: pd.DataFrame, *, segment: str, ax: Axes | None = None) 
     _label_rows(ax, rows["conversion"], rows["exposed"])
     ax.set_xlim(0, None)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
-    _xlabel(ax, "rate and 95% interval; green meets its target, red misses it")
+    _xlabel(ax, "rate and 95% interval; green meets its target, dark orange misses it")
     _title(ax, f"Against target and benchmark: {segment}")
     _legend(ax)
     return ax

@@ -260,7 +260,7 @@ def _ends(bench: Range | None) -> dict[str, float]:
 def _amounts(
     entries: pd.DataFrame, hits: pd.DataFrame, conversion: Macro | Micro, metric: Metric, macro: str
 ) -> pd.DataFrame:
-    """Say for each entry whether it could (`could`), whether it did (`did`), and how much (`amount` over `count`)."""
+    """Say for each entry whether it could (`could`), whether it did (`did`), and how much (`measured` over `count`)."""
     within = hits[hits["time"] <= hits["until"]]
     mine = within[within["conversion"] == conversion.id]
     if metric.type == "mean" and metric.value_column:
@@ -292,7 +292,7 @@ def _amounts(
             else first
         )
         could, did = _abandoned(within, left_at, conversion.id if metric.over else macro)
-    return entries.assign(could=could, did=did & could, amount=amount, count=count)
+    return entries.assign(could=could, did=did & could, measured=amount, count=count)
 
 
 def _followed(
@@ -332,11 +332,11 @@ def _estimate(group: pd.DataFrame, metric: Metric, confidence: float) -> dict[st
         share = float(stats.divide(units, exposed))
         return {**counts, "value": share, "ci_lower": low[0], "ci_upper": high[0], "error": np.nan}
     if metric.type == "time_between":
-        return {**counts, **_median(able["amount"].dropna(), confidence)}
+        return {**counts, **_median(able["measured"].dropna(), confidence)}
     value, error = _mean(able, per_event=metric.type == "mean")
     if metric.type == "sum":
         # The number of units varies too: the sum of so many amounts has the variance of a compound Poisson variable.
-        value, error = able["amount"].sum(), float(np.sqrt((able["amount"] ** 2).sum())) or np.nan
+        value, error = able["measured"].sum(), float(np.sqrt((able["measured"] ** 2).sum())) or np.nan
     reach = stats.normal_quantile(confidence) * error
     return {**counts, "value": value, "ci_lower": value - reach, "ci_upper": value + reach, "error": error}
 
@@ -344,7 +344,7 @@ def _estimate(group: pd.DataFrame, metric: Metric, confidence: float) -> dict[st
 def _mean(able: pd.DataFrame, *, per_event: bool) -> tuple[float, float]:
     """Give the mean a unit, or an event (a ratio; delta method), with its standard error over units."""
     base = able["count"].to_numpy(float) if per_event else np.ones(len(able))
-    amount = able["amount"].to_numpy(float)
+    amount = able["measured"].to_numpy(float)
     mean = float(stats.divide(amount.sum(), base.sum()))
     if len(able) < 2 or base.sum() == 0:
         return mean, np.nan

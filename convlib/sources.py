@@ -65,7 +65,7 @@ READERS = {
 #: A time outside these stands for "unknown" in most systems, and overflows in some.
 EARLIEST, LATEST = "1900-01-01", "2200-01-01"
 #: Raise when the prepared form changes, so that older caches are left aside.
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +81,7 @@ class Prepared:
         rows_read: Rows of the source: those used and those rejected.
         rows_used: Rows that every analysis sees.
         rows_rejected: Rows that could not be used.
+        rejected_because: How many of them for each reason, the most frequent first.
         first: Time of the first event, UTC.
         last: Time of the last event, UTC: the end of the data.
     """
@@ -93,6 +94,7 @@ class Prepared:
     rows_read: int
     rows_used: int
     rows_rejected: int
+    rejected_because: dict[str, int]
     first: pd.Timestamp
     last: pd.Timestamp
 
@@ -133,8 +135,8 @@ def find_files(source: str | Path) -> list[Path]:
         found = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(text, recursive=True))]
     if not found:
         msg = (
-            f"No events at `{text}`: there is no such file, folder or match. Check `events`; a relative path "
-            f"starts at {Path.cwd().name}/."
+            f"No events at `{text}`: there is no such file, folder or match. Check `events`; in a run file a relative "
+            "path starts at the run file's folder, in a notebook at the notebook's."
         )
         raise EventDataError(msg)
     kinds = {_kind(p) for p in found}
@@ -342,6 +344,7 @@ def _write_parts(relation: duckdb.DuckDBPyRelation, found: "_Found", plan: Plan 
         "rows_read": rows_read,
         "rows_used": rows_used,
         "rows_rejected": len(rejects),
+        "rejected_because": {str(reason): int(count) for reason, count in rejects["reason"].value_counts().items()},
         "first": first.isoformat(),
         "last": last.isoformat(),
     }

@@ -1,5 +1,6 @@
 """Every sentence of the reports, worded once, with its numbers computed."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,13 +26,13 @@ def word_funnel(
     if not first["units"]:
         return Takeaways(
             (
-                f"No unit of segment {segment} has a complete {window} window after {first['name']}; "
+                f"No unit of segment {segment} has a complete window of {word_duration(window)} after {first['name']}; "
                 f"{first['pending']:,} are pending.",
             )
         )
     sentences = [
         f"{_share(last, 'rate_from_start')} of the {first['units']:,} units that entered at "
-        f"{first['name']} reached {last['name']} within {window}."
+        f"{first['name']} reached {last['name']} within {word_duration(window)}."
     ]
     leak = table.iloc[1:].sort_values("lost", ascending=False).iloc[0]
     before = table.iloc[int(leak["step"]) - 2]
@@ -49,7 +50,8 @@ def word_funnel(
         )
     if first["pending"]:
         sentences.append(
-            f"{first['pending']:,} more units are pending: their {window} are not over, so they are in no rate."
+            f"{first['pending']:,} more units are pending: their {word_duration(window)} are not over, so they are in "
+            "no rate."
         )
     return Takeaways(sentences)
 
@@ -72,7 +74,7 @@ def _word_groups(table: pd.DataFrame, by: Sequence[str], window: str, segment: s
         f"By {label}, {_group(best, by)} gets through most often ({_share(best, 'rate_from_start')}, n = "
         f"{best['started']:,}) and "
         f"{_group(worst, by)} least ({_share(worst, 'rate_from_start')}, n = {worst['started']:,}) "
-        f"within {window}; {doubt}."
+        f"within {word_duration(window)}; {doubt}."
     )
     return Takeaways((sentence,))
 
@@ -94,7 +96,8 @@ def word_rates(
     rows = _records(latest.assign(text=texts, name=latest["conversion"].map(names)))
     macros = [row for row in rows if row["tier"] == "macro" and row["metric"] == "rate"]
     sentences = [
-        f"{row['name']}: {row['text']} {when}, n = {row['exposed']:,}{_against_target(row)}." for row in macros[:1]
+        f"{row['name']}: {row['text']} {when}, n = {row['exposed']:,}{_against_target(row)}{_status(row)}."
+        for row in macros[:1]
     ]
     sentences.append(_word_changes(rows, latest, every))
     missed = [row for row in rows if row["status"] == "missed" and row["tier"] == "micro"]
@@ -117,6 +120,10 @@ def _nearness(row: Mapping[str, Any]) -> float:
     return float(low / high) if high else 1.0
 
 
+def _status(row: Mapping[str, Any]) -> str:
+    return f" ({row['status']})" if row["status"] in ("met", "missed") else ""
+
+
 def _against_target(row: Mapping[str, Any]) -> str:
     if np.isnan(row["target"]):
         return ""
@@ -135,6 +142,8 @@ def _word_changes(rows: list[dict[str, Any]], latest: pd.DataFrame, every: str) 
     ]
     if not changed:
         return f"None of the {compared} metrics changed beyond noise against {before}."
+    # The macro first, then what moved most for its size.
+    changed.sort(key=lambda item: (item[0]["tier"] != "macro", -abs(item[0]["change"] / (item[0]["value"] or 1))))
     named = ", ".join(f"{_metric_name(row)} {text}" for row, text in changed[:3])
     return f"{len(changed)} of {compared} metrics changed beyond noise against {before}: {named}."
 
@@ -174,9 +183,12 @@ def word_correlation(
     if silent:
         sentences.append(f"No evidence of an association, at this size, for {', '.join(silent)}.")
     tail = f" {pending:,} units are pending." if pending else ""
+    sides = (
+        " A unit may count on both sides: without it at one time, with it at a later one." if len(exposure) > 1 else ""
+    )
     sentences.append(
-        f"Done before {_list(exposure)} after entry, {macro} counted for {horizon} after that, among "
-        f"units that had not converted by then.{tail}"
+        f"Done within {_list([word_duration(text) for text in exposure])} of entry, {macro} counted for "
+        f"{word_duration(horizon)} after that, among units that had not converted by then.{sides}{tail}"
     )
     return Takeaways(sentences)
 
@@ -209,8 +221,8 @@ def word_impact(
         first = rows.iloc[0]
         if np.isfinite(first["days_to_test"]):
             sentences.append(
-                f"Test {names[first['micro']]} first: {first['sample_size_to_test']:,.0f} units in two arms, "
-                f"about {first['days_to_test']:,.0f} days at this traffic."
+                f"Test {names[first['micro']]} first: {first['sample_size_to_test']:,.0f} units in two arms would show "
+                f"it move, about {first['days_to_test']:,.0f} days at this traffic."
             )
     sentences.append("These are associations in observed events; only a randomised test can show what a change causes.")
     return Takeaways(sentences)
@@ -232,7 +244,7 @@ def word_event_map(
     other = table[table["status"] == "not in the plan"]
     if len(other):
         top = ", ".join(f"{row['event_name']} ({row['events']:,})" for row in _records(other.head(3)))
-        sentences.append(f"{len(other)} event names are not in the plan; the most frequent: {top}.")
+        sentences.append(f"Rows of {len(other)} event names match no conversion of the plan; the most frequent: {top}.")
     owned = table[table["tier"].isin(["macro", "micro"])].drop_duplicates("conversion")
     orphans = owned.loc[owned["owner"].isna() | (owned["owner"] == ""), "name"]
     if len(orphans):
@@ -251,6 +263,7 @@ def word_provenance(
     segment: str,
     period: tuple[object, object],
     rows: Mapping[str, int],
+    reasons: Mapping[str, int],
     fingerprint: str,
     end: pd.Timestamp,
 ) -> str:
@@ -258,8 +271,24 @@ def word_provenance(
     return (
         f"Segment {segment}, entries from {period[0]} to {period[1]}. {source}: {rows['read']:,} rows "
         f"read, {rows['used']:,} used, "
-        f"{rows['rejected']:,} rejected; data end on {end:%Y-%m-%d %H:%M} UTC; fingerprint {fingerprint[:12]}."
+        f"{rows['rejected']:,} rejected{word_reasons(reasons)}; data end on {end:%Y-%m-%d %H:%M} UTC; "
+        f"fingerprint {fingerprint[:12]}."
     )
+
+
+def word_reasons(reasons: Mapping[str, int]) -> str:
+    """Say why rows were rejected, as ` (153: user_id is missing; ...)`, or nothing when none was."""
+    listed = "; ".join(f"{count:,}: {reason}" for reason, count in reasons.items())
+    return f" ({listed})" if listed else ""
+
+
+def word_duration(text: str) -> str:
+    """Write a duration for people: `7D` as `7 days`."""
+    found = re.fullmatch(r"([0-9.]+)([a-zA-Z]+)", text)
+    names = {"s": "second", "min": "minute", "h": "hour", "D": "day", "W": "week"}
+    if not found or found[2] not in names:
+        return text
+    return f"{found[1]} {names[found[2]]}{'' if found[1] == '1' else 's'}"
 
 
 def word_period(period: pd.Timestamp, every: str) -> str:

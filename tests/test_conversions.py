@@ -63,7 +63,7 @@ def test_gather_sorts_rows_by_unit_time_and_step(log: EventLog) -> None:
 
 
 def test_gather_gives_the_value_that_the_plan_names_else_the_events_own(log: EventLog) -> None:
-    assert rows(fetch(log, "paid")) == [(B, 5, 0, 3.0)]
+    assert rows(fetch(log, "paid")) == [(B, 5, 0, 1.0)]
     assert rows(fetch(log, "order")) == [(B, 5, 0, 1.0)]
     assert rows(fetch(log, "look"))[0] == (A, 0, 0, 2.0)
 

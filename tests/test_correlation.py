@@ -413,7 +413,7 @@ def test_correlate_does_not_depend_on_order_or_names_and_leaves_its_input_alone(
 def test_correlate_sees_the_log_through_segment_and_period(plan: Plan) -> None:
     log = make_log(two_devices(), plan)
     row = row_of(score(log.segment({"device_type": "mobile"}), plan))
-    assert row[["units_with", "units_without", "converted_with", "converted_without"]].tolist() == [20, 20, 12, 5]
+    assert row[["units_with", "units_without", "converted_with", "converted_without"]].tolist() == [40, 40, 24, 10]
     later = make_log(sides(20, 20, 5, 35) + "\nzoe visit 4D\nzoe save 4.1D\nzoe buy 5.5D", plan)
     row = row_of(score(later.between("2024-01-05", "2024-01-05"), plan))
     assert row[["units_with", "units_without", "converted_with"]].tolist() == [1, 0, 1]

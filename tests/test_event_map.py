@@ -113,7 +113,7 @@ def test_map_events_says_what_it_found(event_map: EventMap) -> None:
     assert event_map.takeaways == (
         "4 users of segment all; 10 rows read = 10 used + 0 rejected (whole log).",
         "4 of the plan's 5 conversions are tracked; never seen: Chat begun.",
-        "2 event names are not in the plan; the most frequent: scroll (3), ping (1).",
+        "Rows of 2 event names match no conversion of the plan; the most frequent: scroll (3), ping (1).",
         "Nobody owns Chat begun.",
         "The plan leaves something open for 2 conversions, such as target, benchmark, effort, ux_outcome, data_source, "
         "touchpoint of Late view.",

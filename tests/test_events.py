@@ -1,3 +1,4 @@
+import dataclasses
 import datetime as dt
 from pathlib import Path
 
@@ -7,6 +8,8 @@ from pandas.testing import assert_frame_equal
 
 from convlib.errors import ParamError, PlanError
 from convlib.events import EventLog, list_columns, read_events
+from convlib.rules import parse_rule
+from convlib.segments import Segment
 
 PLAN = """\
 macros:
@@ -405,3 +408,26 @@ def test_entries_refuse_an_unknown_unit_and_sessions_without_ids(log: EventLog) 
     assert str(caught.value) == (
         "`unit` is 'session', but the log has no `session_id`. Count users, or add the column."
     )
+
+
+def test_segments_are_one_set_of_units_whatever_starts_their_clock() -> None:
+    rows = pd.DataFrame(
+        [
+            ("a", "view", "2026-01-05 10:00", "mobile"),
+            ("a", "view", "2026-01-12 10:00", "desktop"),
+            ("b", "view", "2026-01-05 10:00", "desktop"),
+            ("b", "buy", "2026-01-12 10:00", "mobile"),
+        ],
+        columns=["user_id", "event_name", "timestamp", "device_type"],
+    )
+    mobile = read_events(rows).segment({"device_type": "mobile"})
+    weekly = mobile.entries(every="W", columns=["device_type"])
+    assert weekly.index.tolist() == [0, 0]
+    assert weekly["device_type"].tolist() == ["mobile", "desktop"]
+    assert mobile.entries(entry="buy").empty
+
+
+def test_segment_takes_the_place_of_a_segment_of_rows(log: EventLog) -> None:
+    rows = dataclasses.replace(log, segments={"pings": Segment("pings", parse_rule({"event_name": "ping"}), "event")})
+    assert len(rows.segment("pings").to_pandas()) < len(rows.segment("pings").segment("all").to_pandas())
+    assert len(rows.segment("pings").segment("all").to_pandas()) == len(rows.to_pandas())

@@ -179,8 +179,8 @@ def test_check_parameters_lists_every_problem_before_any_data_is_read(folder: Pa
         "letter. Did you mean 'purchase'?",
         "plan.yaml:3: macros[x] has no `match`. Add `match:` the events that are meant, such as "
         "{event_name: purchase}.",
-        "No events at `event.csv`: there is no such file, folder or match. Check `events`; a relative path starts at "
-        f"{folder.name}/.",
+        "No events at `event.csv`: there is no such file, folder or match. Check `events`; in a run file a relative "
+        "path starts at the run file's folder, in a notebook at the notebook's.",
         "`start` is 'soon', which is not a date; write it as YYYY-MM-DD.",
         "`window` is '7'; it must be a number and one of the units s, min, h, D, W, such as '30min' or '7D'.",
         "`every` is 'year'; it must be one of 'D', 'W', 'M' (day, week, month).",
@@ -228,7 +228,7 @@ def test_check_parameters_refuses_a_log_without_any_macro(folder: Path) -> None:
     assert str(error) == (
         "None of the plan's macro-conversions happens in the log. plan.yaml:3: `purchase` matches event_name = buy; "
         "plan.yaml:7: `signup` matches event_name = join or register. The log's most frequent events are view, "
-        "purchase."
+        "purchase; 0 rows were rejected."
     )
 
 

@@ -7,6 +7,7 @@ from scipy import stats as scipy_stats
 from small_logs import make_log, make_plan, pick, repeat, write_rows
 
 import convlib as cv
+from convlib.errors import ParamError
 from convlib.events import EventLog
 from convlib.plan import Plan
 from convlib.rates import COLUMNS, Rates, measure_rates
@@ -373,4 +374,28 @@ def test_measure_rates_refuses_a_window_that_is_no_duration(log: EventLog, plan:
     assert str(caught.value) == (
         "`window` is '7 days'; it must be a number and one of the units s, min, h, D, W, such as '30min' or '7D'. "
         "Did you mean '7D'?"
+    )
+
+
+def test_measure_rates_uses_the_segments_own_benchmark(tmp_path: Path) -> None:
+    text = """
+macros:
+  - id: buy
+    match: {event_name: buy}
+    benchmark: {low: 0.1, high: 0.2, by: {device_type: {mobile: {low: 0.3, high: 0.4}}}}
+"""
+    own = make_plan(tmp_path, text)
+    rows = "ann visit 0h device_type=mobile\nbob visit 1h device_type=desktop\nbob buy 2h\nann visit 167h"
+    log = make_log(rows, own)
+    whole, mobile = (measure_rates(each, own).table.iloc[0] for each in (log, log.segment({"device_type": "mobile"})))
+    assert (whole["benchmark_low"], whole["benchmark_high"]) == (0.1, 0.2)
+    assert (mobile["benchmark_low"], mobile["benchmark_high"]) == (0.3, 0.4)
+
+
+def test_measure_rates_refuses_another_plan_than_the_logs(log: EventLog, tmp_path: Path) -> None:
+    other = make_plan(tmp_path, "macros:\n  - {id: buy, match: {event_name: view}}\n")
+    with pytest.raises(ParamError) as caught:
+        measure_rates(log, other)
+    assert str(caught.value) == (
+        "The log was read with another plan, so it lacks this one's conversions. Use read_events(..., plan=plan)."
     )

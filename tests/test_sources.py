@@ -405,8 +405,8 @@ def test_read_events_says_that_a_file_is_missing(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     for text in ("log.csv", "logs/*.parquet"):
         assert str(refuse(text)) == (
-            f"No events at `{text}`: there is no such file, folder or match. Check `events`; a relative path starts at "
-            f"{tmp_path.name}/."
+            f"No events at `{text}`: there is no such file, folder or match. Check `events`; in a run file a relative "
+            "path starts at the run file's folder, in a notebook at the notebook's."
         )
 
 

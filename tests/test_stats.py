@@ -5,8 +5,10 @@ import statsmodels.api as sm
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import StratifiedTable, Table2x2
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportions_ztest
 
 from convlib import stats
+from convlib.errors import ParamError
 
 Z = 1.959963984540054
 
@@ -260,3 +262,43 @@ def test_number_groups_numbers_distinct_rows_in_order_of_appearance() -> None:
     frame = pd.DataFrame({"a": ["x", "y", "x", None, None], "b": [1, 1, 1, 2, 2]})
     assert stats.number_groups(frame).tolist() == [0, 1, 0, 2, 2]
     assert stats.number_groups(frame[[]]).tolist() == [0] * 5
+
+
+def test_mantel_haenszel_ratio_is_the_ratio_of_risks_in_one_stratum_and_weighted_over_several() -> None:
+    exposed = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0])
+    outcome = np.array([1, 1, 1, 0, 1, 0, 0, 0, 1, 1, 0, 1, 0, 0])
+    strata = np.array([0] * 9 + [1] * 5)
+    # Stratum 0: 3 of 4 against 2 of 5; stratum 1: 1 of 2 against 1 of 3.
+    assert stats.mantel_haenszel_ratio(exposed[:9], outcome[:9], strata[:9]) == pytest.approx(
+        (3 / 4) / (2 / 5), rel=1e-12
+    )
+    expected = (3 * 5 / 9 + 1 * 3 / 5) / (2 * 4 / 9 + 1 * 2 / 5)
+    assert stats.mantel_haenszel_ratio(exposed, outcome, strata) == pytest.approx(expected, rel=1e-12)
+    assert np.isnan(stats.mantel_haenszel_ratio([1, 0], [1, 0], [0, 0]))
+
+
+def test_partial_phi_is_pearsons_in_one_stratum_and_ignores_what_differs_between_strata() -> None:
+    rng = np.random.default_rng(4)
+    left, right = rng.integers(0, 2, (2, 200))
+    assert stats.partial_phi(left, right, np.zeros(200)) == pytest.approx(np.corrcoef(left, right)[0, 1], rel=1e-10)
+    # Within each stratum nothing goes together; pooled, both are common in one stratum and rare in the other.
+    left = np.array([1, 1, 1, 1, 1, 0] * 6 + [0, 0, 0, 0, 0, 1] * 6)
+    right = np.repeat([1, 0, 1, 1, 1, 1, 0, 1, 0, 0, 0, 0], 6)
+    strata = np.repeat([0, 1], 36)
+    assert np.corrcoef(left, right)[0, 1] > 0.4
+    assert stats.partial_phi(left, right, strata) == pytest.approx(0, abs=1e-12)
+    assert np.isnan(stats.partial_phi([1, 1], [0, 1], [0, 0]))
+
+
+def test_pooled_error_is_that_of_the_two_sample_z_test() -> None:
+    statistic, _ = proportions_ztest([30, 20], [100, 110])
+    difference = 30 / 100 - 20 / 110
+    error = stats.pooled_error([30], [100], [20], [110])
+    assert difference / error[0] == pytest.approx(statistic, rel=1e-10)
+
+
+@pytest.mark.parametrize("confidence", [0, 1, 95, -0.5])
+def test_check_confidence_refuses_what_is_not_between_0_and_1(confidence: float) -> None:
+    with pytest.raises(ParamError) as caught:
+        stats.normal_quantile(confidence)
+    assert str(caught.value) == f"`confidence` is {confidence!r}; it must lie between 0 and 1, such as 0.95."

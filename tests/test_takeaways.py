@@ -114,17 +114,17 @@ def test_word_funnel_names_the_rate_the_leak_the_slowest_step_and_the_pending() 
         ]
     )
     assert takeaways.word_funnel(table, by=(), window="7D", segment="all") == (
-        "25.0% (20.0% to 30.0%) of the 1,000 units that entered at Item viewed reached Bought within 7D.",
+        "25.0% (20.0% to 30.0%) of the 1,000 units that entered at Item viewed reached Bought within 7 days.",
         "Most leave between Item viewed and In cart: 600 of 1,000 units (60.0%), worth about 1,234 in value.",
         "The slowest step is Bought: half of those who reach it take longer than 2.0 h.",
-        "50 more units are pending: their 7D are not over, so they are in no rate.",
+        "50 more units are pending: their 7 days are not over, so they are in no rate.",
     )
 
 
 def test_word_funnel_says_less_when_less_is_known() -> None:
     table = pd.DataFrame([funnel_row(1, "Item viewed", 10, 10, 10), funnel_row(2, "Bought", 4, 10, 10)])
     assert takeaways.word_funnel(table, by=(), window="7D", segment="all") == (
-        "40.0% (35.0% to 45.0%) of the 10 units that entered at Item viewed reached Bought within 7D.",
+        "40.0% (35.0% to 45.0%) of the 10 units that entered at Item viewed reached Bought within 7 days.",
         "Most leave between Item viewed and Bought: 6 of 10 units (60.0%).",
     )
 
@@ -132,7 +132,7 @@ def test_word_funnel_says_less_when_less_is_known() -> None:
 def test_word_funnel_of_nobody_says_so() -> None:
     table = pd.DataFrame([funnel_row(n, name, 0, 1, 1, pending=7) for n, name in ((1, "Item viewed"), (2, "Bought"))])
     assert takeaways.word_funnel(table, by=(), window="7D", segment="mobile") == (
-        "No unit of segment mobile has a complete 7D window after Item viewed; 7 are pending.",
+        "No unit of segment mobile has a complete window of 7 days after Item viewed; 7 are pending.",
     )
 
 
@@ -155,7 +155,7 @@ def test_word_funnel_by_groups_compares_best_and_worst(desktop: int, doubt: str)
     share = f"{desktop}.0% ({desktop - 5}.0% to {desktop + 5}.0%)"
     assert takeaways.word_funnel(table, by=["device"], window="7D", segment="all") == (
         f"By device, desktop gets through most often ({share}, n = 100) and mobile least (40.0% (35.0% to 45.0%), "
-        f"n = 100) within 7D; {doubt}.",
+        f"n = 100) within 7 days; {doubt}.",
     )
 
 
@@ -174,7 +174,7 @@ def test_word_rates_says_where_things_stand_and_what_changed() -> None:
         rate_row("fill", 90.0, metric="time_between from buy", target=60, status="missed", ci_lower=80, ci_upper=100),
     )
     assert said == (
-        "Bought: 12.0% (11.0% to 13.0%) in the week from 2 March 2026, n = 1,200, target 14.0%.",
+        "Bought: 12.0% (11.0% to 13.0%) in the week from 2 March 2026, n = 1,200, target 14.0% (missed).",
         "2 of 3 metrics changed beyond noise against the numbers in the week from 23 February 2026: Bought -3.0 pts, "
         "Bought (sum of value) -900.",
         "1 of 2 micro-conversions meet their target; furthest from it: Form filled (1.5 min (1.3 min to 1.7 min), "
@@ -226,16 +226,16 @@ def test_word_correlation_names_the_three_largest_and_what_shows_nothing() -> No
         "Item viewed is associated with +5.0 percentage points of Bought (+3.0 to +7.0) after adjustment; raw +6.0; "
         "n = 1,000 with and 9,000 without.",
         "No evidence of an association, at this size, for Form filled.",
-        "Done before 1D after entry, Bought counted for 14D after that, among units that had not converted by then. "
-        "1,234 units are pending.",
+        "Done within 1 day of entry, Bought counted for 14 days after that, among units that had not converted by "
+        "then. 1,234 units are pending.",
     )
 
 
 def test_word_correlation_without_a_finding() -> None:
     assert say_correlation(micro_row("view", 0.3, "too few"), exposure=("1h", "1D", "3D")) == (
         "Segment mobile has too few units or conversions to judge any micro-conversion.",
-        "Done before 1h, 1D and 3D after entry, Bought counted for 14D after that, among units that had not "
-        "converted by then.",
+        "Done within 1 hour, 1 day and 3 days of entry, Bought counted for 14 days after that, among units that had "
+        "not converted by then. A unit may count on both sides: without it at one time, with it at a later one.",
     )
 
 
@@ -255,7 +255,7 @@ def test_word_impact_names_what_to_work_on_and_the_test() -> None:
         "the top 3 with probability 91%.",
         "Rank 2, Field error: reaching its target would go with 682 USD (582 to 782) if the association held; in the "
         "top 3 with probability 91%.",
-        "Test Item viewed first: 4,321 units in two arms, about 47 days at this traffic.",
+        "Test Item viewed first: 4,321 units in two arms would show it move, about 47 days at this traffic.",
         "These are associations in observed events; only a randomised test can show what a change causes.",
     )
 
@@ -301,12 +301,14 @@ def test_word_provenance_says_where_the_numbers_come_from() -> None:
         segment="mobile",
         period=("2026-01-01", "2026-01-31"),
         rows={"read": 1_010, "used": 1_000, "rejected": 10},
+        reasons={"user_id is missing": 7, "timestamp is missing": 3},
         fingerprint="0123456789abcdef",
         end=pd.Timestamp("2026-02-14 13:05"),
     )
     assert said == (
         "Segment mobile, entries from 2026-01-01 to 2026-01-31. events.csv: 1,010 rows read, 1,000 used, 10 "
-        "rejected; data end on 2026-02-14 13:05 UTC; fingerprint 0123456789ab."
+        "rejected (7: user_id is missing; 3: timestamp is missing); data end on 2026-02-14 13:05 UTC; "
+        "fingerprint 0123456789ab."
     )
 
 

@@ -163,18 +163,22 @@ def _read_log(run_file: RunFile, plan: Plan, segments: Mapping[str, Segment]) ->
 def _choose_segments(run_file: RunFile, log: EventLog) -> dict[str, str]:
     wanted = run_file.run_segments
     try:
-        return name_folders(log.expand_segments(None if wanted is None else list(wanted)))
+        names = log.expand_segments(None if wanted is None else list(wanted))
+        for name in names:
+            log.segment(name)
+        return name_folders(names)
     except ConvlibError as error:
         raise RunError(*(f"{run_file.locate('run_segments')}: {problem}" for problem in error.problems)) from None
 
 
 def _choose_period(run_file: RunFile, log: EventLog) -> tuple[dt.date, dt.date]:
     start, end = run_file.period.resolve(first=log.first, last=log.last)
-    if log.between(start, end).entries().empty:
-        raise RunError(
-            f"{run_file.locate('period')}: `period` is {start} to {end}, in which the log has no event; it has events "
-            f"from {log.first.date()} to {log.last.date()}. Choose days among these."
-        )
+    problem = (
+        f"{run_file.locate('period')}: `period` is {start} to {end}, in which the log has no event; it has events "
+    )
+    problem += f"from {log.first.date()} to {log.last.date()}. Choose days among these."
+    if end < log.first.date() or start > log.last.date() or log.between(start, end).entries().empty:
+        raise RunError(problem)
     return start, end
 
 

@@ -72,13 +72,23 @@ def run_reports(
     planned = plan_reports(preparation, manifest, folder)
     kept = _find_kept(folder, planned) if resume else {}
     manifest = replace(manifest, reports=tuple(kept.get(number, report) for number, (report, _) in enumerate(planned)))
-    write_bytes(folder / REJECTS, preparation.log.rejects.to_parquet(index=False))
+    _write_rejects(folder, preparation)
     jobs = {number: job for number, (_, job) in enumerate(planned) if number not in kept}
     manifest = _execute(jobs, manifest, folder, workers=min(workers or os.cpu_count() or 1, max(len(jobs), 1)))
     status = "complete" if all(report.status == "made" for report in manifest.reports) else "incomplete"
     manifest = manifest.finish(status=status, seconds=time.monotonic() - started)
     manifest.write(folder)
     return Run(folder, write_index(folder, manifest), status, _tabulate(manifest, kept, folder))
+
+
+def _write_rejects(folder: Path, preparation: Preparation) -> None:
+    """Write what the log had to leave out: the run's first file, so it also finds a folder that can't be written to."""
+    try:
+        write_bytes(folder / REJECTS, preparation.log.rejects.to_parquet(index=False))
+    except OSError as error:
+        raise RunError(
+            f"The reports can't be written to `{folder}`: {error.strerror}. Choose another --reports."
+        ) from None
 
 
 def start_manifest(preparation: Preparation) -> Manifest:
