@@ -102,8 +102,8 @@ def test_check_tells_what_would_run(tmp_path: Path) -> None:
     assert shown.exit_code == 0
     lines = [line.rstrip() for line in shown.stdout.splitlines()]
     assert (
-        "6 rows read = 5 used + 1 rejected (1: timestamp is not a date and time). Entries from 2024-03-01 to 2024-03-10, data to "
-        "2024-03-31." in lines
+        "6 rows read = 5 used + 1 rejected (1: timestamp is not a date and time). Entries from 2024-03-01 to "
+        "2024-03-10, data to 2024-03-31." in lines
     )
     assert "3 segments: all, device=desktop, device=mobile." in lines
     assert "overview  Overview  limit=5" in lines
