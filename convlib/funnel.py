@@ -137,7 +137,7 @@ def measure_funnel(
             by=tuple(groups),
             window=window,
             segment=log.segment_name,
-            currency=_currency(log, chosen[-1]),
+            worth=_worth(log, chosen[-1]),
         ),
         segment=log.segment_name,
         names=shown,
@@ -162,9 +162,12 @@ def _name(log: EventLog, step: Step) -> str:
     return str(step).replace(step.name, name, 1)
 
 
-def _currency(log: EventLog, step: Step) -> str | None:
+def _worth(log: EventLog, step: Step) -> str | None:
+    """Name the unit of the value lost; None where the plan does not say."""
     goal = log.plan[step.name] if log.plan and step.name in log.plan else None
-    return goal.currency if isinstance(goal, Macro) else None
+    if not isinstance(goal, Macro):
+        return None
+    return "conversions" if goal.value == 1 else goal.currency
 
 
 def _match(log: EventLog, conversions: Conversions, steps: int, window: int, by: list[str]) -> pd.DataFrame:

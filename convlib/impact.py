@@ -139,6 +139,7 @@ def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = st
             names=correlation.names,
             targets={m.id: _has_target(m) for m in goal.micros},
             worth=worth,
+            followed=int(table["units"].max()) if len(table) else 0,
             segment=correlation.segment,
         ),
         segment=correlation.segment,

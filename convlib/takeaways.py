@@ -17,7 +17,7 @@ JUDGED = ("positive", "negative", "no evidence")
 
 
 def word_funnel(
-    table: pd.DataFrame, *, by: Sequence[str], window: str, segment: str, currency: str | None = None
+    table: pd.DataFrame, *, by: Sequence[str], window: str, segment: str, worth: str | None = None
 ) -> Takeaways:
     """Say how many get through, where most are lost, and which group gets through least."""
     if by:
@@ -39,7 +39,7 @@ def word_funnel(
     sentences.append(
         f"Most leave between {before['name']} and {leak['name']}: {leak['lost']:,} of {before['units']:,} units "
         f"({1 - leak['rate_from_previous']:.1%})"
-        + (f", worth about {format_number(leak['value'])} {currency or 'in value'}." if leak["value"] > 0 else ".")
+        + (f", worth about {format_number(leak['value'])} {worth or 'in value'}." if leak["value"] > 0 else ".")
     )
     slow = table.iloc[1:].dropna(subset="seconds_from_previous_p50")
     if len(slow):
@@ -200,6 +200,7 @@ def word_impact(
     names: Mapping[str, str],
     targets: Mapping[str, bool],
     worth: str,
+    followed: int,
     segment: str,
 ) -> Takeaways:
     """Say what to work on first, how sure that is, and how to find out."""
@@ -207,10 +208,10 @@ def word_impact(
     rows = table[(table["opportunity"] > 0) & (table["verdict"].isin(["positive", "negative"]))]
     sentences = [
         f"Rank {row['rank']}, {names[row['micro']]}: {goals[targets[row['micro']]]} would go with "
-        f"{format_number(row['opportunity'])} {worth} "
+        f"{format_number(row['opportunity'])} more {worth} "
         f"({format_number(row['opportunity_ci_lower'])} to {format_number(row['opportunity_ci_upper'])}) "
-        "if the association held; "
-        f"in the top 3 with probability {row['probability_top_3']:.0%}."
+        f"among the {followed:,} units followed, if the association held; in the top 3 with probability "
+        f"{row['probability_top_3']:.0%}."
         for row in _records(rows.head(3))
     ]
     if not table["verdict"].isin(JUDGED).any():

@@ -101,6 +101,7 @@ def say_impact(*rows: dict[str, Any], worth: str = "USD") -> Takeaways:
         names=NAMES,
         targets={"view": True, "cart": False} | dict.fromkeys(set(NAMES) - {"view", "cart"}, True),
         worth=worth,
+        followed=20_000,
         segment="mobile",
     )
 
@@ -251,10 +252,10 @@ def test_word_impact_names_what_to_work_on_and_the_test() -> None:
         impact_row(3, "fill", 50.0, "no evidence"),
     )
     assert said == (
-        "Rank 1, Item viewed: reaching its target would go with 3,170 USD (3,070 to 3,270) if the association held; in "
-        "the top 3 with probability 91%.",
-        "Rank 2, Field error: reaching its target would go with 682 USD (582 to 782) if the association held; in the "
-        "top 3 with probability 91%.",
+        "Rank 1, Item viewed: reaching its target would go with 3,170 more USD (3,070 to 3,270) among the 20,000 units "
+        "followed, if the association held; in the top 3 with probability 91%.",
+        "Rank 2, Field error: reaching its target would go with 682 more USD (582 to 782) among the 20,000 units "
+        "followed, if the association held; in the top 3 with probability 91%.",
         "Test Item viewed first: 4,321 units in two arms would show it move, about 47 days at this traffic.",
         "These are associations in observed events; only a randomised test can show what a change causes.",
     )
@@ -262,8 +263,8 @@ def test_word_impact_names_what_to_work_on_and_the_test() -> None:
 
 def test_word_impact_counts_conversions_and_names_no_test_that_nobody_can_plan() -> None:
     assert say_impact(impact_row(1, "view", 200.0, days_to_test=np.nan), worth="conversions") == (
-        "Rank 1, Item viewed: reaching its target would go with 200 conversions (100 to 300) if the association held; "
-        "in the top 3 with probability 91%.",
+        "Rank 1, Item viewed: reaching its target would go with 200 more conversions (100 to 300) among the 20,000 "
+        "units followed, if the association held; in the top 3 with probability 91%.",
         "These are associations in observed events; only a randomised test can show what a change causes.",
     )
 
