@@ -122,6 +122,7 @@ def format_value(value: object, kind: Kind) -> str:
 
 def format_number(number: float) -> str:
     """Write a number with three or four meaningful digits."""
+    number += 0.0  # minus zero is zero
     if number == 0 or abs(number) >= 1000:
         return f"{number:,.0f}"
     return f"{number:.{max(0, 2 - int(np.floor(np.log10(abs(number)))))}f}"

@@ -159,3 +159,7 @@ def test_show_table_marks_the_headings_of_words() -> None:
     text = show_table(pd.DataFrame({"a": ["x"], "b": [1]}), [("a", "Name", "text"), ("b", "Number", "count")])
     assert 'class="col_heading level0 col0 text" >Name<' in text
     assert 'class="col_heading level0 col1" >Number<' in text
+
+
+def test_format_number_writes_minus_zero_as_zero() -> None:
+    assert format_number(-0.0) == "0"
