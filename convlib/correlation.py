@@ -188,8 +188,8 @@ def correlate(
         landmark, Mantel-Haenszel over several. `adjusted_lift` is the Mantel-Haenszel difference over strata of
         `adjust` and of activity up to the landmark; `p_value` tests it and `q_value` controls false discoveries over
         the micros (Benjamini and Hochberg 1995). `homogeneity_p_value` tests equal association over the values of
-        `adjust` (Breslow-Day, several
-        landmarks: Wald). `e_value` is VanderWeele and Ding's (2017) for the adjusted risk ratio.
+        each `adjust` column (Breslow-Day; over several landmarks Wald), times the number of columns. `e_value` is
+        VanderWeele and Ding's (2017) for the adjusted risk ratio.
 
     Raises:
         ParamError: An unknown macro, entry or column, or a duration that can't be read.
