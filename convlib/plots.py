@@ -157,7 +157,8 @@ def draw_targets(latest: pd.DataFrame, *, segment: str, ax: Axes | None = None) 
 
 def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, ax: Axes | None = None) -> Axes:
     """Draw raw and adjusted lift of each micro with their intervals."""
-    rows = table.dropna(subset="lift").head(MOST_ROWS)
+    # The interval of a handful of units would squeeze all the others; those rows stand in the table.
+    rows = table[table["lift"].notna() & (table["verdict"] != "too few")].head(MOST_ROWS)
     ax = _axes(ax, height=1.4 + 0.42 * max(1, len(rows)))
     place = np.arange(len(rows))
     colours = rows["verdict"].map(VERDICT_COLOURS).fillna(GREY)
@@ -186,7 +187,7 @@ def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, ax: Axes | None
     ax.axvline(0, color="#111827", linewidth=1)
     _label_rows(ax, rows["micro"], rows["units_with"])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+.0f}"))
-    _xlabel(ax, "percentage points, with 95% interval; n did it")
+    _xlabel(ax, "percentage points, with 95% interval; n did it; without those with too few units")
     _title(ax, f"Associated with {macro}: {segment}")
     _legend(ax)
     return ax

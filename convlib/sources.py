@@ -1,6 +1,5 @@
 """Reads any log that DuckDB reads, checks each row once, and keeps the prepared form in a cache folder."""
 
-import contextlib
 import csv
 import dataclasses
 import glob
@@ -318,13 +317,20 @@ def _write(relation: duckdb.DuckDBPyRelation, found: "_Found", plan: Plan | None
     try:
         connect().execute("SET TimeZone = ?", [found.timezone])
         _write_parts(relation, found, plan, scratch)
-        with contextlib.suppress(OSError):  # another process has just put the same there
-            scratch.rename(folder)
+        _move(scratch, folder)
     except duckdb.Error as error:
         raise EventDataError(_engine_problem(found.label, error)) from error
     finally:
         connect().execute("SET TimeZone = 'UTC'")
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _move(scratch: Path, folder: Path) -> None:
+    try:
+        scratch.rename(folder)
+    except OSError:
+        if not folder.exists():  # else another process has just put the same there
+            raise
 
 
 def _write_parts(relation: duckdb.DuckDBPyRelation, found: "_Found", plan: Plan | None, scratch: Path) -> None:

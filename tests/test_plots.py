@@ -195,6 +195,13 @@ def test_draw_lifts_shows_raw_and_adjusted_with_intervals(results: Results) -> N
     assert read_legend(ax) == {"raw", "adjusted"}
 
 
+def test_draw_lifts_leaves_out_what_has_too_few_units(results: Results) -> None:
+    table = results.correlation.table.head(3).assign(verdict=["positive", "too few", "no evidence"])
+    ax = plots.draw_lifts(table, macro="Purchase", segment="all")
+    drawn = table.iloc[[0, 2]]
+    assert read_ticks(ax) == [f"{m} (n = {n:,})" for m, n in zip(drawn["micro"], drawn["units_with"], strict=True)]
+
+
 def test_draw_matrix_shows_phi_between_different_micros(results: Results) -> None:
     matrix = results.correlation.matrix
     ax = results.correlation.plot_matrix()

@@ -10,7 +10,7 @@ from pandas.testing import assert_frame_equal
 from convlib.engine import connect
 from convlib.errors import EventDataError, ParamError
 from convlib.events import EventLog, read_events
-from convlib.sources import _read, find_files
+from convlib.sources import _move, _read, find_files
 
 HEADER = "user_id,event_name,timestamp"
 ROWS = pd.DataFrame(
@@ -509,6 +509,17 @@ def test_prepare_keeps_its_form_when_only_comments_of_the_plan_change(cache: Pat
     read_events(source, plan=write_plan(tmp_path))
     read_events(source, plan=write_plan(tmp_path, f"# what pays\n{PLAN}"))
     assert len(list(cache.iterdir())) == 1
+
+
+def test_move_takes_what_another_process_has_put_there_and_hides_no_other_fault(tmp_path: Path) -> None:
+    scratch, taken = tmp_path / "scratch", tmp_path / "taken"
+    for folder in (scratch, taken):
+        folder.mkdir()
+        (folder / "log.json").write_text(folder.name)
+    _move(scratch, taken)
+    assert (taken / "log.json").read_text() == "taken"
+    with pytest.raises(FileNotFoundError):
+        _move(scratch, tmp_path / "missing" / "log")
 
 
 def test_prepare_that_fails_leaves_nothing_behind(cache: Path, tmp_path: Path) -> None:
