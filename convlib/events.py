@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Self, get_args
 
 import duckdb
+import numpy as np
 import pandas as pd
 from duckdb import ColumnExpression, ConstantExpression
 
@@ -316,15 +317,19 @@ class EventLog:
         """Say what each column holds, over the segment's rows in the period.
 
         Returns:
-            `column`, `filled` rows, `share` of rows, `distinct` values and, for columns of few values, `most_frequent`:
-            the values with their rows. Ids are never shown.
+            `column`, `filled` rows, `share` of rows, `distinct` values and, for columns of few values in the whole
+            log, `most_frequent`: the values with their rows. Ids are never shown.
         """
         rows = self._members("events")
         columns = [c for c in self.columns if c not in ADDED]
         counts = [f"count({quote(c)}), count(DISTINCT {quote(c)})" for c in columns]
         total, *found = rows.aggregate(", ".join(["count(*)", *counts])).fetchall()[0]
         frame = pd.DataFrame({"column": columns, "filled": found[::2], "distinct": found[1::2]})
-        few = (frame["distinct"] <= FEW_VALUES) & ~frame["column"].isin(["user_id", "session_id"])
+        # By the whole log: in a segment of five users an e-mail address has few values too, and must not be shown.
+        distinct = (
+            self.whole().rows().aggregate(", ".join(f"count(DISTINCT {quote(c)})" for c in columns)).fetchall()[0]
+        )
+        few = (np.array(distinct) <= FEW_VALUES) & ~frame["column"].isin(["user_id", "session_id"])
         values = [_count_values(rows, column) if short else "" for column, short in zip(columns, few, strict=True)]
         return frame.assign(share=frame["filled"] / total if total else float("nan"), most_frequent=values)
 

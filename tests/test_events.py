@@ -431,3 +431,17 @@ def test_segment_takes_the_place_of_a_segment_of_rows(log: EventLog) -> None:
     rows = dataclasses.replace(log, segments={"pings": Segment("pings", parse_rule({"event_name": "ping"}), "event")})
     assert len(rows.segment("pings").to_pandas()) < len(rows.segment("pings").segment("all").to_pandas())
     assert len(rows.segment("pings").segment("all").to_pandas()) == len(rows.to_pandas())
+
+
+def test_describe_columns_shows_no_values_of_a_column_that_has_many_in_the_whole_log() -> None:
+    rows = pd.DataFrame(
+        [
+            (f"u{n}", "view", f"2026-01-05 10:{n:02}", "mobile" if n < 3 else "desktop", f"u{n}@a.org")
+            for n in range(20)
+        ],
+        columns=["user_id", "event_name", "timestamp", "device_type", "email"],
+    )
+    found = read_events(rows).segment({"device_type": "mobile"}).describe_columns().set_index("column")
+    assert found["distinct"]["email"] == 3
+    assert found["most_frequent"]["email"] == ""
+    assert found["most_frequent"]["device_type"] == "mobile (3)"
