@@ -235,6 +235,10 @@ class EventLog:
             relation = relation.filter(compile_rule(rule))
         return relation
 
+    def scan(self) -> duckdb.DuckDBPyRelation:
+        """Open the used rows of the segment's units in the period: the canonical columns, then the log's own."""
+        return self._members("events").project(", ".join(map(quote, self.columns)))
+
     def stream(self, name: str) -> duckdb.DuckDBPyRelation:
         """Open the rows that are one conversion of the plan, or else that have this event name.
 
