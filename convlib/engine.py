@@ -24,6 +24,11 @@ def quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def text(value: str) -> str:
+    """Write a text so that the engine reads it as one constant, whatever it holds."""
+    return "'" + value.replace("'", "''") + "'"
+
+
 def compile_rule(rule: Rule) -> Expression:
     """Translate a match rule into an engine expression, with every value passed as a constant, never as SQL text."""
     if isinstance(rule, All):

@@ -11,13 +11,18 @@ import numpy as np
 import pandas as pd
 from duckdb import ColumnExpression, ConstantExpression
 
+from convlib.canonical import ADDED
 from convlib.documents import did_you_mean, quote_names
 from convlib.durations import PERIODS
 from convlib.engine import compile_rule, connect, quote
 from convlib.errors import ParamError
+from convlib.mapping import Mapping as SourceMapping
+from convlib.mapping import read_mapping
+from convlib.parts import DERIVED
 from convlib.plan import Plan, Segment, read_plan, read_segments
+from convlib.prepare import Prepared, prepare
 from convlib.rules import All, Rule, Test, parse_rule
-from convlib.sources import ADDED, Prepared, prepare
+from convlib.sources import EventSource, find_source
 
 Unit = Literal["user", "session"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -69,7 +74,7 @@ class EventLog:
 
     @property
     def rows_read(self) -> int:
-        """Give how many rows the source has: those used and those rejected."""
+        """Give how many rows the source has: those used, those rejected and those left out by rule."""
         return self.prepared.rows_read
 
     @property
@@ -81,6 +86,28 @@ class EventLog:
     def rows_rejected(self) -> int:
         """Give how many rows could not be used; `rejects` holds them."""
         return self.prepared.rows_rejected
+
+    @property
+    def rows_left_out(self) -> int:
+        """Give how many rows the plan's `leave_out` rules leave out."""
+        return self.prepared.rows_left_out
+
+    @property
+    def row_counts(self) -> dict[str, int]:
+        """Count the source's rows: `read` = `used` + `rejected` + `left_out`."""
+        return {fate: getattr(self.prepared, f"rows_{fate}") for fate in ("read", "used", "rejected", "left_out")}
+
+    @property
+    def left_out_because(self) -> dict[str, int]:
+        """Count the rows left out by rule, the most frequent first."""
+        return self.prepared.left_out_because
+
+    @property
+    def double_fired(self) -> dict[str, int]:
+        """Count, for each conversion with a `dedupe` time, the rows that only repeat the one before."""
+        if not self.plan or not any(each.dedupe for each in self.plan.conversions):
+            return {}
+        return dict(connect().read_parquet(str(self.prepared.find("double_fired.parquet", self.plan))).fetchall())
 
     @property
     def rejected_because(self) -> dict[str, int]:
@@ -230,13 +257,17 @@ class EventLog:
 
     def rows(self, name: str = "events") -> duckdb.DuckDBPyRelation:
         """Open one part of the prepared form (`events`, `conversions` or `activity`) with the row filters applied."""
-        relation = connect().read_parquet(str(self.prepared.folder / f"{name}.parquet"))
+        relation = connect().read_parquet(str(self.prepared.find(f"{name}.parquet", self.plan)))
         for rule in (*self.filters, *([self.row_rule] if self.row_rule else [])):
             relation = relation.filter(compile_rule(rule))
         return relation
 
     def scan(self) -> duckdb.DuckDBPyRelation:
         """Open the used rows of the segment's units in the period: the canonical columns, then the log's own."""
+        reads = self.plan.columns if self.plan else frozenset[str]()
+        is_whole = self.rule is None and self.row_rule is None and not (self.filters or self.start or self.end)
+        if is_whole and not (reads & set(DERIVED)) - set(self.prepared.given):
+            return self.prepared.open()  # in the source's own order, and without the sort that the analyses need
         return self._members("events").project(", ".join(map(quote, self.columns)))
 
     def stream(self, name: str) -> duckdb.DuckDBPyRelation:
@@ -392,9 +423,6 @@ class EventLog:
         if unit not in UNITS:
             msg = f"`unit` is {unit!r}; it must be one of {quote_names(UNITS)}."
             raise ParamError(msg)
-        if unit == "session" and "session_id" not in self.prepared.given:
-            msg = "`unit` is 'session', but the log has no `session_id`. Count users, or add the column."
-            raise ParamError(msg)
 
     def _unknown_segment(self, name: str) -> str:
         known = self.expand_segments()
@@ -410,30 +438,70 @@ class EventLog:
 
 
 def read_events(
-    source: str | Path | pd.DataFrame,
+    source: EventSource,
     *,
     plan: Plan | str | Path | None = None,
     segments: Mapping[str, Segment] | str | Path | None = None,
-    timezone: str = "UTC",
+    preset: str | None = None,
+    mapping: SourceMapping | str | Path | None = None,
+    timezone: str | None = None,
+    identity: pd.DataFrame | str | Path | None = None,
+    hash_ids: bool | None = None,
 ) -> EventLog:
     """Read a log of events once, and keep its prepared form in the cache.
 
     Args:
-        source: A Parquet, CSV or JSON-lines file, a glob, a folder of such files, `dataset:NAME`, or a DataFrame.
-        plan: The measurement plan, or its file; it maps events to conversions.
+        source: A Parquet, CSV or JSON-lines file, a glob, a folder (also partitioned by date), an address that fsspec
+            knows, a DuckDB file (`shop.duckdb#table`), `dataset:NAME`, a DataFrame, or a table of Ibis, DuckDB, Polars or
+            PyArrow.
+        plan: The measurement plan, or its file; it maps events to conversions and says which rows are left out.
         segments: Named segments, or their file.
-        timezone: Zone of the timestamps that carry none; all are UTC afterwards.
+        preset: The product whose export it is: `ga4`, `segment`, `snowplow`, `posthog`, `amplitude`, `mixpanel`, `matomo`.
+        mapping: How the source's columns become the canonical ones, a YAML file or a preset's name; None takes them as
+            they are.
+        timezone: Zone of the timestamps that carry none; all are UTC afterwards. None for the mapping's, else UTC.
+        identity: A table or file of `anonymous_id` and `user_id`, joined before anything is counted; rows that have
+            both ids teach it too. None for the mapping's.
+        hash_ids: Whether ids are replaced by a keyed hash (HMAC-SHA-256, with the key in the environment variable
+            `CONVLIB_HASH_KEY`) before anything is written. None for the mapping's choice, else not.
 
     Returns:
         The log. Rows that can't be used stand in `.rejects` with a reason.
 
     Raises:
         EventDataError: The source is missing, empty or unreadable, or lacks `event_name`, `timestamp` or `user_id`.
-        PlanError: The plan or the segments file is wrong.
+        ParamError: There is no such preset, or the hash key is missing.
+        PlanError: The plan, the segments file or the mapping file is wrong.
     """
     plan = read_plan(plan) if isinstance(plan, str | Path) else plan
     named = read_segments(segments) if isinstance(segments, str | Path) else (segments or {})
-    return EventLog(prepare(source, plan=plan, timezone=timezone), plan=plan, segments=named)
+    how = find_mapping(mapping, preset=preset, timezone=timezone, hash_ids=hash_ids)
+    found = find_source(source, encoding=how.encoding)
+    known = how.identity if identity is None else identity
+    return EventLog(prepare(found, plan=plan, mapping=how, identity=known), plan=plan, segments=named)
+
+
+def find_mapping(
+    mapping: SourceMapping | str | Path | None = None,
+    *,
+    preset: str | None = None,
+    timezone: str | None = None,
+    hash_ids: bool | None = None,
+) -> SourceMapping:
+    """Put what a caller gives over what the mapping says.
+
+    Raises:
+        ParamError: Both a preset and a mapping are given, or there is no such preset.
+        PlanError: The mapping file is wrong.
+    """
+    if preset and mapping:
+        raise ParamError(
+            f"`preset` is {preset!r} and `mapping` is {str(mapping)!r}; name the preset in the mapping file."
+        )
+    named = preset or mapping or SourceMapping()
+    found = named if isinstance(named, SourceMapping) else read_mapping(named)
+    given = {"timezone": timezone, "hash_ids": hash_ids}
+    return found.model_copy(update={name: value for name, value in given.items() if value is not None})
 
 
 def _date(text: dt.date | str | None, name: str) -> dt.date | None:

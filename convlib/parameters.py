@@ -14,12 +14,12 @@ import pandas as pd
 from convlib.documents import did_you_mean, quote_names
 from convlib.durations import PERIODS, find_duration_problem
 from convlib.errors import ConvlibError, EventDataError, ParamError
-from convlib.events import EventLog, read_events
+from convlib.events import EventLog, find_mapping, read_events
 from convlib.plan import Plan, read_plan
 from convlib.results import Result
 from convlib.segments import Segment, read_segments
-from convlib.sources import find_files
-from convlib.takeaways import word_provenance, word_reasons
+from convlib.sources import find_source
+from convlib.takeaways import word_provenance, word_reasons, word_rows
 
 T = TypeVar("T")
 ANALYSIS = ("macro", "steps", "window", "horizon", "exposure", "every", "entry", "by", "adjust")
@@ -52,16 +52,16 @@ class Parameters:
         _write(self.output / "takeaways.json", lambda path: path.write_text(text, encoding="utf-8"))
 
     def _repr_html_(self) -> str:
-        prepared = self.log.prepared
-        rows = {"read": prepared.rows_read, "used": prepared.rows_used, "rejected": prepared.rows_rejected}
+        log = self.log
         sentence = word_provenance(
-            prepared.source,
-            segment=self.log.segment_name,
-            period=self.log.period,
-            rows=rows,
-            reasons=prepared.rejected_because,
-            fingerprint=prepared.fingerprint,
-            end=prepared.last,
+            log.prepared.source,
+            segment=log.segment_name,
+            period=log.period,
+            rows=word_rows(
+                log.row_counts, rejected_because=log.rejected_because, left_out_because=log.left_out_because
+            ),
+            fingerprint=log.fingerprint,
+            end=log.last,
         )
         return f'<p class="provenance">{html.escape(sentence)}</p>'
 
@@ -75,7 +75,7 @@ def check_parameters(
     start: dt.date | str = "",
     end: dt.date | str = "",
     output: str | Path = "",
-    timezone: str = "UTC",
+    mapping: str | Path = "",
     **analysis: object,
 ) -> Parameters:
     """Check a notebook's parameters together, then read the log and check the names that only it can tell.
@@ -88,7 +88,8 @@ def check_parameters(
         start: First day of entries, YYYY-MM-DD, included; empty is the log's first.
         end: Last day of entries, YYYY-MM-DD, included; empty is the log's last.
         output: Folder for the results' tables; empty writes nothing.
-        timezone: Zone of timestamps that carry none.
+        mapping: How the log's columns become the canonical ones: a preset such as `ga4`, or a YAML file; empty takes them as
+            they are.
         analysis: What the analyses of the notebook take: `macro`, `steps`, `window`, `horizon`, `exposure`, `every`,
             `entry`, `by`, `adjust`.
 
@@ -106,15 +107,15 @@ def check_parameters(
     ]
     found_plan = _collect(problems, lambda: read_plan(plan))
     found_segments = _collect(problems, lambda: read_segments(segments) if segments else {"all": Segment("all")})
-    if not isinstance(events, pd.DataFrame):
-        _collect(problems, lambda: find_files(events))
+    how = _collect(problems, lambda: find_mapping(mapping or None))
+    _collect(problems, lambda: find_source(events))
     problems += _find_dates(start, end)
     problems += _find_analysis(analysis, found_plan)
     if found_segments is not None:
         problems += _find_segment(segment, found_segments)
     if problems or found_plan is None:
         raise ParamError(*problems)
-    log = read_events(events, plan=found_plan, segments=found_segments, timezone=timezone)
+    log = read_events(events, plan=found_plan, segments=found_segments, mapping=how)
     _check_names(log, analysis)
     _check_macros(log, found_plan)
     return Parameters(found_plan, log.segment(segment).between(start, end), Path(output) if output else None)

@@ -13,7 +13,21 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
 
 from convlib.documents import Document, FieldPath, did_you_mean, quote_names, read_document
 from convlib.errors import PlanError
-from convlib.plan_entries import Action, Benchmark, Clock, Entry, Loss, Macro, Metric, Micro, Range, Target, ValueColumn
+from convlib.plan_entries import (
+    Action,
+    Benchmark,
+    Clock,
+    Dedupe,
+    Entry,
+    LeaveOut,
+    Loss,
+    Macro,
+    Metric,
+    Micro,
+    Range,
+    Target,
+    ValueColumn,
+)
 from convlib.rules import All, Any_, Rule, Test, parse_rule
 from convlib.segments import Segment, read_segments
 from convlib.validation import word_errors
@@ -24,6 +38,8 @@ __all__ = [
     "Any_",
     "Benchmark",
     "Clock",
+    "Dedupe",
+    "LeaveOut",
     "Loss",
     "Macro",
     "Metric",
@@ -86,10 +102,12 @@ class Plan(Entry):
     Args:
         stages: The stages' names, in order.
         macros: The macro-conversions, each with its micros and losses.
+        leave_out: Traffic that is no customer's, such as bots and test accounts.
     """
 
     stages: Annotated[tuple[str, ...], AfterValidator(_check_stages)] = STAGES
     macros: Annotated[tuple[Macro, ...], AfterValidator(_check_macros)] = Field(description="the macro-conversions")
+    leave_out: tuple[LeaveOut, ...] = ()
     _document: Document = PrivateAttr()
 
     @property
@@ -107,8 +125,8 @@ class Plan(Entry):
 
     @property
     def columns(self) -> frozenset[str]:
-        """The columns of the log that rules and values read."""
-        return frozenset[str]().union(*(each.columns for each in self.conversions))
+        """The columns of the log that conversions and `leave_out` read."""
+        return frozenset[str]().union(*(each.columns for each in (*self.conversions, *self.leave_out)))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -147,27 +165,35 @@ class Plan(Entry):
         wanted = self[conversion_id]
         return next(macro for macro in self.macros if wanted in (macro, *macro.micros, *macro.losses))
 
-    def locate(self, conversion_id: str, field: str = "match") -> str:
-        """Return where a conversion's field stands, as `file:line`; where it is left out, the conversion's own line.
+    def locate(self, entry_id: str, field: str = "match") -> str:
+        """Return where a field of a conversion or of a `leave_out` entry stands, as `file:line`.
+
+        A field that is left out stands where its entry begins.
 
         Raises:
-            PlanError: The plan has no such conversion.
+            PlanError: The plan has no such entry.
         """
-        wanted = self[conversion_id].id
-        where = next(path for path, found in list_ids(self._document.data) if found == wanted)
-        return self._document.locate((*where[:-1], field))
+        data = self._document.data
+        places = {found: where for where, found in [*_ids(_list_entries(data, (), "leave_out")), *list_ids(data)]}
+        if entry_id not in places:
+            raise self._miss(entry_id)
+        return self._document.locate((*places[entry_id][:-1], field))
 
     def __getitem__(self, conversion_id: str) -> Macro | Micro | Loss:
         """Return a conversion by its id; PlanError names the nearest id when there is none."""
         found = {each.id: each for each in self.conversions}
         if conversion_id not in found:
-            near = did_you_mean(conversion_id, found)
-            raise PlanError(f"{self.path} has no conversion {conversion_id!r}; it has {quote_names(found)}.{near}")
+            raise self._miss(conversion_id)
         return found[conversion_id]
 
     def __contains__(self, conversion_id: object) -> bool:
         """Say whether the plan has a conversion of this id."""
         return any(each.id == conversion_id for each in self.conversions)
+
+    def _miss(self, entry_id: str) -> PlanError:
+        known = [each.id for each in self.conversions]
+        near = did_you_mean(entry_id, known)
+        return PlanError(f"{self.path} has no conversion {entry_id!r}; it has {quote_names(known)}.{near}")
 
     def _warn_of_stages(self) -> Iterator[str]:
         for i, macro in enumerate(self.macros):
@@ -198,7 +224,8 @@ def read_plan(path: str | Path) -> Plan:
     document = read_document(path)
     ids = list_ids(document.data)
     context = {"ids": [each for _, each in ids], "stages": _list_stages(document.data)}
-    problems = _find_twins(document, ids)
+    left_out = _list_entries(document.data, (), "leave_out")
+    problems = _find_twins(document, ids, within="a plan") + _find_twins(document, _ids(left_out), within="`leave_out`")
     try:
         plan = Plan.model_validate(document.data, context=context)
     except ValidationError as error:
@@ -214,8 +241,12 @@ def list_ids(data: Any) -> list[tuple[FieldPath, str]]:
     found: list[tuple[FieldPath, str]] = []
     for where, macro in _list_entries(data, (), "macros"):
         entries = [(where, macro), *_list_entries(macro, where, "micros"), *_list_entries(macro, where, "losses")]
-        found += [((*place, "id"), entry["id"]) for place, entry in entries if isinstance(entry.get("id"), str)]
+        found += _ids(entries)
     return found
+
+
+def _ids(entries: list[tuple[FieldPath, dict[str, Any]]]) -> list[tuple[FieldPath, str]]:
+    return [((*place, "id"), entry["id"]) for place, entry in entries if isinstance(entry.get("id"), str)]
 
 
 def _list_entries(data: Any, where: FieldPath, key: str) -> list[tuple[FieldPath, dict[str, Any]]]:
@@ -235,13 +266,15 @@ def _list_stages(data: Any) -> list[str] | None:
     return None
 
 
-def _find_twins(document: Document, ids: list[tuple[FieldPath, str]]) -> list[tuple[int, str]]:
+def _find_twins(document: Document, ids: list[tuple[FieldPath, str]], *, within: str) -> list[tuple[int, str]]:
     first_lines: dict[str, int] = {}
     problems: list[tuple[int, str]] = []
     for where, each in ids:
         line = document.line(where)
         if each in first_lines:
-            text = f"is {each!r}, as on line {first_lines[each]}; each id may stand once in a plan. Rename one of them."
+            text = (
+                f"is {each!r}, as on line {first_lines[each]}; each id may stand once in {within}. Rename one of them."
+            )
             problems.append((line, document.problem(where, text)))
         first_lines.setdefault(each, line)
     return problems

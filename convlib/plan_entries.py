@@ -211,8 +211,19 @@ class Clock(Entry):
         return exposure
 
 
-class Conversion(Entry):
-    """What every conversion has: an id, a name, and the rule that says which events it means."""
+class Dedupe(Entry):
+    """How close two of a user's events must be in time to be the same conversion, reported twice."""
+
+    within: Duration = Field(description="how long after the one before it does not count, such as 2s")
+    same: tuple[str, ...] = ()
+
+
+def _accept_plain_duration(raw: object) -> object:
+    return raw if isinstance(raw, dict | Dedupe) else {"within": raw}
+
+
+class Named(Entry):
+    """What has an id, a name, and a rule that says which events it means."""
 
     id: Id = Field(description="a short name in lower-case letters, digits and _")
     name: str = ""
@@ -228,8 +239,25 @@ class Conversion(Entry):
 
     @property
     def columns(self) -> frozenset[str]:
-        """The columns of the log that the rule reads."""
+        """The columns of the log that it reads."""
         return self.match.columns
+
+
+class LeaveOut(Named):
+    """Traffic that is no customer's: the rows that match, or every row of a user with one that matches."""
+
+    scope: Literal["row", "user"] = "row"
+
+
+class Conversion(Named):
+    """What every conversion has: the events it means, and which of them are the same one reported twice."""
+
+    dedupe: Annotated[Dedupe, BeforeValidator(_accept_plain_duration)] | None = None
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns of the log that the rule and `dedupe` read."""
+        return super().columns.union(self.dedupe.same if self.dedupe else ())
 
 
 class Loss(Conversion):
@@ -350,9 +378,9 @@ class Micro(Conversion):
 
     @property
     def columns(self) -> frozenset[str]:
-        """The columns of the log that the rule, the value and the metric read."""
+        """The columns of the log that the rule, `dedupe`, the value and the metric read."""
         averaged = {self.metric.value_column} if self.metric.value_column else set()
-        return self.match.columns | _value_columns(self.value) | averaged
+        return super().columns | _value_columns(self.value) | averaged
 
 
 class Macro(Conversion):
@@ -371,5 +399,5 @@ class Macro(Conversion):
 
     @property
     def columns(self) -> frozenset[str]:
-        """The columns of the log that the rule and the value read."""
-        return self.match.columns | _value_columns(self.value)
+        """The columns of the log that the rule, `dedupe` and the value read."""
+        return super().columns | _value_columns(self.value)

@@ -1,466 +1,392 @@
-"""Reads any log that DuckDB reads, checks each row once, and keeps the prepared form in a cache folder."""
+"""What a source of events means: which files, table or frame it is, how it is opened, and what it cannot be."""
 
 import csv
 import dataclasses
 import glob
 import gzip
 import hashlib
+import io
 import json
-import shutil
-import tempfile
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import duckdb
+import fsspec
 import pandas as pd
-from duckdb import (
-    CaseExpression,
-    ColumnExpression,
-    ConstantExpression,
-    Expression,
-    FunctionExpression,
-    SQLExpression,
-    StarExpression,
-)
+import pyarrow as pa
 
-from convlib.cache import cache_folder
 from convlib.datasets.files import dataset_path
-from convlib.engine import compile_rule, connect, quote
+from convlib.engine import connect, quote, text
 from convlib.errors import EventDataError
-from convlib.plan import Plan
-from convlib.plan_entries import Macro, ValueColumn
 
-REQUIRED = ("event_name", "timestamp", "user_id")
-CANONICAL = {
-    "event_name": "VARCHAR",
-    "timestamp": "TIMESTAMP",
-    "user_id": "VARCHAR",
-    "session_id": "VARCHAR",
-    "land": "VARCHAR",
-    "page_path": "VARCHAR",
-    "referrer": "VARCHAR",
-    "source": "VARCHAR",
-    "medium": "VARCHAR",
-    "campaign": "VARCHAR",
-    "device_type": "VARCHAR",
-    "geo": "VARCHAR",
-    "product_id": "VARCHAR",
-    "value": "DOUBLE",
-    "currency": "VARCHAR",
+Kind = Literal["parquet", "csv", "json", "duckdb"]
+READERS: dict[str, Kind] = {
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+    **dict.fromkeys((".csv", ".tsv"), "csv"),
+    **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json"),
+    **dict.fromkeys((".duckdb", ".ddb", ".db"), "duckdb"),
 }
-#: Columns that preparing adds: the row's place in the prepared order, and dense codes of its user and session.
-ADDED = ("event", "user", "session", "conversion")
-READERS = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".csv.gz": "csv",
-    ".jsonl": "json",
-    ".ndjson": "json",
-    ".jsonl.gz": "json",
-}
-#: A time outside these stands for "unknown" in most systems, and overflows in some.
-EARLIEST, LATEST = "1900-01-01", "2200-01-01"
-#: Raise when the prepared form changes, so that older caches are left aside.
-FORMAT = 4
+PACKED = {".gz", ".zst"}
+ADDRESS = re.compile(r"[a-z][a-z0-9+]+://")
+#: Columns that opening adds: the file that a row is from and its number there, from 1. No source has such names.
+FILE, ROW = "convlib file", "convlib row"
+#: Where the engine notes the lines of a CSV file that it can't split into fields.
+BAD_LINES = "convlib_bad_lines"
+ENCODINGS = {"utf-8": "UTF-8", "utf-16": "UTF-16", "latin-1": "Latin-1"}
+
+
+class ArrowStream(Protocol):
+    """Any table that hands itself over as Arrow data: of Ibis, DuckDB, Polars or PyArrow."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Export the table as a stream of Arrow batches."""
+
+
+EventSource = str | Path | pd.DataFrame | ArrowStream
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A log after its one reading: where its files are and what was counted on the way.
+class Source:
+    """A source as given, with what it resolves to.
 
     Attributes:
-        folder: Holds `events`, `conversions`, `activity` and `rejects` as Parquet.
-        source: The source as it was named.
-        fingerprint: SHA-256 of the source's content.
-        columns: The canonical columns, then the log's own.
-        given: The columns that the source itself has.
-        rows_read: Rows of the source: those used and those rejected.
-        rows_used: Rows that every analysis sees.
-        rows_rejected: Rows that could not be used.
-        rejected_because: How many of them for each reason, the most frequent first.
-        first: Time of the first event, UTC.
-        last: Time of the last event, UTC: the end of the data.
+        given: What the caller named or handed over.
+        files: Its files or addresses, in name order; none for a table.
+        kind: How they are read; None for a table.
+        encoding: Of CSV files.
+        query: Table or SELECT to take from a DuckDB file; empty takes its only table, or `events`.
     """
 
-    folder: Path
-    source: str
-    fingerprint: str
-    columns: tuple[str, ...]
-    given: tuple[str, ...]
-    rows_read: int
-    rows_used: int
-    rows_rejected: int
-    rejected_because: dict[str, int]
-    first: pd.Timestamp
-    last: pd.Timestamp
+    given: EventSource
+    files: tuple[str, ...] = ()
+    kind: Kind | None = None
+    encoding: str = "utf-8"
+    query: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name the source as the user did."""
+        return str(self.given) if isinstance(self.given, str | Path) else type(self.given).__name__
+
+    def shorten(self, name: str) -> str:
+        """Name one of the source's files as briefly as tells it from the others."""
+        if name not in self.files:
+            return name
+        folder = Path(str(self.given))
+        if self.is_local and folder.is_dir():
+            return Path(name).relative_to(folder).as_posix()
+        return Path(name).name if len(self.files) == 1 else name
+
+    @property
+    def is_local(self) -> bool:
+        """Say whether the source is files of this machine."""
+        return bool(self.files) and not any(map(ADDRESS.match, self.files))
+
+    def identify(self) -> list[object]:
+        """Say what tells this content from another without reading it, or, for a table, its content."""
+        if not self.files:
+            return [self.digest()]
+        if not self.is_local:
+            return [[name, fsspec.core.url_to_fs(name)[0].ukey(name)] for name in self.files]
+        # Size and times of change stand for a file's content: hashing 5 GB in every notebook would cost too much.
+        facts = [(str(Path(f).resolve()), Path(f).stat()) for f in self.files]
+        return [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in facts] + [self.query]
+
+    def digest(self) -> str:
+        """Hash the content."""
+        digest = hashlib.sha256()
+        for name in self.files:
+            with fsspec.open(name, "rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        if isinstance(self.given, pd.DataFrame):
+            digest.update(",".join(f"{name} {kind}" for name, kind in self.given.dtypes.items()).encode())
+            mixed = [name for name, kind in self.given.dtypes.items() if str(kind) == "object"]  # lists can't be hashed
+            texts = self.given.astype(dict.fromkeys(mixed, "str"))
+            digest.update(pd.util.hash_pandas_object(texts, index=False).to_numpy().tobytes())
+        elif not self.files:
+            for batch in _stream(self.given):
+                sink = io.BytesIO()
+                with pa.ipc.new_stream(sink, batch.schema) as writer:
+                    writer.write_batch(batch)
+                digest.update(sink.getbuffer())
+        return digest.hexdigest()
+
+    def open(self) -> duckdb.DuckDBPyRelation:
+        """Open the source without reading it: its columns, with `FILE` and `ROW`.
+
+        Raises:
+            EventDataError: The engine can't make sense of it.
+        """
+        try:
+            return self._open()
+        except duckdb.Error as error:
+            raise EventDataError(self.explain(error)) from error
+
+    def _open(self) -> duckdb.DuckDBPyRelation:
+        if self.kind == "parquet":
+            return connect().sql(_read_parquet(self.files))
+        if self.kind == "csv":
+            connect().execute(f"DROP TABLE IF EXISTS {BAD_LINES}")
+            return connect().sql(" UNION ALL BY NAME ".join(self._read_csv(name) for name in self.files))
+        if self.kind == "json":
+            return connect().sql(" UNION ALL BY NAME ".join(self._read_json(name) for name in self.files))
+        # Registered, not handed over: a stream can be read once, and preparing reads more than once.
+        table = self._fetch() if not isinstance(self.given, pd.DataFrame) else self.given
+        rows = connect().from_df(table) if isinstance(table, pd.DataFrame) else connect().from_arrow(table)
+        return rows.project(f"*, {text(self.label)} AS {quote(FILE)}, row_number() OVER () AS {quote(ROW)}")
+
+    def _fetch(self) -> pa.Table:
+        if self.kind != "duckdb":
+            return _stream(self.given).read_all()
+        with duckdb.connect(self.files[0], read_only=True) as base:
+            return base.sql(
+                self.query if _is_query(self.query) else f"FROM {_choose_table(base, self)}"
+            ).to_arrow_table()
+
+    def _read_csv(self, name: str) -> str:
+        delimiter = ", delim='\t'" if ".tsv" in Path(name).suffixes else ""
+        options = (
+            f"""header=true, all_varchar=true, quote='"', escape='"', encoding={text(self.encoding)}, """
+            f"hive_partitioning=true, hive_types_autocast=false, store_rejects=true, "
+            f"rejects_table='{BAD_LINES}', rejects_scan='{BAD_LINES}_scans'{delimiter}"
+        )
+        return _number(f"read_csv({text(name)}, {options})", name)
+
+    def _read_json(self, name: str) -> str:
+        # As text, like CSV: a guessed type fails the whole log at its first odd row, and drops the times' offsets.
+        options = "ignore_errors=true, hive_partitioning=true, hive_types_autocast=false"
+        found = connect().sql(f"FROM read_json({text(name)}, {options}, sample_size=-1)").columns
+        columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in found)
+        return _number(f"read_json({text(name)}, {options}, columns={{{columns}}})", name)
+
+    def check(self) -> None:
+        """Refuse what the engine would read as something else, with every problem found.
+
+        Raises:
+            EventDataError: A file is empty, is not in the stated encoding, or names a column twice.
+        """
+        problems: list[str] = []
+        if isinstance(self.given, pd.DataFrame):
+            problems += _name_twins(self.label, [str(column) for column in self.given.columns])
+        for name in self.files if self.is_local and self.kind in ("csv", "json") else ():
+            problems += self._check_file(Path(name))
+        if self.is_local and not any(Path(name).stat().st_size for name in self.files):
+            problems = [f"`{self.label}` is empty: it has no rows. Check the export."]
+        if problems:
+            raise EventDataError(*problems)
+
+    def _check_file(self, path: Path) -> list[str]:
+        """Look at a file's beginning; what lies further in, the engine finds."""
+        if ".zst" in path.suffixes or not path.stat().st_size:
+            return []
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            start = stream.read(1 << 16)
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")) and self.encoding != "utf-16":
+            return [_wrong_encoding(path.name, self.encoding, "it begins with the mark of UTF-16")]
+        if self.kind == "json":
+            return []
+        header = next(_split(start.decode(self.encoding, "replace"), path), [])
+        return _name_twins(path.name, header)
+
+    def explain(self, error: Exception) -> str:
+        """Say what the engine could not read, with the line where one can be found."""
+        for name in self.files if self.is_local and self.kind in ("csv", "json") else ():
+            for found in _find_line_faults(Path(name), self.encoding, self.kind or "csv"):
+                return f"`{Path(name).name}` can't be read: {found}"
+        said = str(error).split("\nLINE 1:")[0]  # what follows shows the engine's query
+        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        return f"`{self.label}` can't be read: {' '.join(lines[:4])}"
+
+    def list_bad_lines(self) -> pd.DataFrame:
+        """List the CSV lines that could not be split into fields: `source`, `row` (the line), `reason`, `text`.
+
+        Raises:
+            EventDataError: A line is not in the stated encoding: other letters would have been lost without a word.
+        """
+        names = ["source", "row", "reason", "text"]
+        if self.kind != "csv":
+            return pd.DataFrame(columns=names)
+        query = f"""
+            SELECT file_path, line, any_value(error_type::VARCHAR ORDER BY column_idx DESC), any_value(csv_line),
+                   any_value(error_message ORDER BY column_idx DESC)
+            FROM {BAD_LINES} JOIN {BAD_LINES}_scans USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL"""
+        found = connect().execute(query).fetchall()
+        garbled = [row for row in found if row[2] == "INVALID ENCODING"]
+        if garbled:
+            file, line = garbled[0][:2]
+            where = f"line {line} holds bytes that are no {ENCODINGS[self.encoding]}"
+            raise EventDataError(_wrong_encoding(Path(file).name, self.encoding, where))
+        rows = [(str(file), line, f"line can't be split: {_plainly(said)}", raw) for file, line, _, raw, said in found]
+        return pd.DataFrame(rows, columns=names)
 
 
-def prepare(source: str | Path | pd.DataFrame, *, plan: Plan | None, timezone: str) -> Prepared:
-    """Give the prepared form of a log, from the cache when the same source and plan were prepared before.
+def find_source(given: EventSource, *, encoding: str = "utf-8") -> Source:
+    """Find out what a source means.
 
     Args:
-        source: A Parquet, CSV or JSON-lines file, a glob, a folder, `dataset:NAME`, or a DataFrame.
-        plan: The measurement plan whose rules map events to conversions.
-        timezone: Zone of timestamps that carry none.
+        given: A file, folder, glob or address of Parquet, CSV or JSON lines (also `.gz`, `.zst`), a DuckDB file
+            (`shop.duckdb`, `shop.duckdb#table`, `shop.duckdb#SELECT ...`), `dataset:NAME`, a DataFrame, or any table
+            that exports Arrow data: of Ibis, DuckDB, Polars or PyArrow.
+        encoding: `utf-8`, `utf-16` or `latin-1`, for CSV files.
 
     Raises:
-        EventDataError: The source is missing, empty, can't be read, or lacks columns.
+        EventDataError: There is no such thing, or its files are of several kinds.
     """
-    files = () if isinstance(source, pd.DataFrame) else tuple(find_files(source))
-    found = _Found(source, files, timezone)
-    folder = cache_folder() / f"log-{found.key(plan)[:32]}"
-    if not folder.exists():
-        if files and not any(file.stat().st_size for file in files):
-            raise EventDataError(_nothing_usable(found.label, 0, pd.DataFrame()))
-        relation = found.open()
-        _check_shape(relation, files)
-        _check_columns(relation, found.label, plan)
-        _write(relation, found, plan, folder)
-    return _load(folder, found.label)
-
-
-def find_files(source: str | Path) -> list[Path]:
-    """List the files that a path, folder, glob or `dataset:NAME` means, in name order."""
-    text = str(source)
-    if text.startswith("dataset:"):
-        return [dataset_path(text.removeprefix("dataset:"))]
-    path = Path(text)
-    if path.is_dir():
-        found = [p for p in sorted(path.rglob("*")) if _kind(p)]
-    else:
-        found = [path] if path.exists() else [Path(p) for p in sorted(glob.glob(text, recursive=True))]
-    if not found:
+    if not isinstance(given, str | Path):
+        if isinstance(given, pd.DataFrame) or hasattr(given, "__arrow_c_stream__"):
+            return Source(given)
+        msg = f"`events` is a {type(given).__name__}; give a file, a folder, a DataFrame or a table that exports Arrow."
+        raise EventDataError(msg)
+    place, _, query = re.sub(r"(\.(duckdb|ddb|db))#", r"\1\0", str(given), count=1).partition("\0")
+    files = _find_files(place)
+    kinds = {_kind(name) for name in files}
+    if len(kinds) != 1 or None in kinds:
+        found = sorted({Path(name).suffix or Path(name).name for name in files})
         msg = (
-            f"No events at `{text}`: there is no such file, folder or match. Check `events`; in a run file a relative "
-            "path starts at the run file's folder, in a notebook at the notebook's."
+            f"`{given}` can't be read: its files end in {found}; give files of one kind among {sorted(READERS)}, CSV and "
+            "JSON also packed as .gz or .zst."
         )
         raise EventDataError(msg)
-    kinds = {_kind(p) for p in found}
-    if len(kinds) != 1 or "" in kinds:
+    return Source(given, tuple(files), kinds.pop(), encoding, query)
+
+
+def _find_files(place: str) -> list[str]:
+    """List the files that a path, folder, glob, address or `dataset:NAME` means, in name order."""
+    if place.startswith("dataset:"):
+        return [str(dataset_path(place.removeprefix("dataset:")))]
+    if ADDRESS.match(place):
+        return _find_remote(place)
+    path = Path(place)
+    if path.is_dir():
+        found = [str(each) for each in sorted(path.rglob("*")) if _kind(str(each)) and each.is_file()]
+    else:
+        found = [place] if path.exists() else sorted(glob.glob(place, recursive=True))
+    if not found:
         msg = (
-            f"`{text}` can't be read: its files end in {sorted({p.suffix for p in found})}; give files of "
-            f"one kind among {sorted(READERS)}."
+            f"No events at `{place}`: there is no such file, folder or match. Check `events`; in a run file a relative "
+            "path starts at the run file's folder, in a notebook at the notebook's."
         )
         raise EventDataError(msg)
     return found
 
 
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """A source as given, with what it resolves to."""
-
-    source: str | Path | pd.DataFrame
-    files: tuple[Path, ...]
-    timezone: str
-
-    @property
-    def label(self) -> str:
-        return "DataFrame" if isinstance(self.source, pd.DataFrame) else str(self.source)
-
-    def key(self, plan: Plan | None) -> str:
-        # Size and time of change stand for a file's content: hashing 5 GB in every notebook would cost too much.
-        facts = [(str(f.resolve()), f.stat()) for f in self.files]
-        stats = [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in facts]
-        parts = [FORMAT, stats or self.digest(), plan.digest if plan else "", self.timezone]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-    def digest(self) -> str:
-        """Hash the content."""
-        digest = hashlib.sha256()
-        if isinstance(self.source, pd.DataFrame):
-            types = [f"{name} {kind}" for name, kind in self.source.dtypes.items()]
-            digest.update(",".join(types).encode())
-            mixed = [
-                name for name, kind in self.source.dtypes.items() if str(kind) == "object"
-            ]  # lists can't be hashed
-            texts = self.source.astype(dict.fromkeys(mixed, "str"))
-            digest.update(pd.util.hash_pandas_object(texts, index=False).to_numpy().tobytes())
-        for file in self.files:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return digest.hexdigest()
-
-    def open(self) -> duckdb.DuckDBPyRelation:
-        if isinstance(self.source, pd.DataFrame):
-            return connect().from_df(self.source)
-        return _read(self.files)
-
-    def parts(self) -> list[tuple[str, duckdb.DuckDBPyRelation]]:
-        """Give each file alone, as a row is found again by its file and number."""
-        return [(f.name, _read((f,))) for f in self.files] or [(self.label, self.open())]
-
-
-def _read(files: Sequence[Path]) -> duckdb.DuckDBPyRelation:
-    """Open files without reading them: `sql` with parameters would hold their whole content in memory."""
-    names: Any = [str(f) for f in files]  # the engine's stubs know one file only
-    engine, kind = connect(), _kind(files[0])
+def _find_remote(place: str) -> list[str]:
+    """List the objects that an address means, and let the engine read them through fsspec, with its credentials."""
     try:
-        if kind == "parquet":
-            return engine.read_parquet(names, union_by_name=True)
-        if kind == "csv":
-            return engine.read_csv(names, all_varchar=True, union_by_name=True)
-        # As text, like CSV: a guessed type fails the whole log at its first odd row, and drops the times' offsets.
-        found = engine.read_json(names, format="newline_delimited", union_by_name=True, sample_size=-1).columns
-        return engine.read_json(names, format="newline_delimited", columns=dict.fromkeys(found, "VARCHAR"))
-    except duckdb.Error as error:
-        raise EventDataError(_engine_problem(files[0].name, error)) from error
+        system, path = fsspec.core.url_to_fs(place)
+        listed = system.glob(path) if "*" in path else system.find(path)
+    except (ImportError, OSError, ValueError) as error:
+        raise EventDataError(f"`{place}` can't be reached: {error}. Check the address and its credentials.") from error
+    found = [system.unstrip_protocol(name) for name in sorted(listed) if _kind(name)]
+    if not found:
+        raise EventDataError(f"No events at `{place}`: no object of a kind among {sorted(READERS)} is there.")
+    name = system.protocol if isinstance(system.protocol, str) else system.protocol[0]
+    if not connect().filesystem_is_registered(name):
+        connect().register_filesystem(system)
+    return found
 
 
-def _kind(path: Path) -> str:
-    return READERS.get("".join(path.suffixes[-2:]).lower()) or READERS.get(path.suffix.lower(), "")
+def _kind(name: str) -> Kind | None:
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
+    if suffixes and suffixes[-1] in PACKED:
+        suffixes.pop()
+        packed = READERS.get(suffixes[-1]) if suffixes else None
+        return packed if packed in ("csv", "json") else None
+    return READERS.get(suffixes[-1]) if suffixes else None
 
 
-def _engine_problem(label: str, error: Exception) -> str:
-    said = str(error).split("\nLINE 1:")[0]  # what follows shows the engine's query
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return f"`{label}` can't be read: {' '.join(lines[:4])}"
+def _read_parquet(files: Sequence[str]) -> str:
+    names = ", ".join(map(text, files))
+    options = "union_by_name=true, hive_partitioning=true, hive_types_autocast=false"
+    return (
+        f"SELECT * EXCLUDE (filename, file_row_number), filename AS {quote(FILE)}, file_row_number + 1 AS {quote(ROW)} "
+        f"FROM read_parquet([{names}], filename=true, file_row_number=true, {options})"
+    )
 
 
-def _check_shape(relation: duckdb.DuckDBPyRelation, files: Sequence[Path]) -> None:
-    """Refuse a small CSV with ragged lines, which the engine takes for a table of one column."""
-    if len(relation.columns) > 1 or not files or _kind(files[0]) != "csv":
+def _number(read: str, name: str) -> str:
+    return f"(SELECT *, {text(name)} AS {quote(FILE)}, row_number() OVER () AS {quote(ROW)} FROM {read})"
+
+
+def _stream(table: Any) -> pa.RecordBatchReader:
+    return pa.RecordBatchReader.from_stream(table)
+
+
+def _is_query(query: str) -> bool:
+    return bool(re.match(r"\s*(select|from|with)\s", query, re.IGNORECASE))
+
+
+def _choose_table(base: duckdb.DuckDBPyConnection, source: Source) -> str:
+    tables = [row[0] for row in base.sql("SELECT table_name FROM information_schema.tables ORDER BY ALL").fetchall()]
+    wanted = source.query or ("events" if "events" in tables else tables[0] if len(tables) == 1 else "")
+    if wanted not in tables:
+        msg = f"`{source.label}`: the file has the tables {tables}; name one: `{source.files[0]}#TABLE`, or a SELECT."
+        raise EventDataError(msg)
+    return quote(wanted)
+
+
+def _split(start: str, path: Path) -> Iterator[list[str]]:
+    first = start.splitlines()[0].lstrip("﻿") if start.splitlines() else ""
+    delimiter = "\t" if ".tsv" in path.suffixes else max(",;|\t", key=first.count)
+    return csv.reader([first], delimiter=delimiter)
+
+
+def _name_twins(label: str, columns: Sequence[str]) -> list[str]:
+    counts = Counter(name.strip().lower() for name in columns)
+    twins = [name for name, count in counts.items() if count > 1]
+    return [f"`{label}` has the column `{name}` {counts[name]} times; rename or remove all but one." for name in twins]
+
+
+def _wrong_encoding(name: str, encoding: str, found: str) -> str:
+    others = ", ".join(f"`encoding: {other}`" for other in ENCODINGS if other != encoding)
+    return f"`{name}` is not {ENCODINGS[encoding]}: {found}. Save it as UTF-8, or state {others} in a mapping file."
+
+
+def _plainly(message: str) -> str:
+    """Reword the engine's note on a line: `Expected Number of Columns: 4 Found: 6`."""
+    counts = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
+    return f"{counts[2]} fields instead of {counts[1]}" if counts else message.splitlines()[0]
+
+
+def _find_line_faults(path: Path, encoding: str, kind: str) -> Iterator[str]:
+    """Find the line that the engine stumbled over, when it does not say: read only after it has failed."""
+    if ".zst" in path.suffixes:
         return
-    for file in files:
-        with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as stream:
-            rows = csv.reader(stream, delimiter="\t" if file.suffix == ".tsv" else ",")
-            first = next(rows, [])
-            for row in rows:
-                if row and len(row) != len(first):
-                    msg = (
-                        f"`{file.name}` can't be read: line {rows.line_num} has {len(row)} fields and the first line "
-                        f"has {len(first)}. Check for missing or unquoted separators."
-                    )
-                    raise EventDataError(msg)
-
-
-def _check_columns(relation: duckdb.DuckDBPyRelation, label: str, plan: Plan | None) -> None:
-    problems = [
-        f"`{label}` has no column `{name}`, which every log needs; its columns are {relation.columns}. "
-        "Rename the column that holds it."
-        for name in REQUIRED
-        if name not in map(str.lower, relation.columns)
-    ]
-    types = dict(zip(map(str.lower, relation.columns), map(str, relation.types), strict=True))
-    if types.get("timestamp", "VARCHAR") not in ("VARCHAR", "DATE", '"NULL"') and not types["timestamp"].startswith(
-        "TIMESTAMP"
-    ):
-        problems.append(
-            f"`{label}`: `timestamp` holds {types['timestamp']}; give dates with times (2026-11-21 "
-            "09:30:00), not bare numbers."
+    ends: dict[bytes, int] = {}
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode(encoding)
+            except UnicodeDecodeError:
+                yield _wrong_encoding(path.name, encoding, f"line {number}").partition(" is ")[2]
+                return
+            if kind == "json" and line.strip() and not _is_object(line):
+                yield f"line {number} is no JSON object: {line[:60].decode(encoding, 'replace').strip()!r}."
+                return
+            ends.setdefault(b"\r\n" if line.endswith(b"\r\n") else b"\n", number)
+    if kind == "csv" and len(ends) > 1:
+        change = max(ends.values())
+        yield (
+            f"line {change} ends otherwise than the lines before it (CRLF and LF are mixed). Save it with one kind of "
+            "line end."
         )
-    problems += [
-        f"`{label}`: the column name `{name}` is taken by convlib; rename it."
-        for name in relation.columns
-        if name.lower() in ADDED
-    ]
-    if plan:
-        problems += _unknown_columns(relation, label, plan)
-    if problems:
-        raise EventDataError(*problems)
+    elif kind == "csv":
+        yield from _find_open_quote(path, encoding)
 
 
-def _unknown_columns(relation: duckdb.DuckDBPyRelation, label: str, plan: Plan) -> list[str]:
-    known = {*relation.columns, *CANONICAL}
-    return [
-        f"{plan.locate(conversion.id)}: `{conversion.id}` reads the column `{column}`, which `{label}` "
-        f"does not have; its columns are {relation.columns}."
-        for conversion in plan.conversions
-        for column in sorted(conversion.columns - known)
-    ]
+def _find_open_quote(path: Path, encoding: str) -> Iterator[str]:
+    with gzip.open(path, "rt", encoding=encoding) if path.suffix == ".gz" else path.open(encoding=encoding) as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.count('"') % 2:
+                yield f"line {number} opens a quotation mark that is not closed on it: {line[:60].strip()!r}."
+                return
 
 
-def _moment(types: dict[str, str]) -> str:
-    if types["timestamp"] == "VARCHAR":
-        # A text with an offset keeps it; one without is wall time in the engine's zone, which `_write` sets.
-        return "timezone('UTC', TRY_CAST(timestamp AS TIMESTAMPTZ))"
-    return "timezone('UTC', CAST(timestamp AS TIMESTAMPTZ))"
-
-
-def _reason(types: dict[str, str]) -> str:
-    """Word why a row can't be used: the first fault found, or null."""
-    absent = [f"WHEN TRUE THEN '{column} is missing'" for column in REQUIRED if column not in types]
-    if absent:
-        return f"CASE {absent[0]} END"
-    cases = [
-        f"WHEN {column} IS NULL OR TRIM(CAST({column} AS VARCHAR)) = '' THEN '{column} is missing'"
-        for column in ("user_id", "event_name", "timestamp")
-    ]
-    cases.append(f"WHEN {_moment(types)} IS NULL THEN 'timestamp is not a date and time'")
-    cases.append(f"WHEN {_moment(types)} NOT BETWEEN '{EARLIEST}' AND '{LATEST}' THEN 'timestamp is out of range'")
-    if "value" in types:
-        cases.append(
-            "WHEN LOWER(TRIM(CAST(value AS VARCHAR))) NOT IN ('', 'nan') AND to_number(value) IS NULL "
-            "THEN 'value is not a number'"
-        )
-    return f"CASE {' '.join(cases)} END"
-
-
-def _clean(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
-    """Keep the usable rows, with every canonical column in its type and the custom ones as they are."""
-    types = dict(zip(map(str.lower, relation.columns), map(str, relation.types), strict=True))
-    known = {
-        name: f"NULLIF(TRIM(CAST({name} AS VARCHAR)), '')" for name, kind in CANONICAL.items() if kind == "VARCHAR"
-    }
-    known |= {"timestamp": f"CAST({_moment(types)} AS TIMESTAMP)", "value": "to_number(value)"}
-    canonical = [f"{known[n] if n in types else 'NULL'}::{kind} AS {n}" for n, kind in CANONICAL.items()]
-    custom = [quote(name) for name in relation.columns if name.lower() not in CANONICAL]
-    return relation.filter(f"({_reason(types)}) IS NULL").project(", ".join([*canonical, *custom]))
-
-
-def _write(relation: duckdb.DuckDBPyRelation, found: "_Found", plan: Plan | None, folder: Path) -> None:
-    """Write the prepared form beside its final place and move it there whole, so that no reader sees half of it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="preparing-", dir=folder.parent))
+def _is_object(line: bytes) -> bool:
     try:
-        connect().execute("SET TimeZone = ?", [found.timezone])
-        _write_parts(relation, found, plan, scratch)
-        _move(scratch, folder)
-    except duckdb.Error as error:
-        raise EventDataError(_engine_problem(found.label, error)) from error
-    finally:
-        connect().execute("SET TimeZone = 'UTC'")
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _move(scratch: Path, folder: Path) -> None:
-    try:
-        scratch.rename(folder)
-    except OSError:
-        if not folder.exists():  # else another process has just put the same there
-            raise
-
-
-def _write_parts(relation: duckdb.DuckDBPyRelation, found: "_Found", plan: Plan | None, scratch: Path) -> None:
-    events, columns = scratch / "events.parquet", _write_events(_clean(relation), scratch / "events.parquet")
-    _write_conversions(events, plan, scratch / "conversions.parquet")
-    _write_activity(scratch)
-    rows_read = _count(relation)
-    rejects = _write_rejects(found, scratch / "rejects.parquet", any_rejected=rows_read > _count(_scan(events)))
-    rows_used = _count(_scan(events))
-    if not rows_used:
-        raise EventDataError(_nothing_usable(found.label, rows_read, rejects))
-    first, last = _scan(events).aggregate("min(timestamp), max(timestamp)").fetchall()[0]
-    facts = {
-        "fingerprint": found.digest(),
-        "columns": columns,
-        "given": relation.columns,
-        "rows_read": rows_read,
-        "rows_used": rows_used,
-        "rows_rejected": len(rejects),
-        "rejected_because": {str(reason): int(count) for reason, count in rejects["reason"].value_counts().items()},
-        "first": first.isoformat(),
-        "last": last.isoformat(),
-    }
-    (scratch / "log.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-
-
-def _write_events(clean: duckdb.DuckDBPyRelation, path: Path) -> list[str]:
-    """Sort by user, time and content, so that the order of the source's rows never changes a result."""
-    clean.create_view("clean", replace=True)
-    rest = [quote(name) for name in clean.columns if name not in ("user_id", "timestamp", "event_name")]
-    query = f"""
-        WITH users AS (SELECT user_id, CAST(row_number() OVER (ORDER BY user_id) - 1 AS INTEGER) AS user
-                       FROM (SELECT DISTINCT user_id FROM clean)),
-             visits AS (SELECT user_id, session_id,
-                               CAST(row_number() OVER (ORDER BY user_id, session_id) - 1 AS INTEGER) AS session
-                        FROM (SELECT DISTINCT user_id, session_id FROM clean WHERE session_id IS NOT NULL)),
-             sorted AS (SELECT users.user, visits.session, clean.*
-                        FROM clean JOIN users USING (user_id) LEFT JOIN visits USING (user_id, session_id)
-                        ORDER BY users.user, timestamp, event_name, {", ".join(rest)})
-        SELECT row_number() OVER () - 1 AS event, * FROM sorted"""
-    connect().sql(query).write_parquet(str(path), compression="zstd")
-    return list(clean.columns)
-
-
-def _write_conversions(events: Path, plan: Plan | None, path: Path) -> None:
-    """Write one row for each event and conversion of the plan that it is."""
-    conversions = plan.conversions if plan else ()
-    hits = [CaseExpression(compile_rule(c.match), ConstantExpression(c.id)) for c in conversions]
-    names = FunctionExpression("list_value", *hits) if hits else ConstantExpression([])
-    mapped = _scan(events).select(StarExpression(), names.alias("convlib names"))
-    query = """
-        SELECT * EXCLUDE ("convlib names"),
-               CAST(unnest(list_filter("convlib names", name -> name IS NOT NULL)) AS VARCHAR) AS conversion
-        FROM mapped"""
-    relation = mapped.query("mapped", query)
-    values = _value_of([c for c in conversions if isinstance(c, Macro)])
-    relation.select(StarExpression(exclude=["value"]), values.alias("value")).write_parquet(
-        str(path), compression="zstd"
-    )
-
-
-def _value_of(conversions: Sequence[Macro]) -> Expression:
-    """Give each macro the value that its plan entry names; everything else keeps the event's own."""
-    value: Expression = ColumnExpression("value")
-    for conversion in conversions:
-        if conversion.value is not None:
-            is_it = ColumnExpression("conversion") == ConstantExpression(conversion.id)
-            value = CaseExpression(is_it, _named_value(conversion.value)).otherwise(value)
-    return value
-
-
-def _named_value(value: float | ValueColumn) -> Expression:
-    if isinstance(value, ValueColumn):
-        return FunctionExpression("to_number", SQLExpression(quote(value.column)))
-    return ConstantExpression(float(value)).cast("DOUBLE")
-
-
-def _write_activity(parts: Path) -> None:
-    """Write the events that are no conversion and fire with none: what active users do more of."""
-    events, conversions = _scan(parts / "events.parquet"), _scan(parts / "conversions.parquet")
-    conversions.create_view("conversions", replace=True)
-    query = "SELECT * EXCLUDE (user_id) FROM events ANTI JOIN conversions USING (user, timestamp) ORDER BY event"
-    events.query("events", query).write_parquet(str(parts / "activity.parquet"), compression="zstd")
-
-
-def _write_rejects(found: "_Found", path: Path, *, any_rejected: bool) -> pd.DataFrame:
-    """Write the unusable rows as they came, each with its source, its row (the first is 1) and the reason."""
-    parts = [_rejected(relation, label) for label, relation in found.parts()] if any_rejected else []
-    rejects = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["source", "row", "reason"])
-    rejects.to_parquet(path, index=False)
-    return rejects
-
-
-def _rejected(relation: duckdb.DuckDBPyRelation, label: str) -> pd.DataFrame:
-    types = dict(zip(map(str.lower, relation.columns), map(str, relation.types), strict=True))
-    numbered = relation.project(f"row_number() OVER () AS reject_row, {_reason(types)} AS reject_reason, *")
-    own = ("source", "row", "reason")
-    raw = [
-        f"CAST({quote(name)} AS VARCHAR) AS {quote(f'log_{name}' if name in own else name)}"
-        for name in relation.columns
-    ]
-    rows = numbered.filter("reject_reason IS NOT NULL").project(", ".join(["reject_row", "reject_reason", *raw])).df()
-    return (
-        rows.rename(columns={"reject_row": "row", "reject_reason": "reason"})
-        .assign(source=label)
-        .set_index("source")
-        .reset_index()
-    )
-
-
-def _nothing_usable(label: str, rows_read: int, rejects: pd.DataFrame) -> str:
-    if not rows_read:
-        return f"`{label}` is empty: it has no rows. Check the export."
-    faults = "; ".join(f"{reason}: {count:,} rows" for reason, count in rejects["reason"].value_counts().items())
-    example = rejects.iloc[0].dropna().astype(str).to_dict()
-    return (
-        f"`{label}` has no usable row: {rows_read:,} read, {len(rejects):,} rejected ({faults}). For example {example}."
-    )
-
-
-def _scan(path: Path) -> duckdb.DuckDBPyRelation:
-    return connect().read_parquet(str(path))
-
-
-def _count(relation: duckdb.DuckDBPyRelation) -> int:
-    return int(relation.aggregate("count(*)").fetchall()[0][0])
-
-
-def _load(folder: Path, label: str) -> Prepared:
-    facts = json.loads((folder / "log.json").read_text(encoding="utf-8"))
-    first, last = (pd.Timestamp(facts.pop(name)) for name in ("first", "last"))
-    columns, given = (tuple(facts.pop(name)) for name in ("columns", "given"))
-    return Prepared(folder, label, columns=columns, given=given, first=first, last=last, **facts)
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from convlib.reports.export import TEMPLATES
 from convlib.reports.files import write_text
 from convlib.reports.manifest import Manifest, Report
+from convlib.takeaways import word_rows
 
 INDEX = "index.html"
 SHORT_FINGERPRINT = 12
@@ -89,10 +90,11 @@ def word_provenance(manifest: Manifest) -> tuple[str, ...]:
     """Say where the numbers come from: the data's end and rows, its fingerprint, and the versions that counted."""
     data, versions = manifest.data, manifest.versions
     last = dt.date.fromisoformat(str(data["last"])[:10])
+    counts = {fate: data[f"rows_{fate}"] for fate in ("read", "used", "rejected", "left_out")}
+    rows = word_rows(counts, rejected_because=data["rejected_because"], left_out_because=data["left_out_because"])
     return (
         f"The data end on {last.day} {last:%B %Y}.",
-        f"{data['rows_read']:,} rows read from {Path(data['source']).name} = {data['rows_used']:,} used "
-        f"+ {data['rows_rejected']:,} rejected. Data fingerprint {data['fingerprint'][:SHORT_FINGERPRINT]}.",
+        f"{Path(data['source']).name}: {rows}. Data fingerprint {data['fingerprint'][:SHORT_FINGERPRINT]}.",
         f"Made with convlib {versions['convlib']}, Python {versions['python']}, pandas {versions['pandas']}, "
         f"DuckDB {versions['duckdb']}.",
     )

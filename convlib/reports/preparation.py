@@ -18,6 +18,8 @@ from convlib.reports.notebooks import FOLDER, Template, check_names, check_value
 from convlib.reports.run_file import RunFile, read_run_file
 
 SLUG_LENGTH = 80
+#: What a run file names for every notebook.
+SOURCES = ("events", "mapping", "plan", "segments")
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -52,7 +54,7 @@ class Preparation:
         """Give the parameters of one notebook for one segment, with paths as the notebooks folder sees them."""
         start, end = self.period
         return {
-            **{name: self._see(getattr(self.run_file, name)) for name in ("events", "plan", "segments")},
+            **{name: self._see(getattr(self.run_file, name)) for name in SOURCES},
             "segment": segment,
             "start": start.isoformat(),
             "end": end.isoformat(),
@@ -157,7 +159,8 @@ def _read_segments(run_file: RunFile) -> dict[str, Segment]:
 
 
 def _read_log(run_file: RunFile, plan: Plan, segments: Mapping[str, Segment]) -> EventLog:
-    return read_events(run_file.resolve(run_file.events), plan=plan, segments=segments)
+    mapping = run_file.resolve(run_file.mapping) or None
+    return read_events(run_file.resolve(run_file.events), plan=plan, segments=segments, mapping=mapping)
 
 
 def _choose_segments(run_file: RunFile, log: EventLog) -> dict[str, str]:
@@ -185,7 +188,7 @@ def _choose_period(run_file: RunFile, log: EventLog) -> tuple[dt.date, dt.date]:
 def _check_analysis(preparation: Preparation, template: Template) -> None:
     """Check a notebook's parameters as its own first cell does, for a first segment that stands for all."""
     run_file, (start, end) = preparation.run_file, preparation.period
-    places = {name: run_file.resolve(getattr(run_file, name)) for name in ("events", "plan", "segments")}
+    places = {name: run_file.resolve(getattr(run_file, name)) for name in SOURCES}
     own = {**template.parameters, **preparation.notebooks.parameters[template.name]}
     of_run = {"segment": next(iter(preparation.segments)), "start": f"{start}", "end": f"{end}", "output": "", **places}
     try:

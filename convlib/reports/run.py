@@ -97,9 +97,9 @@ def start_manifest(preparation: Preparation) -> Manifest:
     data = {
         "source": run_file.events,
         "fingerprint": log.fingerprint,
-        "rows_read": log.rows_read,
-        "rows_used": log.rows_used,
-        "rows_rejected": log.rows_rejected,
+        **{f"rows_{fate}": count for fate, count in log.row_counts.items()},
+        "rejected_because": log.rejected_because,
+        "left_out_because": log.left_out_because,
         "first": log.first.isoformat(),
         "last": log.last.isoformat(),
     }

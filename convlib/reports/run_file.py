@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 from convlib.documents import Document, FieldError, FieldPath, read_document
 from convlib.durations import parse_duration
 from convlib.errors import ParamError, RunError
+from convlib.mapping import list_presets
 from convlib.plan_entries import Date
 from convlib.validation import word_errors
 
@@ -78,6 +79,7 @@ class RunFile(BaseModel):
     run: Annotated[str, AfterValidator(_check_folder_name)] = Field(description="the run's folder under reports/")
     title: str = ""
     events: str = Field(description="the file, folder or dataset:NAME with the events")
+    mapping: str = ""
     plan: str = Field(description="the measurement plan's file")
     segments: str = ""
     run_segments: tuple[str, ...] | None = None
@@ -101,8 +103,8 @@ class RunFile(BaseModel):
         return self._document.locate(where)
 
     def resolve(self, value: str) -> str:
-        """Turn a path as the file writes it into one from the working folder; `dataset:NAME` and addresses stay."""
-        if not value or SOURCE_SCHEMES.match(value) or Path(value).is_absolute():
+        """Turn a path as the file writes it into one from the working folder; names and addresses stay."""
+        if not value or SOURCE_SCHEMES.match(value) or value in list_presets() or Path(value).is_absolute():
             return value
         return str(self.folder / value)
 

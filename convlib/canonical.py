@@ -1,0 +1,156 @@
+"""The canonical columns: what a source must have, the type of each, and what makes a row unusable."""
+
+import duckdb
+
+from convlib.engine import quote, text
+from convlib.errors import EventDataError
+from convlib.plan import Plan
+from convlib.sources import FILE, ROW
+
+REQUIRED = ("event_name", "timestamp", "user_id")
+CANONICAL = {
+    "event_name": "VARCHAR",
+    "timestamp": "TIMESTAMP",
+    "user_id": "VARCHAR",
+    "session_id": "VARCHAR",
+    "land": "VARCHAR",
+    "page_path": "VARCHAR",
+    "referrer": "VARCHAR",
+    "source": "VARCHAR",
+    "medium": "VARCHAR",
+    "campaign": "VARCHAR",
+    "device_type": "VARCHAR",
+    "geo": "VARCHAR",
+    "product_id": "VARCHAR",
+    "value": "DOUBLE",
+    "currency": "VARCHAR",
+}
+#: Columns that preparing adds: the row's place in the prepared order, and dense codes of its user and session.
+ADDED = ("event", "user", "session", "conversion")
+#: A time outside these stands for "unknown" in most systems, and overflows in some.
+EARLIEST, LATEST = "1900-01-01", "2200-01-01"
+#: Columns that typing adds: why a row can't be used, the rule that leaves it out, and an unusable row as it came.
+REASON, LEFT_OUT, RAW = "convlib reason", "convlib left out", "convlib raw"
+
+
+def check_columns(rows: duckdb.DuckDBPyRelation, label: str, plan: Plan | None) -> None:
+    """Refuse a source without the required columns, with reserved names, or without what the plan reads.
+
+    Raises:
+        EventDataError: Every such problem.
+    """
+    types = list_types(rows)
+    shown = [name for name in rows.columns if name not in (FILE, ROW)]
+    problems = [
+        f"`{label}` has no column `{name}`, which every log needs; its columns are {shown}. "
+        "Rename the column that holds it, or map it."
+        for name in REQUIRED
+        if name not in types
+    ]
+    kind = types.get("timestamp", "VARCHAR")
+    if kind not in ("VARCHAR", "DATE", '"NULL"') and not kind.startswith("TIMESTAMP"):
+        problems.append(
+            f"`{label}`: `timestamp` holds {kind}; give dates with times (2026-11-21 09:30:00), not bare numbers, or "
+            "map it with `format: epoch_s` (or epoch_ms, epoch_us)."
+        )
+    problems += [
+        f"`{label}`: the column name `{name}` is taken by convlib; rename it."
+        for name in shown
+        if name.lower() in ADDED
+    ]
+    known = {*rows.columns, *CANONICAL}
+    problems += [
+        f"{plan.locate(conversion.id)}: `{conversion.id}` reads the column `{column}`, which `{label}` "
+        f"does not have; its columns are {shown}."
+        for conversion in (plan.conversions if plan else ())
+        if plan
+        for column in sorted(conversion.columns - known)
+    ]
+    problems += [
+        f"{plan.path}: `leave_out` rule `{rule.id}` reads the column `{column}`, which `{label}` does not have; its "
+        f"columns are {shown}."
+        for rule in (plan.leave_out if plan else ())
+        if plan
+        for column in sorted(rule.columns - known)
+    ]
+    if problems:
+        raise EventDataError(*problems)
+
+
+def list_types(rows: duckdb.DuckDBPyRelation) -> dict[str, str]:
+    """Give each column's engine type, by its name in lower case."""
+    return dict(zip(map(str.lower, rows.columns), map(str, rows.types), strict=True))
+
+
+def type_rows(rows: duckdb.DuckDBPyRelation, *, zone: str, trim: bool) -> duckdb.DuckDBPyRelation:
+    """Give every row with each canonical column in its type, the custom ones as they are, and whether it can be used.
+
+    Args:
+        rows: The source's rows, mapped.
+        zone: Zone of times that carry none.
+        trim: Whether blanks around a text mean nothing, as in text files.
+
+    Returns:
+        The columns, with `REASON`, `LEFT_OUT`, `RAW`, `FILE` and `ROW`.
+    """
+    types = list_types(rows)
+    own = [name for name in rows.columns if name not in (FILE, ROW)]
+    canonical = [
+        f"{_read(name, kind, types, zone, trim) if name in types else 'NULL'}::{kind} AS {name}"
+        for name, kind in CANONICAL.items()
+    ]
+    custom = [quote(name) for name in own if name.lower() not in CANONICAL]
+    reason = _word_reason(types, zone)
+    raw = ", ".join(f"{text(name)}: CAST({quote(name)} AS VARCHAR)" for name in own)
+    added = [
+        f"{reason} AS {quote(REASON)}",
+        f"NULL::VARCHAR AS {quote(LEFT_OUT)}",
+        f"CASE WHEN ({reason}) IS NOT NULL THEN to_json({{{raw}}}) END AS {quote(RAW)}",
+    ]
+    return rows.project(", ".join([*canonical, *custom, *added, quote(FILE), quote(ROW)]))
+
+
+def _read(name: str, kind: str, types: dict[str, str], zone: str, trim: bool) -> str:
+    if kind == "TIMESTAMP":
+        return f"CAST({_moment(types, zone)} AS TIMESTAMP)"
+    if kind == "DOUBLE":
+        return f"to_number({name})"
+    plain = name if types[name] == "VARCHAR" else f"CAST({name} AS VARCHAR)"
+    return f"NULLIF({f'TRIM({plain})' if trim else plain}, '')"
+
+
+def _moment(types: dict[str, str], zone: str) -> str:
+    kind = types["timestamp"]
+    if kind == "VARCHAR":
+        # A text with an offset keeps it; one without is wall time in the engine's zone, which reading sets.
+        return "timezone('UTC', TRY_CAST(timestamp AS TIMESTAMPTZ))"
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        return "timezone('UTC', timestamp)"
+    plain = "CAST(timestamp AS TIMESTAMP)"
+    return plain if zone == "UTC" else f"timezone('UTC', timezone({text(zone)}, {plain}))"
+
+
+def _word_reason(types: dict[str, str], zone: str) -> str:
+    """Word why a row can't be used: the first fault found, or null."""
+    named = [name for name in types if name not in (FILE, ROW)]
+    cases = []
+    if len(named) > len(REQUIRED):
+        empty = " AND ".join(f"{quote(name)} IS NULL" for name in named)
+        cases.append(f"WHEN user_id IS NULL AND event_name IS NULL AND {empty} THEN 'the row is empty or garbled'")
+    cases += [
+        f"WHEN {column} IS NULL OR TRIM(CAST({column} AS VARCHAR)) = '' THEN '{column} is missing'"
+        for column in ("user_id", "event_name")
+    ]
+    blank = " OR TRIM(timestamp) = ''" if types["timestamp"] == "VARCHAR" else ""
+    cases.append(f"WHEN timestamp IS NULL{blank} THEN 'timestamp is missing'")
+    if types["timestamp"] == "VARCHAR":
+        cases.append(f"WHEN {_moment(types, zone)} IS NULL THEN 'timestamp is not a date and time'")
+    cases.append(
+        f"WHEN {_moment(types, zone)} NOT BETWEEN '{EARLIEST}' AND '{LATEST}' THEN 'timestamp is out of range'"
+    )
+    if "value" in types:
+        cases.append(
+            "WHEN to_number(value) IS NULL AND value IS NOT NULL AND LOWER(TRIM(CAST(value AS VARCHAR))) NOT IN "
+            "('', 'nan') THEN 'value is not a number'"
+        )
+    return f"CASE {' '.join(cases)} END"

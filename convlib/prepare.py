@@ -1,0 +1,310 @@
+"""Reads a log once: every row is used, rejected or left out by rule, and the counts close to the row."""
+
+import contextlib
+import dataclasses
+import hashlib
+import hmac
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+from duckdb import (
+    CaseExpression,
+    ColumnExpression,
+    ConstantExpression,
+    FunctionExpression,
+    SQLExpression,
+    StarExpression,
+)
+
+from convlib.cache import cache_folder
+from convlib.canonical import CANONICAL, LEFT_OUT, RAW, REASON, check_columns, list_types, type_rows
+from convlib.engine import compile_rule, connect, quote, text
+from convlib.errors import EventDataError
+from convlib.identity import (
+    IDS,
+    hash_frame,
+    hash_ids,
+    join_identities,
+    learn_identities,
+    read_hash_key,
+    read_identities,
+)
+from convlib.mapping import Mapping, apply_mapping
+from convlib.parts import write_parts
+from convlib.plan import Plan
+from convlib.plan_entries import LeaveOut
+from convlib.sources import FILE, ROW, Source
+
+#: Raise when the prepared form changes, so that older caches are left aside.
+FORMAT = 5
+Counts = list[tuple[Any, ...]]
+#: Settings of a mapping under which a Parquet file can still be read as it is.
+HARMLESS = {"timezone", "session_gap", "title", "documentation"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A log after its one reading: where its rows are and what was counted on the way.
+
+    Attributes:
+        folder: Holds what was written: `rejects`, the used `rows` unless the source is read in place, and one folder a
+            plan with the parts that analyses read, as Parquet.
+        source: The source as it was named.
+        fingerprint: SHA-256 of the source's content.
+        columns: The canonical columns, then the log's own.
+        given: The columns that the source itself has.
+        select: The engine's query for the used rows, in the source's order.
+        session_gap: Inactivity that ends a session, where sessions are derived.
+        rows_read: Rows of the source: those used, those rejected and those left out.
+        rows_used: Rows that every analysis sees.
+        rows_rejected: Rows that could not be used.
+        rows_left_out: Rows that a rule of the plan leaves out.
+        rejected_because: How many were rejected for each reason, the most frequent first.
+        left_out_because: How many each rule leaves out.
+        identities: Anonymous ids that were joined to a user.
+        first: Time of the first event, UTC.
+        last: Time of the last event, UTC: the end of the data.
+    """
+
+    folder: Path
+    source: str
+    fingerprint: str
+    columns: tuple[str, ...]
+    given: tuple[str, ...]
+    select: str
+    session_gap: str
+    rows_read: int
+    rows_used: int
+    rows_rejected: int
+    rows_left_out: int
+    rejected_because: dict[str, int]
+    left_out_because: dict[str, int]
+    identities: int
+    first: pd.Timestamp
+    last: pd.Timestamp
+
+    def open(self) -> duckdb.DuckDBPyRelation:
+        """Open the used rows in the source's order: the canonical columns, then the log's own."""
+        return connect().sql(self.select.replace("{folder}", str(self.folder).replace("'", "''")))
+
+    def find(self, part: str, plan: Plan | None) -> Path:
+        """Give the file of one part of what analyses read, written at the first need (see `parts.write_parts`)."""
+        folder = self.folder / f"plan-{plan.digest[:16] if plan else 'none'}"
+        if not folder.exists():
+            with _write_whole(folder) as scratch:
+                write_parts(self.open(), scratch, plan=plan, given=self.given, session_gap=self.session_gap)
+        return folder / part
+
+
+def prepare(
+    source: Source, *, plan: Plan | None, mapping: Mapping, identity: pd.DataFrame | str | Path | None = None
+) -> Prepared:
+    """Give the prepared form of a log, from the cache when the same source was read in the same way before.
+
+    Args:
+        source: The source.
+        plan: The measurement plan, whose `leave_out` rules say which rows are left out.
+        mapping: How the source's columns become the canonical ones, and how it is read.
+        identity: A table or file of `anonymous_id` and `user_id`.
+
+    Raises:
+        EventDataError: The source is empty, can't be read, lacks columns, or none of its rows can be used.
+    """
+    source.check()
+    reading = _Reading(source, plan, mapping, read_identities(identity))
+    folder = cache_folder() / f"log-{reading.key[:32]}"
+    if not folder.exists():
+        try:
+            with _write_whole(folder) as scratch:
+                reading.write(scratch)
+        except duckdb.Error as error:
+            raise EventDataError(source.explain(error)) from error
+    facts = json.loads((folder / "log.json").read_text(encoding="utf-8"))
+    first, last = (pd.Timestamp(facts.pop(name)) for name in ("first", "last"))
+    columns, given = (tuple(facts.pop(name)) for name in ("columns", "given"))
+    return Prepared(folder, source.label, columns=columns, given=given, first=first, last=last, **facts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """One source with everything that decides what its rows become."""
+
+    source: Source
+    plan: Plan | None
+    mapping: Mapping
+    identities: pd.DataFrame | None
+
+    @property
+    def leave_out(self) -> tuple[LeaveOut, ...]:
+        return self.plan.leave_out if self.plan else ()
+
+    @property
+    def key(self) -> str:
+        rules = [each.model_dump(mode="json") for each in self.leave_out]
+        pairs = None if self.identities is None else self.identities.to_csv(index=False)
+        how = [self.source.encoding, self.mapping.model_dump(mode="json"), rules, pairs]
+        secret = read_hash_key() if self.mapping.hash_ids else b""
+        return hmac.new(secret, json.dumps([FORMAT, self.source.identify(), *how]).encode(), hashlib.sha256).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Read the source, and write the rejects, the counts and, unless it can stay as it is, the rows."""
+        connect().execute("SET TimeZone = ?", [self.mapping.timezone])
+        try:
+            rows = self.source.open()
+            if self.mapping.columns or self.mapping.each or self.mapping.expect:
+                rows = apply_mapping(rows, self.mapping, label=self.source.label)
+            check_columns(rows, self.source.label, self.plan)
+            typed = type_rows(rows, zone=self.mapping.timezone, trim=self.source.kind in ("csv", "json"))
+            in_place = self._stays(list_types(rows))
+            joined, identities = (typed, 0) if in_place else self._join(typed)
+            noted = self._leave_out(joined)
+            final = noted if in_place else self._copy(noted, folder)
+            counts = _count(final)
+            rejects = self._write_rejects(joined if self.mapping.hash_ids else final, counts, folder)
+            given = [name for name in rows.columns if name not in (FILE, ROW)]
+            facts = {"given": given, "identities": identities, **self._settle(counts, rejects)}
+            names = [*CANONICAL, *(name for name in given if name.lower() not in CANONICAL)]
+            origin = f"({final.sql_query()})" if in_place else "read_parquet('{folder}/rows.parquet')"
+            facts |= {
+                "columns": names,
+                "select": _select(names, origin, whole=facts["rows_used"] == facts["rows_read"]),
+            }
+            (folder / "log.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        finally:
+            connect().execute("SET TimeZone = 'UTC'")
+
+    def _stays(self, types: dict[str, str]) -> bool:
+        """Say whether the source can be read again and again as it is: then nothing is copied."""
+        return (
+            self.source.kind == "parquet"
+            and self.source.is_local
+            and self.mapping.model_dump(exclude_defaults=True).keys() <= HARMLESS
+            and not (self.leave_out or self.identities is not None or "anonymous_id" in types)
+            and types["timestamp"].startswith("TIMESTAMP")
+        )
+
+    def _join(self, typed: duckdb.DuckDBPyRelation) -> tuple[duckdb.DuckDBPyRelation, int]:
+        learned = (
+            learn_identities(typed.filter(f"{quote(REASON)} IS NULL")) if "anonymous_id" in typed.columns else None
+        )
+        tables = [table for table in (self.identities, learned) if table is not None and len(table)]
+        if not tables:
+            return typed, 0
+        pairs = pd.concat(tables, ignore_index=True).drop_duplicates("anonymous_id")
+        return join_identities(typed, pairs), len(pairs)
+
+    def _leave_out(self, typed: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+        """Note the first rule that leaves a row out; a rule on users leaves out all their rows."""
+        usable = typed.filter(f"{quote(REASON)} IS NULL")
+        for number, rule in enumerate(self.leave_out):
+            matches = FunctionExpression("coalesce", compile_rule(rule.match), ConstantExpression(False))
+            if rule.scope == "user":
+                view = f"convlib left out {number}"
+                connect().register(view, usable.filter(matches).project("user_id").distinct().df())
+                matches = SQLExpression(f"user_id IN (SELECT user_id FROM {quote(view)})")
+            free = ColumnExpression(REASON).isnull() & ColumnExpression(LEFT_OUT).isnull()
+            noted = CaseExpression(free & matches, ConstantExpression(rule.id)).otherwise(ColumnExpression(LEFT_OUT))
+            typed = typed.select(StarExpression(exclude=[LEFT_OUT]), noted.alias(LEFT_OUT))
+        return typed
+
+    def _copy(self, noted: duckdb.DuckDBPyRelation, folder: Path) -> duckdb.DuckDBPyRelation:
+        path = str(folder / "rows.parquet")
+        # The raw form of a rejected row holds its ids in clear.
+        hidden = f"* EXCLUDE ({quote(RAW)}), NULL::VARCHAR AS {quote(RAW)}"
+        (hash_ids(noted.project(hidden)) if self.mapping.hash_ids else noted).write_parquet(path, compression="zstd")
+        return connect().read_parquet(path)
+
+    def _write_rejects(self, typed: duckdb.DuckDBPyRelation, counts: Counts, folder: Path) -> pd.DataFrame:
+        """Write the unusable rows as they came, each with its source, its row (the first is 1) and the reason."""
+        columns = {FILE: "source", ROW: "row", REASON: "reason", RAW: "raw"}
+        unusable = typed.filter(f"{quote(REASON)} IS NOT NULL" if any(not usable for usable, *_ in counts) else "FALSE")
+        found = unusable.project(", ".join(map(quote, columns))).df().rename(columns=columns)
+        raw = pd.DataFrame([json.loads(each) for each in found.pop("raw")], dtype="str")
+        own = {name: f"log_{name}" for name in ("source", "row", "reason", "text")}
+        lines = self.source.list_bad_lines()
+        rejects = pd.concat([found.join(raw.rename(columns=own)), lines], ignore_index=True)
+        rejects = rejects.assign(source=rejects["source"].map(self.source.shorten))
+        rejects = rejects if len(lines) else rejects.drop(columns="text")
+        if self.mapping.hash_ids:
+            rejects = hash_frame(rejects.drop(columns="text", errors="ignore"), IDS)
+        rejects.to_parquet(folder / "rejects.parquet", index=False)
+        return rejects
+
+    def _settle(self, counts: Counts, rejects: pd.DataFrame) -> dict[str, Any]:
+        """Say what became of the rows, and refuse counts that don't close."""
+        used = [row for row in counts if row[0] and row[1] is None]
+        left_out = {str(rule): int(count) for _, rule, count, *_ in counts if rule is not None}
+        facts: dict[str, Any] = {
+            "fingerprint": self.source.digest(),
+            "session_gap": self.mapping.session_gap,
+            "rows_read": self._count_read(sum(row[2] for row in counts), rejects),
+            "rows_used": sum(row[2] for row in used),
+            "rows_rejected": len(rejects),
+            "rows_left_out": sum(left_out.values()),
+            "rejected_because": {str(why): int(count) for why, count in rejects["reason"].value_counts().items()},
+            "left_out_because": left_out,
+        }
+        _check_counts(facts, self.source.label, rejects)
+        return facts | {"first": used[0][3].isoformat(), "last": used[0][4].isoformat()}
+
+    def _count_read(self, seen: int, rejects: pd.DataFrame) -> int:
+        """Count the source's rows by another way than the one that sorted them, where there is one."""
+        if isinstance(self.source.given, pd.DataFrame) and not self.mapping.each:
+            return len(self.source.given)
+        if self.source.kind == "parquet" and not self.mapping.each:
+            names = ", ".join(map(text, self.source.files))
+            return int(connect().sql(f"SELECT sum(num_rows) FROM parquet_file_metadata([{names}])").fetchall()[0][0])
+        return seen + int(rejects["text"].notna().sum() if "text" in rejects else 0)
+
+
+def _count(typed: duckdb.DuckDBPyRelation) -> Counts:
+    """Count the rows that can and can't be used and that each rule leaves out, with their first and last time."""
+    kinds = f"{quote(REASON)} IS NULL AS usable, {quote(LEFT_OUT)} AS rule"
+    return typed.aggregate(f"{kinds}, count(*) AS rows, min(timestamp), max(timestamp)").order("rows DESC").fetchall()
+
+
+def _select(columns: Sequence[str], origin: str, *, whole: bool) -> str:
+    only = "" if whole else f" WHERE {quote(REASON)} IS NULL AND {quote(LEFT_OUT)} IS NULL"
+    return f"SELECT {', '.join(map(quote, columns))} FROM {origin}{only}"
+
+
+def _check_counts(facts: dict[str, Any], label: str, rejects: pd.DataFrame) -> None:
+    read, used, rejected, left_out = (facts[f"rows_{name}"] for name in ("read", "used", "rejected", "left_out"))
+    if not read:
+        raise EventDataError(f"`{label}` is empty: it has no rows. Check the export.")
+    if not used:
+        faults = "; ".join(f"{why}: {count:,} rows" for why, count in facts["rejected_because"].items())
+        faults += "; ".join(
+            f"left out by `{rule}`: {count:,} rows" for rule, count in facts["left_out_because"].items()
+        )
+        example = f" For example {rejects.iloc[0].dropna().astype(str).to_dict()}." if len(rejects) else ""
+        msg = f"`{label}` has no usable row: {read:,} read, {rejected:,} rejected ({faults}).{example}"
+        raise EventDataError(msg)
+    if read != used + rejected + left_out:
+        msg = (
+            f"`{label}`: the rows do not add up: {read:,} read, but {used:,} used + {rejected:,} rejected + "
+            f"{left_out:,} left out. The source may have changed while it was read; read it again."
+        )
+        raise EventDataError(msg)
+
+
+@contextlib.contextmanager
+def _write_whole(folder: Path) -> Iterator[Path]:
+    """Write beside the final place and move there whole, so that no reader sees half of it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="preparing-", dir=folder.parent))
+    try:
+        yield scratch
+        try:
+            scratch.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another process has just put the same there
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
