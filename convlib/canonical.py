@@ -91,7 +91,7 @@ def type_rows(rows: duckdb.DuckDBPyRelation, *, zone: str, trim: bool) -> duckdb
         trim: Whether blanks around a text mean nothing, as in text files.
 
     Returns:
-        The columns, with `REASON`, `LEFT_OUT`, `RAW`, `FILE` and `ROW`.
+        The columns, with `REASON`, `LEFT_OUT` and `RAW`.
     """
     types = list_types(rows)
     own = [name for name in rows.columns if name not in (FILE, ROW)]
@@ -107,7 +107,8 @@ def type_rows(rows: duckdb.DuckDBPyRelation, *, zone: str, trim: bool) -> duckdb
         f"NULL::VARCHAR AS {quote(LEFT_OUT)}",
         f"CASE WHEN ({reason}) IS NOT NULL THEN to_json({{{raw}}}) END AS {quote(RAW)}",
     ]
-    return rows.project(", ".join([*canonical, *custom, *added, quote(FILE), quote(ROW)]))
+    places = [quote(name) for name in (FILE, ROW) if name in rows.columns]
+    return rows.project(", ".join([*canonical, *custom, *added, *places]))
 
 
 def _read(name: str, kind: str, types: dict[str, str], zone: str, trim: bool) -> str:
@@ -138,11 +139,8 @@ def _word_reason(types: dict[str, str], zone: str) -> str:
         empty = " AND ".join(f"{quote(name)} IS NULL" for name in named)
         cases.append(f"WHEN user_id IS NULL AND event_name IS NULL AND {empty} THEN 'the row is empty or garbled'")
     cases += [
-        f"WHEN {column} IS NULL OR TRIM(CAST({column} AS VARCHAR)) = '' THEN '{column} is missing'"
-        for column in ("user_id", "event_name")
+        f"WHEN {_is_blank(name, types)} THEN '{name} is missing'" for name in ("user_id", "event_name", "timestamp")
     ]
-    blank = " OR TRIM(timestamp) = ''" if types["timestamp"] == "VARCHAR" else ""
-    cases.append(f"WHEN timestamp IS NULL{blank} THEN 'timestamp is missing'")
     if types["timestamp"] == "VARCHAR":
         cases.append(f"WHEN {_moment(types, zone)} IS NULL THEN 'timestamp is not a date and time'")
     cases.append(
@@ -154,3 +152,9 @@ def _word_reason(types: dict[str, str], zone: str) -> str:
             "('', 'nan') THEN 'value is not a number'"
         )
     return f"CASE {' '.join(cases)} END"
+
+
+def _is_blank(name: str, types: dict[str, str]) -> str:
+    if types[name] != "VARCHAR":
+        return f"{name} IS NULL"
+    return f"({name} IS NULL OR ({name} < '!' AND TRIM({name}) = ''))"  # the comparison spares trimming every text

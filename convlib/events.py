@@ -452,11 +452,12 @@ def read_events(
 
     Args:
         source: A Parquet, CSV or JSON-lines file, a glob, a folder (also partitioned by date), an address that fsspec
-            knows, a DuckDB file (`shop.duckdb#table`), `dataset:NAME`, a DataFrame, or a table of Ibis, DuckDB, Polars or
-            PyArrow.
+            knows, a DuckDB file (`shop.duckdb#table`), `dataset:NAME`, a DataFrame, or a table of Ibis, DuckDB, Polars
+            or PyArrow.
         plan: The measurement plan, or its file; it maps events to conversions and says which rows are left out.
         segments: Named segments, or their file.
-        preset: The product whose export it is: `ga4`, `segment`, `snowplow`, `posthog`, `amplitude`, `mixpanel`, `matomo`.
+        preset: The product whose export it is: `ga4`, `segment`, `snowplow`, `posthog`, `amplitude`, `mixpanel` or
+            `matomo`.
         mapping: How the source's columns become the canonical ones, a YAML file or a preset's name; None takes them as
             they are.
         timezone: Zone of the timestamps that carry none; all are UTC afterwards. None for the mapping's, else UTC.

@@ -26,7 +26,8 @@ def read_identities(table: pd.DataFrame | str | Path | None) -> pd.DataFrame | N
         table: A frame or file with `anonymous_id` and `user_id`; rows that lack one of them say nothing.
 
     Raises:
-        EventDataError: A column is missing, an anonymous id leads to several users, or ids lead to each other in a circle.
+        EventDataError: A column is missing, an anonymous id leads to several users, or ids lead to each other in a
+            circle.
     """
     if table is None:
         return None

@@ -88,8 +88,8 @@ def check_parameters(
         start: First day of entries, YYYY-MM-DD, included; empty is the log's first.
         end: Last day of entries, YYYY-MM-DD, included; empty is the log's last.
         output: Folder for the results' tables; empty writes nothing.
-        mapping: How the log's columns become the canonical ones: a preset such as `ga4`, or a YAML file; empty takes them as
-            they are.
+        mapping: How the log's columns become the canonical ones: a preset such as `ga4`, or a YAML file; empty takes
+            them as they are.
         analysis: What the analyses of the notebook take: `macro`, `steps`, `window`, `horizon`, `exposure`, `every`,
             `entry`, `by`, `adjust`.
 

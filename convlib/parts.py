@@ -14,7 +14,8 @@ from convlib.plan_entries import Conversion, Macro, ValueColumn
 
 #: Columns that are derived where the source has none.
 DERIVED = ("session_id", "land")
-NAMES = "convlib names"
+#: Columns on the way, under names that no log has.
+NAMES, BEGINS, AGAIN = "convlib names", "convlib begins", "convlib again"
 
 
 def write_parts(
@@ -47,21 +48,18 @@ def _derive(rows: duckdb.DuckDBPyRelation, given: Sequence[str], session_gap: st
     order = ", ".join(["timestamp", *(quote(c) for c in rows.columns if c not in ("user_id", "timestamp", *DERIVED))])
     if "session_id" in missing:
         gap = f"epoch_us(timestamp) - epoch_us(lag(timestamp) OVER visits) > {parse_duration(session_gap)}"
-        starts = rows.query(
-            "rows",
-            f"SELECT *, coalesce({gap}, TRUE) AS starts FROM rows WINDOW visits AS "
-            f"(PARTITION BY user_id ORDER BY {order})",
-        )
-        number = f"sum(starts::INTEGER) OVER (PARTITION BY user_id ORDER BY {order} ROWS UNBOUNDED PRECEDING)"
-        rows = starts.query(
-            "starts", f"SELECT * EXCLUDE (starts) REPLACE (user_id || ':' || {number} AS session_id) FROM starts"
+        ordered = f"WINDOW visits AS (PARTITION BY user_id ORDER BY {order} ROWS UNBOUNDED PRECEDING)"
+        begun = rows.query("loose", f"SELECT *, coalesce({gap}, TRUE) AS {quote(BEGINS)} FROM loose {ordered}")
+        visit = f"user_id || ':' || sum({quote(BEGINS)}::INTEGER) OVER visits"
+        rows = begun.query(
+            "begun", f"SELECT * EXCLUDE ({quote(BEGINS)}) REPLACE ({visit} AS session_id) FROM begun {ordered}"
         )
     if "land" in missing and "page_path" in given:
         first = (
             "CASE WHEN session_id IS NOT NULL THEN first_value(page_path IGNORE NULLS) OVER (PARTITION BY user_id, "
             f"session_id ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) END"
         )
-        rows = rows.query("rows", f"SELECT * REPLACE ({first} AS land) FROM rows")
+        rows = rows.query("visited", f"SELECT * REPLACE ({first} AS land) FROM visited")
     return rows
 
 
@@ -95,10 +93,10 @@ def _map(events: Path, plan: Plan | None) -> duckdb.DuckDBPyRelation:
 def _write_conversions(mapped: duckdb.DuckDBPyRelation, plan: Plan | None, folder: Path) -> None:
     """Write the conversions, a double-fired one once, and how many rows were not counted again."""
     again = _write_again(plan.conversions if plan else ())
-    marked = mapped.query("mapped", f"SELECT *, {again} AS again FROM mapped")
-    once = marked.filter("NOT again").project("* EXCLUDE (again)").order("event, conversion")
+    marked = mapped.query("mapped", f"SELECT *, {again} AS {quote(AGAIN)} FROM mapped")
+    once = marked.filter(f"NOT {quote(AGAIN)}").project(f"* EXCLUDE ({quote(AGAIN)})").order("event, conversion")
     once.write_parquet(str(folder / "conversions.parquet"), compression="zstd")
-    repeated = marked.filter("again").aggregate("conversion, count(*) AS rows").order("conversion")
+    repeated = marked.filter(quote(AGAIN)).aggregate("conversion, count(*) AS rows").order("conversion")
     repeated.write_parquet(str(folder / "double_fired.parquet"))
 
 
@@ -132,8 +130,8 @@ def _named_value(value: float | ValueColumn) -> Expression:
 
 def _write_activity(events: Path, mapped: duckdb.DuckDBPyRelation, folder: Path) -> None:
     """Write the events that are no conversion and fire with none: what active users do more of."""
-    mapped.create_view("mapped", replace=True)
-    query = "SELECT * EXCLUDE (user_id) FROM events ANTI JOIN mapped USING (user, timestamp) ORDER BY event"
+    mapped.create_view("every_mapped", replace=True)
+    query = "SELECT * EXCLUDE (user_id) FROM events ANTI JOIN every_mapped USING (user, timestamp) ORDER BY event"
     _scan(events).query("events", query).write_parquet(str(folder / "activity.parquet"), compression="zstd")
 
 

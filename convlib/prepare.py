@@ -43,6 +43,7 @@ from convlib.sources import FILE, ROW, Source
 
 #: Raise when the prepared form changes, so that older caches are left aside.
 FORMAT = 5
+STAGED = "staged.parquet"
 Counts = list[tuple[Any, ...]]
 #: Settings of a mapping under which a Parquet file can still be read as it is.
 HARMLESS = {"timezone", "session_gap", "title", "documentation"}
@@ -57,6 +58,7 @@ class Prepared:
             plan with the parts that analyses read, as Parquet.
         source: The source as it was named.
         fingerprint: SHA-256 of the source's content.
+        reading: A digest of how it was read: mapping, identities, rules that leave rows out, and the hash key.
         columns: The canonical columns, then the log's own.
         given: The columns that the source itself has.
         select: The engine's query for the used rows, in the source's order.
@@ -75,6 +77,7 @@ class Prepared:
     folder: Path
     source: str
     fingerprint: str
+    reading: str
     columns: tuple[str, ...]
     given: tuple[str, ...]
     select: str
@@ -145,12 +148,16 @@ class _Reading:
         return self.plan.leave_out if self.plan else ()
 
     @property
-    def key(self) -> str:
+    def digest(self) -> str:
         rules = [each.model_dump(mode="json") for each in self.leave_out]
         pairs = None if self.identities is None else self.identities.to_csv(index=False)
-        how = [self.source.encoding, self.mapping.model_dump(mode="json"), rules, pairs]
+        how = [FORMAT, self.mapping.model_dump(mode="json"), rules, pairs]
         secret = read_hash_key() if self.mapping.hash_ids else b""
-        return hmac.new(secret, json.dumps([FORMAT, self.source.identify(), *how]).encode(), hashlib.sha256).hexdigest()
+        return hmac.new(secret, json.dumps(how).encode(), hashlib.sha256).hexdigest()
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(json.dumps([self.digest, self.source.identify()]).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
         """Read the source, and write the rejects, the counts and, unless it can stay as it is, the rows."""
@@ -160,13 +167,13 @@ class _Reading:
             if self.mapping.columns or self.mapping.each or self.mapping.expect:
                 rows = apply_mapping(rows, self.mapping, label=self.source.label)
             check_columns(rows, self.source.label, self.plan)
-            typed = type_rows(rows, zone=self.mapping.timezone, trim=self.source.kind in ("csv", "json"))
+            typed = self._stage(type_rows(rows, zone=self.mapping.timezone, trim=self.source.is_text), folder)
             in_place = self._stays(list_types(rows))
             joined, identities = (typed, 0) if in_place else self._join(typed)
-            noted = self._leave_out(joined)
-            final = noted if in_place else self._copy(noted, folder)
+            final = joined if in_place else self._finish(self._leave_out(joined), folder, changed=joined is not typed)
             counts = _count(final)
             rejects = self._write_rejects(joined if self.mapping.hash_ids else final, counts, folder)
+            (folder / STAGED).unlink(missing_ok=True)
             given = [name for name in rows.columns if name not in (FILE, ROW)]
             facts = {"given": given, "identities": identities, **self._settle(counts, rejects)}
             names = [*CANONICAL, *(name for name in given if name.lower() not in CANONICAL)]
@@ -178,6 +185,13 @@ class _Reading:
             (folder / "log.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
         finally:
             connect().execute("SET TimeZone = 'UTC'")
+
+    def _stage(self, typed: duckdb.DuckDBPyRelation, folder: Path) -> duckdb.DuckDBPyRelation:
+        """Turn what is slow to read twice into Parquet."""
+        if self.source.kind == "parquet":
+            return typed
+        typed.write_parquet(str(folder / STAGED), compression="zstd")
+        return _number_rows(folder / STAGED)
 
     def _stays(self, types: dict[str, str]) -> bool:
         """Say whether the source can be read again and again as it is: then nothing is copied."""
@@ -213,7 +227,11 @@ class _Reading:
             typed = typed.select(StarExpression(exclude=[LEFT_OUT]), noted.alias(LEFT_OUT))
         return typed
 
-    def _copy(self, noted: duckdb.DuckDBPyRelation, folder: Path) -> duckdb.DuckDBPyRelation:
+    def _finish(self, noted: duckdb.DuckDBPyRelation, folder: Path, *, changed: bool) -> duckdb.DuckDBPyRelation:
+        """Write the rows as they will be read from now on."""
+        if self.source.kind != "parquet" and not (changed or self.leave_out or self.mapping.hash_ids):
+            (folder / STAGED).rename(folder / "rows.parquet")
+            return _number_rows(folder / "rows.parquet")
         path = str(folder / "rows.parquet")
         # The raw form of a rejected row holds its ids in clear.
         hidden = f"* EXCLUDE ({quote(RAW)}), NULL::VARCHAR AS {quote(RAW)}"
@@ -224,7 +242,11 @@ class _Reading:
         """Write the unusable rows as they came, each with its source, its row (the first is 1) and the reason."""
         columns = {FILE: "source", ROW: "row", REASON: "reason", RAW: "raw"}
         unusable = typed.filter(f"{quote(REASON)} IS NOT NULL" if any(not usable for usable, *_ in counts) else "FALSE")
-        found = unusable.project(", ".join(map(quote, columns))).df().rename(columns=columns)
+        found = unusable.project(", ".join(map(quote, columns))).order(f"{quote(FILE)}, {quote(ROW)}").df()
+        found = found.rename(columns=columns)
+        if len(found) and self.source.is_text and len(self.source.files) > 1:
+            firsts = dict(typed.aggregate(f"{quote(FILE)}, min({quote(ROW)})").fetchall())
+            found["row"] -= found["source"].map(firsts) - 1
         raw = pd.DataFrame([json.loads(each) for each in found.pop("raw")], dtype="str")
         own = {name: f"log_{name}" for name in ("source", "row", "reason", "text")}
         lines = self.source.list_bad_lines()
@@ -242,6 +264,7 @@ class _Reading:
         left_out = {str(rule): int(count) for _, rule, count, *_ in counts if rule is not None}
         facts: dict[str, Any] = {
             "fingerprint": self.source.digest(),
+            "reading": self.digest,
             "session_gap": self.mapping.session_gap,
             "rows_read": self._count_read(sum(row[2] for row in counts), rejects),
             "rows_used": sum(row[2] for row in used),
@@ -261,6 +284,11 @@ class _Reading:
             names = ", ".join(map(text, self.source.files))
             return int(connect().sql(f"SELECT sum(num_rows) FROM parquet_file_metadata([{names}])").fetchall()[0][0])
         return seen + int(rejects["text"].notna().sum() if "text" in rejects else 0)
+
+
+def _number_rows(path: Path) -> duckdb.DuckDBPyRelation:
+    query = f"SELECT * EXCLUDE (file_row_number), file_row_number + 1 AS {quote(ROW)} FROM "
+    return connect().sql(f"{query} read_parquet({text(str(path))}, file_row_number=true)")
 
 
 def _count(typed: duckdb.DuckDBPyRelation) -> Counts:

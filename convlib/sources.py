@@ -31,7 +31,7 @@ READERS: dict[str, Kind] = {
 }
 PACKED = {".gz", ".zst"}
 ADDRESS = re.compile(r"[a-z][a-z0-9+]+://")
-#: Columns that opening adds: the file that a row is from and its number there, from 1. No source has such names.
+#: Columns that opening adds: the file that a row is from and, of Parquet, its number there. No source has such names.
 FILE, ROW = "convlib file", "convlib row"
 #: Where the engine notes the lines of a CSV file that it can't split into fields.
 BAD_LINES = "convlib_bad_lines"
@@ -85,6 +85,11 @@ class Source:
         """Say whether the source is files of this machine."""
         return bool(self.files) and not any(map(ADDRESS.match, self.files))
 
+    @property
+    def is_text(self) -> bool:
+        """Say whether values come as text, in lines that may be broken."""
+        return self.kind in ("csv", "json")
+
     def identify(self) -> list[object]:
         """Say what tells this content from another without reading it, or, for a table, its content."""
         if not self.files:
@@ -115,7 +120,7 @@ class Source:
         return digest.hexdigest()
 
     def open(self) -> duckdb.DuckDBPyRelation:
-        """Open the source without reading it: its columns, with `FILE` and `ROW`.
+        """Open the source without reading it: its columns in its own order, with `FILE` and, of Parquet, `ROW`.
 
         Raises:
             EventDataError: The engine can't make sense of it.
@@ -127,7 +132,7 @@ class Source:
 
     def _open(self) -> duckdb.DuckDBPyRelation:
         if self.kind == "parquet":
-            return connect().sql(_read_parquet(self.files))
+            return connect().sql(read_parquet(self.files))
         if self.kind == "csv":
             connect().execute(f"DROP TABLE IF EXISTS {BAD_LINES}")
             return connect().sql(" UNION ALL BY NAME ".join(self._read_csv(name) for name in self.files))
@@ -136,7 +141,7 @@ class Source:
         # Registered, not handed over: a stream can be read once, and preparing reads more than once.
         table = self._fetch() if not isinstance(self.given, pd.DataFrame) else self.given
         rows = connect().from_df(table) if isinstance(table, pd.DataFrame) else connect().from_arrow(table)
-        return rows.project(f"*, {text(self.label)} AS {quote(FILE)}, row_number() OVER () AS {quote(ROW)}")
+        return rows.project(f"*, {text(self.label)} AS {quote(FILE)}")
 
     def _fetch(self) -> pa.Table:
         if self.kind != "duckdb":
@@ -153,14 +158,16 @@ class Source:
             f"hive_partitioning=true, hive_types_autocast=false, store_rejects=true, "
             f"rejects_table='{BAD_LINES}', rejects_scan='{BAD_LINES}_scans'{delimiter}"
         )
-        return _number(f"read_csv({text(name)}, {options})", name)
+        return f"(SELECT *, {text(name)} AS {quote(FILE)} FROM read_csv({text(name)}, {options}))"
 
     def _read_json(self, name: str) -> str:
         # As text, like CSV: a guessed type fails the whole log at its first odd row, and drops the times' offsets.
         options = "ignore_errors=true, hive_partitioning=true, hive_types_autocast=false"
         found = connect().sql(f"FROM read_json({text(name)}, {options}, sample_size=-1)").columns
         columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in found)
-        return _number(f"read_json({text(name)}, {options}, columns={{{columns}}})", name)
+        return (
+            f"(SELECT *, {text(name)} AS {quote(FILE)} FROM read_json({text(name)}, {options}, columns={{{columns}}}))"
+        )
 
     def check(self) -> None:
         """Refuse what the engine would read as something else, with every problem found.
@@ -246,8 +253,8 @@ def find_source(given: EventSource, *, encoding: str = "utf-8") -> Source:
     if len(kinds) != 1 or None in kinds:
         found = sorted({Path(name).suffix or Path(name).name for name in files})
         msg = (
-            f"`{given}` can't be read: its files end in {found}; give files of one kind among {sorted(READERS)}, CSV and "
-            "JSON also packed as .gz or .zst."
+            f"`{given}` can't be read: its files end in {found}; give files of one kind among {sorted(READERS)}, CSV "
+            "and JSON also packed as .gz or .zst."
         )
         raise EventDataError(msg)
     return Source(given, tuple(files), kinds.pop(), encoding, query)
@@ -298,17 +305,14 @@ def _kind(name: str) -> Kind | None:
     return READERS.get(suffixes[-1]) if suffixes else None
 
 
-def _read_parquet(files: Sequence[str]) -> str:
+def read_parquet(files: Sequence[str]) -> str:
+    """Write the query for Parquet files with `FILE` and `ROW`."""
     names = ", ".join(map(text, files))
-    options = "union_by_name=true, hive_partitioning=true, hive_types_autocast=false"
-    return (
-        f"SELECT * EXCLUDE (filename, file_row_number), filename AS {quote(FILE)}, file_row_number + 1 AS {quote(ROW)} "
-        f"FROM read_parquet([{names}], filename=true, file_row_number=true, {options})"
+    options = (
+        "filename=true, file_row_number=true, union_by_name=true, hive_partitioning=true, hive_types_autocast=false"
     )
-
-
-def _number(read: str, name: str) -> str:
-    return f"(SELECT *, {text(name)} AS {quote(FILE)}, row_number() OVER () AS {quote(ROW)} FROM {read})"
+    added = f"filename AS {quote(FILE)}, file_row_number + 1 AS {quote(ROW)}"
+    return f"SELECT * EXCLUDE (filename, file_row_number), {added} FROM read_parquet([{names}], {options})"
 
 
 def _stream(table: Any) -> pa.RecordBatchReader:

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ENGINES = {"convlib.engine", "convlib.events", "convlib.sources"}
+ENGINES = {
+    f"convlib.{name}"
+    for name in ("engine", "sources", "mapping", "fields", "canonical", "identity", "prepare", "parts", "events", "profile")
+}
 BORDERS = {
     "duckdb": ENGINES,
     "matplotlib": {"convlib.plots"},

@@ -25,7 +25,8 @@ from convlib.reports.preparation import Preparation, prepare_run
 from convlib.reports.progress import show_progress
 
 COLUMNS = ("segment", "notebook", "status", "seconds", "error", "path")
-REJECTS = "rejects.parquet"
+#: Beside the reports, and not among them: its rows are those of users.
+REJECTS = Path("private") / "rejects.parquet"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def start_manifest(preparation: Preparation) -> Manifest:
     data = {
         "source": run_file.events,
         "fingerprint": log.fingerprint,
+        "reading": log.prepared.reading,
         **{f"rows_{fate}": count for fate, count in log.row_counts.items()},
         "rejected_because": log.rejected_because,
         "left_out_because": log.left_out_because,
@@ -183,7 +185,7 @@ def _make_key(template: Template, parameters: Mapping[str, Any], page: Page, man
         "template": template.digest,
         "parameters": parameters,
         "page": asdict(page),
-        "data": manifest.data["fingerprint"],
+        "data": [manifest.data["fingerprint"], manifest.data["reading"]],
         "plan": manifest.plan_digest,
         "segments": manifest.segments_digest,
         "versions": manifest.versions,
