@@ -1,6 +1,9 @@
-"""The command line: run reports, check a run without running it, list the example datasets."""
+"""The command line: run reports, check a run without running it, show or suggest a plan, list the example datasets."""
 
+import contextlib
 import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,9 +11,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from convlib.errors import ConvlibError
+from convlib.errors import ConvlibError, ParamError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from convlib.plan import Loss, Macro, Micro, Plan
     from convlib.reports.preparation import Preparation
     from convlib.reports.run import Run
 
@@ -27,6 +33,8 @@ Exit codes:
 [bold]130[/bold] interrupted; continue with --resume
 """
 
+PLAN_EXIT_CODES = "Exit codes: [bold]0[/bold] done; [bold]2[/bold] the input is wrong, nothing was written"
+
 app = typer.Typer(
     name="convlib",
     help="Which small steps lead to the goals that pay? Reports from an event log and a measurement plan.\n\n"
@@ -37,6 +45,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
 )
+plans = typer.Typer(help="Show a measurement plan, or suggest a first one from a log.", no_args_is_help=True)
+app.add_typer(plans, name="plan")
 RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="The run file, such as params/oulad/weekly.yaml.")]
 
 
@@ -68,10 +78,8 @@ def run(
     from convlib.reports.run import run_reports
 
     try:
-        made = run_reports(file, resume=resume, workers=workers, reports=reports)
-    except ConvlibError as error:
-        _show_problems(error)
-        raise typer.Exit(BAD_INPUT) from None
+        with _end_with_problems():
+            made = run_reports(file, resume=resume, workers=workers, reports=reports)
     except KeyboardInterrupt:
         print("Interrupted. Continue with --resume.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
@@ -88,12 +96,49 @@ def check(file: RunFile) -> None:
     """
     from convlib.reports.preparation import prepare_run
 
-    try:
+    with _end_with_problems():
         preparation = prepare_run(file)
-    except ConvlibError as error:
-        _show_problems(error)
-        raise typer.Exit(BAD_INPUT) from None
     _show_preparation(preparation)
+
+
+@plans.command(epilog=PLAN_EXIT_CODES)
+def show(
+    file: Annotated[Path, typer.Argument(metavar="PLAN", help="The plan file, such as params/shop/plan.yaml.")],
+) -> None:
+    """Show a plan as a table, with what is unwise in it and how much is still open.
+
+    Example: [bold]convlib plan show params/shop/plan.yaml[/bold]
+    """
+    from convlib.plan import read_plan
+
+    with _end_with_problems():
+        plan = read_plan(file)
+    _show_plan(plan)
+
+
+@plans.command(epilog=PLAN_EXIT_CODES)
+def suggest(
+    events: Annotated[str, typer.Argument(metavar="EVENTS", help="A file, folder or glob, or dataset:NAME.")],
+    *,
+    mapping: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="How its columns are to be read: a preset or a YAML file.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="The plan file to write.")] = None,
+) -> None:
+    """Write a first plan from a log of events, with the evidence for each entry, for you to edit.
+
+    Example: [bold]convlib plan suggest dataset:shop --output plan.yaml[/bold]
+    """
+    from convlib.events import read_events
+    from convlib.suggest import suggest_plan
+
+    with _end_with_problems():
+        if output and output.exists():
+            raise ParamError(f"`--output` is {str(output)!r}, which exists already. Name another file, or delete it.")
+        text = suggest_plan(read_events(events, mapping=mapping))
+        if output:
+            _write(output, text)
+    print(output or text, end="\n" if output else "")
 
 
 @app.command()
@@ -108,6 +153,23 @@ def datasets() -> None:
         command = f"convlib run params/{row.name}/weekly.yaml"
         table.add_row(str(row.name), f"{row.rows:,}", f"{row.units:,}", escape(str(row.licence)), command)
     Console(highlight=False, soft_wrap=True).print(table)
+
+
+@contextlib.contextmanager
+def _end_with_problems() -> Iterator[None]:
+    try:
+        yield
+    except ConvlibError as error:
+        _show_problems(error)
+        raise typer.Exit(BAD_INPUT) from None
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise ParamError(f"`--output` is {str(file)!r}, which can't be written: {error.strerror}.") from None
 
 
 def _show_problems(error: ConvlibError) -> None:
@@ -150,3 +212,70 @@ def _show_preparation(preparation: "Preparation") -> None:
     console.print(table)
     total = len(segments) * len(notebooks.templates)
     console.print(f"Nothing is wrong. `convlib run` makes {total} reports.")
+
+
+def _show_plan(plan: "Plan") -> None:
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, expand=True)
+    widths = {"Conversion": 14, "Match": 19, "Metric": 13, "Owner": 12, "Target": 8, "Benchmark": 9}  # of 80 columns
+    for heading, width in widths.items():
+        table.add_column(heading, ratio=width, overflow="fold")
+    for macro in plan.macros:
+        _add_conversion(table, macro)
+        for stage in plan.stages:
+            _add_group(table, stage, [micro for micro in macro.micros if micro.stage == stage])
+        _add_group(table, "losses", macro.losses)
+    for each in plan.leave_out:
+        whose = "; every row of the user" if each.scope == "user" else ""
+        table.add_row(escape(each.name), escape(f"{each.match}{whose}"), "left out")
+    console.print(table)
+    for warning in plan.warnings:
+        console.print(f"[yellow]Warning:[/] {escape(warning)}", soft_wrap=True)
+    counts = Counter(field for _, field in plan.gaps)
+    listed = ", ".join(f"{field} {count}" for field, count in counts.most_common())
+    console.print(f"Gaps: {counts.total()} fields left open{f' ({listed})' if listed else ''}.", soft_wrap=True)
+
+
+def _add_group(table: "Table", heading: str, conversions: Sequence["Micro | Loss"]) -> None:
+    if conversions:
+        table.add_row(f" [italic]{escape(heading)}[/]")
+    for each in conversions:
+        _add_conversion(table, each, indent=2)
+
+
+def _add_conversion(table: "Table", conversion: "Macro | Micro | Loss", *, indent: int = 0) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    name = Text(conversion.name, style="" if indent else "bold")
+    table.add_row(Padding(name, (0, 0, 0, indent)), *map(Text, _word_conversion(conversion)))
+
+
+def _word_conversion(conversion: "Macro | Micro | Loss") -> list[str]:
+    """Word what a conversion matches and, where it has them, its metric, owner, target and benchmark."""
+    from convlib.plan import Loss, Macro, Range
+
+    match, dedupe = str(conversion.match), conversion.dedupe
+    if dedupe:
+        match += f"; once in {dedupe.within}" + (f" for the same {', '.join(dedupe.same)}" if dedupe.same else "")
+    if isinstance(conversion, Loss):
+        return [match]
+    metric = "rate" if isinstance(conversion, Macro) else str(conversion.metric)
+    target = _word_number(conversion.target.value if conversion.target else None, metric)
+    usual = conversion.benchmark or Range()
+    low, high = _word_number(usual.low, metric), _word_number(usual.high, metric)
+    benchmark = {(True, False): f"at least {low}", (False, True): f"at most {high}", (False, False): "-"}
+    filled = (usual.low is not None, usual.high is not None)
+    return [match, metric, conversion.owner or "-", target, benchmark.get(filled, f"{low} to {high}")]
+
+
+def _word_number(number: float | None, metric: str) -> str:
+    from convlib.plan_entries import SHARE_METRICS
+    from convlib.results import format_value
+
+    kind = metric.split()[0]
+    return format_value(
+        number, "percent" if kind in SHARE_METRICS else "seconds" if kind == "time_between" else "number"
+    )

@@ -106,6 +106,11 @@ class Entry(BaseModel):
         return {key: value for key, value in raw.items() if value is not None or key not in known}
 
 
+def _or_plain(field: str) -> BeforeValidator:
+    """Take a plain value for a mapping with this one field."""
+    return BeforeValidator(lambda raw: raw if isinstance(raw, dict | Entry) else {field: raw})
+
+
 class ValueColumn(Entry):
     """A value that stands in a column of the log."""
 
@@ -218,10 +223,6 @@ class Dedupe(Entry):
     same: tuple[str, ...] = ()
 
 
-def _accept_plain_duration(raw: object) -> object:
-    return raw if isinstance(raw, dict | Dedupe) else {"within": raw}
-
-
 class Named(Entry):
     """What has an id, a name, and a rule that says which events it means."""
 
@@ -252,7 +253,7 @@ class LeaveOut(Named):
 class Conversion(Named):
     """What every conversion has: the events it means, and which of them are the same one reported twice."""
 
-    dedupe: Annotated[Dedupe, BeforeValidator(_accept_plain_duration)] | None = None
+    dedupe: Annotated[Dedupe, _or_plain("within")] | None = None
 
     @property
     def columns(self) -> frozenset[str]:
@@ -262,10 +263,6 @@ class Conversion(Named):
 
 class Loss(Conversion):
     """Leaving for good: churn, cancellation."""
-
-
-def _accept_plain_target(raw: object) -> object:
-    return raw if isinstance(raw, dict | Target) else {"value": raw}
 
 
 def _find_share_problems(numbers: list[tuple[FieldPath, float | None]]) -> list[tuple[FieldPath, str]]:
@@ -349,7 +346,7 @@ def _check_stage(stage: str, info: ValidationInfo) -> str:
     return stage
 
 
-PlainOrTarget = Annotated[Target, BeforeValidator(_accept_plain_target)]
+PlainOrTarget = Annotated[Target, _or_plain("value")]
 
 
 class Micro(Conversion):

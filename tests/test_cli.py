@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from convlib.cli import app
 from convlib.errors import RunError
+from convlib.plan import read_plan
 from convlib.reports import run as run_module
 from convlib.reports.run import Run
 
@@ -125,3 +126,129 @@ def test_datasets_lists_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown.exit_code == 0
     row = [cell.strip() for cell in shown.stdout.splitlines()[1].split("  ") if cell]
     assert row == ["shop", "12,345", "678", "BSD [x]", "convlib run params/shop/weekly.yaml"]
+
+
+PLAN = """\
+leave_out: [{id: staff, match: {email: "[b]@x.com"}, scope: user}, {id: bots, match: {agent: bot}}]
+macros:
+  - id: purchase
+    match: {event_name: purchase}
+    dedupe: 2s
+    owner: shop
+    target: 0.05
+    benchmark: {low: 0.02, high: 0.06}
+    micros:
+      - id: cart
+        match: {event_name: cart}
+        dedupe: {within: 2s, same: [sku]}
+        stage: decision
+        kind: process_milestone
+        benchmark: {high: 0.09}
+      - id: form
+        match: {event_name: form}
+        stage: decision
+        kind: secondary_action
+        metric: {type: time_between, from: cart}
+        target: 90
+        benchmark: {low: 45}
+    losses: [{id: left, match: {event_name: "[red]leave[/]"}}]
+"""
+EVENTS = """\
+event_name,timestamp,user_id,value
+view,2024-01-01 10:00,ann,
+purchase,2024-01-01 11:00,ann,5
+view,2024-01-01 10:00,bob,
+visit,2024-01-01 09:00,cid,
+"""
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_plan_show_prints_the_plan_as_a_table(tmp_path: Path) -> None:
+    path = write(tmp_path, "plan.yaml", PLAN)
+    shown = call("plan", "show", path)
+    assert shown.exit_code == 0
+    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in shown.stdout.splitlines()]
+    assert rows == [
+        ["Conversion", "Match", "Metric", "Owner", "Target", "Benchmark"],
+        ["Purchase", "event_name = purchase; once in 2s", "rate", "shop", "5.0%", "2.0% to 6.0%"],
+        ["decision"],
+        ["Cart", "event_name = cart; once in 2s for the same sku", "rate", "-", "-", "at most 9.0%"],
+        ["Form", "event_name = form", "time_between from cart", "-", "1.5 min", "at least 45 s"],
+        ["losses"],
+        ["Left", "event_name = [red]leave[/]"],
+        ["Staff", "email = [b]@x.com; every row of the user", "left out"],
+        ["Bots", "agent = bot", "left out"],
+        [
+            f"Warning: {path}:3: macros[purchase] has 2 micros in the stage 'decision'; 3 to 5 keep a stage telling "
+            "and readable. Add some."
+        ],
+        ["Gaps: 11 fields left open (owner 2, effort 2, ux_outcome 2, data_source 2, touchpoint 2, target 1)."],
+    ]
+
+
+def test_plan_show_fits_80_columns_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    long = "a_column_with_a_very_long_name_that_fits_nowhere"
+    shown = call("plan", "show", write(tmp_path, "plan.yaml", f"macros: [{{id: a, match: {{{long}: b}}}}]\n"))
+    lines = shown.stdout.splitlines()
+    assert max(map(len, lines)) == 80
+    start, end = lines[0].index("Match"), lines[0].index("Metric")
+    assert "".join(line[start:end].strip() for line in lines[1:-1]) == f"{long} = b"
+
+
+def test_plan_show_ends_with_2_when_the_plan_is_wrong(tmp_path: Path) -> None:
+    shown = call("plan", "show", write(tmp_path, "plan.yaml", "macros: []\n"))
+    assert shown.exit_code == 2
+    assert shown.stderr == (
+        f"1 problem:\n  1. {tmp_path}/plan.yaml:1: macros is []; it must list at least one macro-conversion.\n"
+    )
+
+
+def test_plan_suggest_prints_a_plan(tmp_path: Path) -> None:
+    shown = call("plan", "suggest", write(tmp_path, "events.csv", EVENTS))
+    assert shown.exit_code == 0
+    plan = read_plan(write(tmp_path, "plan.yaml", shown.stdout))
+    assert [each.id for each in plan.conversions] == ["purchase", "view", "visit"]
+
+
+def test_plan_suggest_writes_a_file_but_never_over_one(tmp_path: Path) -> None:
+    events, output = write(tmp_path, "events.csv", EVENTS), tmp_path / "plan.yaml"
+    written = call("plan", "suggest", events, "--output", output)
+    assert (written.exit_code, written.stdout) == (0, f"{output}\n")
+    assert output.read_text("utf-8") == call("plan", "suggest", events).stdout
+    output.write_text("mine", encoding="utf-8")
+    refused = call("plan", "suggest", events, "--output", output)
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        f"1 problem:\n  1. `--output` is '{output}', which exists already. Name another file, or delete it.\n"
+    )
+    assert output.read_text("utf-8") == "mine"
+
+
+def test_plan_suggest_ends_with_2_when_the_file_cannot_be_written(tmp_path: Path) -> None:
+    output = tmp_path / "none" / "plan.yaml"
+    refused = call("plan", "suggest", write(tmp_path, "events.csv", EVENTS), "--output", output)
+    assert refused.exit_code == 2
+    assert refused.stderr == (
+        f"1 problem:\n  1. `--output` is '{output}', which can't be written: No such file or directory.\n"
+    )
+
+
+def test_plan_suggest_ends_with_2_when_there_are_no_events(tmp_path: Path) -> None:
+    shown = call("plan", "suggest", tmp_path / "events.csv", "--output", tmp_path / "plan.yaml")
+    assert shown.exit_code == 2
+    assert shown.stderr.startswith(f"1 problem:\n  1. No events at `{tmp_path}/events.csv`")
+    assert not (tmp_path / "plan.yaml").exists()
+
+
+def test_plan_suggest_reads_columns_by_a_mapping(tmp_path: Path) -> None:
+    events = write(tmp_path, "events.csv", EVENTS.replace("event_name,timestamp,user_id", "action,at,who"))
+    mapping = write(tmp_path, "own.yaml", "columns: {event_name: action, timestamp: at, user_id: who}\n")
+    shown = call("plan", "suggest", events, "--mapping", mapping)
+    assert shown.exit_code == 0
+    assert "  - id: purchase\n" in shown.stdout

@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 
 from convlib.errors import PlanError
-from convlib.plan import PLAN_COLUMNS, Macro, Micro, Test, read_plan
+from convlib.plan import PLAN_COLUMNS, Dedupe, LeaveOut, Macro, Micro, Test, read_plan
+
+PARAMS = Path(__file__).parent.parent / "params"
 
 SHOP = """\
 macros:
@@ -229,9 +231,9 @@ def test_read_plan_lists_problems_of_every_kind_at_once_by_line(tmp_path: Path) 
         "secondary_action (signals interest).",
         f"{path}:7: {cart}.stage is 'desicion'; it must be one of 'awareness', 'consideration', 'decision'. "
         "Did you mean 'decision'?",
-        f"{path}:8: {cart} has an unknown field 'ownr'; the fields are 'id', 'name', 'match', 'stage', 'kind', "
-        "'touchpoint', 'metric', 'ux_outcome', 'data_source', 'owner', 'target', 'benchmark', 'direction', 'value', "
-        "'effort', 'actions', 'notes'. Did you mean 'owner'?",
+        f"{path}:8: {cart} has an unknown field 'ownr'; the fields are 'id', 'name', 'match', 'dedupe', 'stage', "
+        "'kind', 'touchpoint', 'metric', 'ux_outcome', 'data_source', 'owner', 'target', 'benchmark', 'direction', "
+        "'value', 'effort', 'actions', 'notes'. Did you mean 'owner'?",
         f"{path}:9: {cart}.metric.over is 'purchas'; it must be the id of a conversion of this plan. "
         "Did you mean 'purchase'?",
         f"{path}:11: {cart}.id is 'cart', as on line 5; each id may stand once in a plan. Rename one of them.",
@@ -255,7 +257,7 @@ STAGES = "it must list at least one stage, each once and by a name."
         ("macros: [{id: a, match: {b: 1}}]\nstages: x\n", ":2: stages is 'x'; it must be a list."),
         (
             "macros: [{id: a, match: {b: 1}}]\nexperiments: []\n",
-            ":2: the file has an unknown field 'experiments'; the fields are 'stages', 'macros'.",
+            ":2: the file has an unknown field 'experiments'; the fields are 'stages', 'macros', 'leave_out'.",
         ),
     ],
 )
@@ -264,6 +266,133 @@ def test_read_plan_says_what_a_plan_must_hold(tmp_path: Path, text: str, message
     with pytest.raises(PlanError) as caught:
         read_plan(path)
     assert str(caught.value) == f"{path}{message}"
+
+
+LEFT_OUT = """\
+leave_out:
+  - {id: bots, match: {user_agent: {regex: bot|crawler}}}
+  - {id: test_accounts, match: {email_domain: example.com}, scope: user}
+macros:
+  - id: purchase
+    match: {event_name: purchase}
+    dedupe: 2s
+    micros:
+      - id: cart
+        match: {event_name: cart}
+        stage: decision
+        kind: process_milestone
+        dedupe: {within: 1min, same: [product_id]}
+    losses: [{id: left, match: {event_name: unregister}, dedupe: 1h}]
+"""
+
+
+def test_read_plan_reads_what_is_left_out(tmp_path: Path) -> None:
+    path = write(tmp_path, LEFT_OUT)
+    plan = read_plan(path)
+    bots = LeaveOut(id="bots", match={"user_agent": {"regex": "bot|crawler"}})
+    staff = LeaveOut(id="test_accounts", match={"email_domain": "example.com"}, scope="user")
+    assert plan.leave_out == (bots, staff)
+    assert [each.name for each in plan.leave_out] == ["Bots", "Test accounts"]
+    assert [set(each.columns) for each in plan.leave_out] == [{"user_agent"}, {"email_domain"}]
+    assert plan.columns == {"event_name", "product_id", "user_agent", "email_domain"}
+    assert (plan.locate("bots"), plan.locate("test_accounts", "id")) == (f"{path}:2", f"{path}:3")
+    assert "bots" not in plan
+    assert list(plan.table["id"]) == ["purchase", "cart", "left"]
+
+
+def test_read_plan_reads_which_conversions_are_the_same_one_twice(tmp_path: Path) -> None:
+    plan = read_plan(write(tmp_path, LEFT_OUT))
+    assert [each.dedupe for each in plan.conversions] == [
+        Dedupe(within="2s"),
+        Dedupe(within="1min", same=["product_id"]),
+        Dedupe(within="1h"),
+    ]
+    assert read_plan(write(tmp_path, SHOP))["purchase"].dedupe is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("scope: user", "scope: row"), ("bot|", "bots|"), ("dedupe: 2s", "dedupe: 3s"), ("[product_id]", "[page_path]")],
+)
+def test_plan_digest_follows_what_is_left_out_and_counted_once(tmp_path: Path, old: str, new: str) -> None:
+    digest = read_plan(write(tmp_path, LEFT_OUT)).digest
+    assert read_plan(write(tmp_path, LEFT_OUT.replace(old, new))).digest != digest
+
+
+def test_plan_survives_the_way_to_another_process_with_what_it_leaves_out(tmp_path: Path) -> None:
+    plan = read_plan(write(tmp_path, LEFT_OUT))
+    assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+def test_an_entry_left_out_may_have_the_id_of_a_conversion(tmp_path: Path) -> None:
+    path = write(tmp_path, LEFT_OUT.replace("id: bots", "id: cart"))
+    plan = read_plan(path)
+    assert plan.leave_out[0].id == "cart"
+    assert plan.locate("cart") == f"{path}:10"
+
+
+def test_read_plan_lists_what_is_wrong_with_what_is_left_out(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "leave_out:\n"
+        "  - {id: bots, match: {agent: {regex: '('}}}\n"
+        "  - {id: bots, match: {email: a}, scope: usr}\n"
+        "  - {match: {}, dedupe: 2s}\n"
+        "macros: [{id: a, match: {b: 1}}]\n",
+    )
+    with pytest.raises(PlanError) as caught:
+        read_plan(path)
+    assert caught.value.problems == (
+        f"{path}:2: leave_out[bots].match.agent.regex is '('; it is not a regular expression of RE2's syntax "
+        "(missing ): ().",
+        f"{path}:3: leave_out[bots].id is 'bots', as on line 2; each id may stand once in `leave_out`. "
+        "Rename one of them.",
+        f"{path}:3: leave_out[bots].scope is 'usr'; it must be one of 'row', 'user'. Did you mean 'user'?",
+        f"{path}:4: leave_out[2] has no `id`. Add `id:` a short name in lower-case letters, digits and _.",
+        f"{path}:4: leave_out[2].match is empty; name at least one column, such as {{event_name: purchase}}.",
+        f"{path}:4: leave_out[2] has an unknown field 'dedupe'; the fields are 'id', 'name', 'match', 'scope'.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "tiers", "owners"),
+    [
+        (
+            "saas",
+            ["upgrade", "pricing_view", "demo_request", "trial_signup", "onboarding_finished", "tutorial_watched",
+             "integration_connected", "invitation_sent", "cancellation"],
+            {"growth-team", "marketing", "sales", "product-team"},
+        ),
+        (
+            "leads",
+            ["quote_request", "content_download", "video_play", "chatbot", "enquiry_form_start", "enquiry_form_error",
+             "enquiry", "opt_out"],
+            {"sales", "content-team", "support", "web-team"},
+        ),
+    ],
+)  # fmt: skip
+def test_read_plan_reads_the_templates(name: str, tiers: list[str], owners: set[str]) -> None:
+    plan = read_plan(PARAMS / name / "plan.yaml")
+    assert plan.warnings == ()
+    assert [each.id for each in plan.conversions] == tiers
+    assert set(plan.table["owner"].dropna()) == owners
+    assert {field for _, field in plan.gaps} == {"benchmark"}
+
+
+@pytest.mark.parametrize(
+    ("template", "conversion", "low", "high"),
+    [
+        ("shop", "newsletter_signup", 0.06, 0.12),
+        ("saas", "trial_signup", 0.06, 0.12),
+        ("saas", "onboarding_finished", 0.20, 0.25),
+        ("leads", "content_download", 0.08, 0.15),
+    ],
+)
+def test_the_templates_start_from_usual_benchmarks(template: str, conversion: str, low: float, high: float) -> None:
+    found = read_plan(PARAMS / template / "plan.yaml")[conversion]
+    assert isinstance(found, Micro)
+    assert found.benchmark
+    assert (found.benchmark.low, found.benchmark.high) == (low, high)
 
 
 def test_read_plan_does_not_judge_stages_by_a_list_that_is_wrong_itself(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from convlib.errors import PlanError
 from convlib.plan import Macro, Micro, read_plan
-from convlib.plan_entries import Action, Benchmark, Clock, Metric, Range, Target, ValueColumn
+from convlib.plan_entries import Action, Benchmark, Clock, Dedupe, Metric, Range, Target, ValueColumn
 
 DURATION = "it must be a number and one of the units s, min, h, D, W, such as '30min' or '7D'."
 RISING = "the durations must rise, each once."
@@ -88,9 +88,31 @@ def test_clock_reads_one_or_several_exposures(tmp_path: Path, exposure: str, dur
     assert macro.correlation.exposure == durations
 
 
+def test_dedupe_reads_short_and_long_forms_alike(tmp_path: Path) -> None:
+    short = read_micro(tmp_path, "dedupe: 2s, value: {column: worth}")
+    assert short.dedupe == Dedupe(within="2s")
+    assert short == read_micro(tmp_path, "dedupe: {within: 2s, same: }, value: {column: worth}")
+    assert short.columns == {"event_name", "worth"}
+
+
+def test_dedupe_names_columns_of_the_log(tmp_path: Path) -> None:
+    fields = "dedupe: {within: 2s, same: [product_id, page_path]}"
+    assert read_micro(tmp_path, fields).columns == {"event_name", "product_id", "page_path"}
+    assert read_macro(tmp_path, fields).columns == {"event_name", "product_id", "page_path"}
+
+
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
+        ("dedupe: 2", f".dedupe is 2; {DURATION}"),
+        ("dedupe: 2d", f".dedupe is '2d'; {DURATION} Did you mean '2D'?"),
+        ("dedupe: {within: 0s}", ".dedupe.within is '0s'; it must be longer than zero, such as '30min' or '7D'."),
+        ("dedupe: {same: [product_id]}",
+         ".dedupe has no `within`. Add `within:` how long after the one before it does not count, such as 2s."),
+        ("dedupe: {within: 2s, same: product_id}", ".dedupe.same is 'product_id'; it must be a list."),
+        ("dedupe: {within: 2s, same: [3]}",
+         ".dedupe.same[0] is 3; it must be text (in quotes if it looks like a number)."),
+        ("dedupe: {within: 2s, by: [x]}", ".dedupe has an unknown field 'by'; the fields are 'within', 'same'."),
         ("name: 5", ".name is 5; it must be text (in quotes if it looks like a number)."),
         ("owner: [a]", ".owner is ['a']; it must be text (in quotes if it looks like a number)."),
         ("direction: down_", ".direction is 'down_'; it must be one of 'up', 'down'. Did you mean 'down'?"),
@@ -148,7 +170,7 @@ def test_clock_reads_one_or_several_exposures(tmp_path: Path, exposure: str, dur
         ("actions: [{owner: me}]", ".actions[0] has no `text`. Add `text:` what is to be done."),
         ("actions: [{text: x, done: 1}]", ".actions[0].done is 1; it must be true or false."),
     ],
-)
+)  # fmt: skip
 def test_micro_says_what_would_be_right(tmp_path: Path, fields: str, text: str) -> None:
     with pytest.raises(PlanError) as caught:
         read_micro(tmp_path, fields)
