@@ -23,16 +23,21 @@ if TYPE_CHECKING:
     from convlib.funnel import measure_funnel as measure_funnel
     from convlib.impact import Impact as Impact
     from convlib.impact import score_impact as score_impact
+    from convlib.mapping import list_presets as list_presets
+    from convlib.mapping import read_mapping as read_mapping
     from convlib.parameters import Parameters as Parameters
     from convlib.parameters import check_parameters as check_parameters
     from convlib.plan import Plan as Plan
     from convlib.plan import read_plan as read_plan
+    from convlib.quality import Quality as Quality
+    from convlib.quality import check_quality as check_quality
     from convlib.rates import Rates as Rates
     from convlib.rates import measure_rates as measure_rates
     from convlib.reports.run import Run as Run
     from convlib.reports.run import run_reports as run_reports
     from convlib.segments import Segment as Segment
     from convlib.segments import read_segments as read_segments
+    from convlib.suggest import suggest_plan as suggest_plan
 
 __version__ = "0.1.0"
 
@@ -46,11 +51,14 @@ _HOMES = {
     "events": ["EventLog", "read_events"],
     "funnel": ["Funnel", "measure_funnel"],
     "impact": ["Impact", "score_impact"],
+    "mapping": ["list_presets", "read_mapping"],
     "parameters": ["Parameters", "check_parameters"],
     "plan": ["Plan", "read_plan"],
+    "quality": ["Quality", "check_quality"],
     "rates": ["Rates", "measure_rates"],
     "reports.run": ["Run", "run_reports"],
     "segments": ["Segment", "read_segments"],
+    "suggest": ["suggest_plan"],
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

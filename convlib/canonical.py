@@ -30,6 +30,7 @@ ADDED = ("event", "user", "session", "conversion")
 #: A time outside these stands for "unknown" in most systems, and overflows in some.
 EARLIEST, LATEST = "1900-01-01", "2200-01-01"
 #: Columns that typing adds: why a row can't be used, the rule that leaves it out, and an unusable row as it came.
+GARBLED = "the row is empty or garbled"
 REASON, LEFT_OUT, RAW = "convlib reason", "convlib left out", "convlib raw"
 
 
@@ -133,11 +134,8 @@ def _moment(types: dict[str, str], zone: str) -> str:
 
 def _word_reason(types: dict[str, str], zone: str) -> str:
     """Word why a row can't be used: the first fault found, or null."""
-    named = [name for name in types if name not in (FILE, ROW)]
-    cases = []
-    if len(named) > len(REQUIRED):
-        empty = " AND ".join(f"{quote(name)} IS NULL" for name in named)
-        cases.append(f"WHEN user_id IS NULL AND event_name IS NULL AND {empty} THEN 'the row is empty or garbled'")
+    empty = " AND ".join(f"{quote(name)} IS NULL" for name in types if name not in (FILE, ROW))
+    cases = [f"WHEN user_id IS NULL AND {empty} THEN '{GARBLED}'"]
     cases += [
         f"WHEN {_is_blank(name, types)} THEN '{name} is missing'" for name in ("user_id", "event_name", "timestamp")
     ]

@@ -8,7 +8,9 @@ import pandas as pd
 from convlib import plots, takeaways
 from convlib.events import EventLog
 from convlib.plan import Plan
-from convlib.results import Kind, Result, Shown
+from convlib.plan_entries import SHARE_METRICS
+from convlib.profile import Profile, profile_rows
+from convlib.results import Kind, Result, Shown, format_value
 from convlib.stats import divide
 
 if TYPE_CHECKING:
@@ -38,9 +40,11 @@ class EventMap(Result):
     """One row for each conversion and event name that it is, then one for each event that nobody mapped.
 
     Attributes:
-        rows: How many rows were read, used and rejected.
-        coverage: One row for each conversion: `tier`, `conversion`, `name`, `units` that did it, `share_of_units`.
-        fill: What each column holds: `column`, `filled` rows, `distinct` values, `share`, `most_frequent` values.
+        rows: How many rows were `read`, `used`, `rejected` and `left_out` by rule.
+        coverage: One row for each conversion: `tier`, `conversion`, `name`, `where` (its stage), `owner`, `goal` (its
+            target), `units` that did it, `share_of_units`.
+        fill: What each column holds: `column`, `filled` rows, `share`, `distinct` values (NA when more than 12) and
+            `most_frequent`: those that at least two users have, with their rows.
         volume: Events by day and tier (`macro`, `micro`, `loss`, `not in the plan`).
         gaps: What the plan leaves open: `conversion`, `missing`.
     """
@@ -68,20 +72,23 @@ class EventMap(Result):
         """Draw how many users did each conversion."""
         return plots.draw_coverage(self.coverage, segment=self.segment, ax=ax)
 
+    def plot_plan(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the measurement plan as a map: each macro with its micros by stage, their owners and targets."""
+        return plots.draw_plan(self.coverage, segment=self.segment, ax=ax)
+
     def plot_volume(self, ax: "Axes | None" = None) -> "Axes":
         """Draw events a day by tier."""
         return plots.draw_volume(self.volume, segment=self.segment, ax=ax)
 
     def show_fill(self) -> Shown:
-        """Show how often each column that is not empty holds a value, and which."""
+        """Show how often each column holds a value, and which: the canonical ones first, also those that are empty."""
         columns: tuple[tuple[str, str, Kind], ...] = (
             ("column", "Column", "text"),
             ("filled", "Filled rows", "count"),
             ("share", "Of all rows", "percent"),
-            ("distinct", "Values", "count"),
             ("most_frequent", "Rows of each value", "text"),
         )
-        return Shown(self.fill[self.fill["filled"] > 0], columns)
+        return Shown(self.fill, columns)
 
     def show_gaps(self) -> Shown:
         """Show what the plan leaves open."""
@@ -93,51 +100,81 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
 
     Args:
         log: The log, seen through a segment and a period; rows of the segment's units in the period are counted.
-        plan: The measurement plan.
+        plan: The measurement plan with which the log was read.
 
     Returns:
         One row for each conversion and event name, in the plan's order, then the unmapped events, most frequent first.
         `events` rows and `units` users have it; `share_of_units` is over all users with any event; `status` is
-        `tracked`, `never fires` or `not in the plan`.
+        `tracked`, `never fires` or `not in the plan`; `note` says how many rows only repeat the one before
+        (`dedupe`), and count once in every rate.
+
+    Raises:
+        ParamError: The log was read with another plan.
     """
-    everyone = log.count("events")
-    mapped = log.count("conversions", "conversion", "event_name")
+    log.check_plan(plan)
+    profile = profile_rows(log)
     known = plan.table.rename(columns={"id": "conversion"})
     table = known[["tier", "macro", "stage", "conversion", "name", "owner", "target"]].merge(
-        mapped, on="conversion", how="left"
+        profile.conversions.rename(columns={"users": "units"}), on="conversion", how="left"
     )
-    unmapped = log.count("unmapped", "event_name")
-    table = pd.concat([table, unmapped.assign(tier="", name="")], ignore_index=True)
-    total = int(everyone["units"].iloc[0])
+    table = pd.concat([table, _list_unmapped(profile).assign(tier="", name="")], ignore_index=True)
+    repeated = table["conversion"].map(log.double_fired)
     table = table.assign(
         events=table["events"].fillna(0).astype("int64"),
         units=table["units"].fillna(0).astype("int64"),
         status=table.apply(_status, axis=1),
-        note="",
+        note=[f"{rows:,.0f} rows (whole log) only repeat the one before" if rows > 0 else "" for rows in repeated],
     )
-    table["share_of_units"] = divide(table["units"], total)
+    table["share_of_units"] = divide(table["units"], profile.users)
     listed = pd.DataFrame(plan.gaps, columns=["conversion", "missing"])
     gaps = listed.groupby("conversion", sort=False)["missing"].agg(", ".join).reset_index()
-    rows = {"read": log.prepared.rows_read, "used": log.prepared.rows_used, "rejected": log.prepared.rows_rejected}
     table = table[list(COLUMNS)]
     return EventMap(
         table=table,
-        takeaways=takeaways.word_event_map(table, units=total, rows=rows, gaps=gaps, segment=log.segment_name),
+        takeaways=takeaways.word_event_map(
+            table, units=profile.users, rows=log.row_counts, gaps=gaps, segment=log.segment_name
+        ),
         segment=log.segment_name,
         names={c.id: c.name for c in plan.conversions},
-        rows=rows,
-        coverage=_cover(log, known[["tier", "conversion", "name"]], total),
-        fill=log.describe_columns(),
-        volume=_volume(log, known[["conversion", "tier"]]),
+        rows=log.row_counts,
+        coverage=_cover(profile, known, plan),
+        fill=_describe_columns(profile),
+        volume=_count_volume(profile, plan),
         gaps=gaps,
     )
 
 
-def _cover(log: EventLog, known: pd.DataFrame, total: int) -> pd.DataFrame:
-    """Count the users of each conversion once, whichever of its events they had."""
-    counts = log.count("conversions", "conversion")[["conversion", "units"]]
-    coverage = known.merge(counts, on="conversion", how="left").fillna({"units": 0}).astype({"units": "int64"})
-    return coverage.assign(share_of_units=divide(coverage["units"], total))
+def _cover(profile: Profile, known: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+    """Count the users of each conversion once, whichever of its events they had; a macro's micros by stage."""
+    units = known["conversion"].map(profile.covered).astype("int64")
+    owner = known["owner"].replace("", "nobody").where(known["tier"] != "loss", "")
+    goal = [
+        format_value(*_goal(target, metric)) for target, metric in zip(known["target"], known["metric"], strict=True)
+    ]
+    coverage = known[["tier", "conversion", "name"]].assign(
+        where=known["stage"].fillna("").where(units > 0, "never fires"),
+        owner=owner.fillna("nobody"),
+        goal=goal,
+        units=units,
+    )
+    order = known.assign(
+        macro=known["macro"].map({macro.id: place for place, macro in enumerate(plan.macros)}),
+        tier=known["tier"].map({"macro": 0, "micro": 1, "loss": 2}),
+        stage=known["stage"].map({stage: place for place, stage in enumerate(plan.stages)}),
+    )
+    coverage = coverage.loc[order.sort_values(["macro", "tier", "stage"], kind="stable").index]
+    return coverage.assign(share_of_units=divide(coverage["units"], profile.users)).reset_index(drop=True)
+
+
+def _goal(target: float, metric: object) -> tuple[float, Kind]:
+    kind = str(metric).split()[0]
+    return target, "percent" if kind in SHARE_METRICS else "seconds" if kind == "time_between" else "number"
+
+
+def _list_unmapped(profile: Profile) -> pd.DataFrame:
+    """List the event names of which no row is a conversion."""
+    names = profile.names[profile.names["mapped"] == 0]
+    return names.rename(columns={"rows": "events", "users": "units"}).drop(columns="mapped")
 
 
 def _status(row: pd.Series) -> str:
@@ -146,9 +183,28 @@ def _status(row: pd.Series) -> str:
     return "tracked" if row["events"] > 0 else "never fires"
 
 
-def _volume(log: EventLog, tiers: pd.DataFrame) -> pd.DataFrame:
+def _describe_columns(profile: Profile) -> pd.DataFrame:
+    """Say what each column holds; a value that one user alone has could name that user, and is not listed."""
+    filled = profile.filled.sum()
+    shown = profile.values[profile.values["shared"].astype(bool)]
+    texts = (shown["value"] + " (" + shown["rows"].map("{:,}".format) + ")").groupby(shown["column"]).agg(", ".join)
+    counts = profile.values.groupby("column").size().reindex(filled.index).astype("Int64")
+    return pd.DataFrame(
+        {
+            "column": filled.index,
+            "filled": filled.to_numpy("int64"),
+            "share": divide(filled, profile.rows),
+            "distinct": counts.where(filled > 0, 0).array,
+            "most_frequent": texts.reindex(filled.index).fillna("").array,
+        }
+    )
+
+
+def _count_volume(profile: Profile, plan: Plan) -> pd.DataFrame:
     """Count events a day by tier; an event that is several conversions counts in each."""
-    daily = log.count("conversions", "day", "conversion").merge(tiers, on="conversion")
-    mapped = daily.groupby(["day", "tier"])[["events"]].sum().reset_index()
-    other = log.count("unmapped", "day").assign(tier="not in the plan")
-    return pd.concat([mapped, other[["day", "tier", "events"]]], ignore_index=True)
+    daily, matched = profile.daily, profile.matched
+    tiers = dict(zip(plan.table["id"], plan.table["tier"], strict=True))
+    parts = [daily.loc[hit, ["day", "rows"]].assign(tier=tiers[str(name)]) for name, hit in matched.items()]
+    other = daily.loc[~matched.any(axis=1).astype(bool), ["day", "rows"]].assign(tier="not in the plan")
+    counted = pd.concat([*parts, other], ignore_index=True).groupby(["day", "tier"], as_index=False)["rows"].sum()
+    return counted.rename(columns={"rows": "events"})

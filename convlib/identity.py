@@ -97,12 +97,10 @@ def hash_ids(rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
 def hash_frame(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Do as `hash_ids` for some columns of a frame."""
     chosen = [name for name in columns if name in frame]
-    hashed = (
-        connect()
-        .from_df(frame[chosen])
-        .project(", ".join(f"{_write_hmac(quote(name), read_hash_key())} AS {quote(name)}" for name in chosen))
-    )
-    return frame.assign(**hashed.df()) if chosen else frame
+    if not chosen:
+        return frame
+    hashes = [f"{_write_hmac(quote(name), read_hash_key())} AS {quote(name)}" for name in chosen]
+    return frame.assign(**connect().from_df(frame[chosen]).project(", ".join(hashes)).df())
 
 
 def read_hash_key() -> bytes:

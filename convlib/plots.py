@@ -291,6 +291,67 @@ def draw_coverage(coverage: pd.DataFrame, *, segment: str, ax: Axes | None = Non
     return ax
 
 
+def draw_quality(table: pd.DataFrame, daily: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw on which days each failed rule failed, and how much of what it tried."""
+    failed = table[table["status"] == "failed"].head(MOST_ROWS)
+    ax = _axes(ax, height=1.6 + 0.42 * max(2, len(failed)))
+    colours = {"error": RED, "warning": ORANGE, "info": BLUE}
+    for place, row in enumerate(failed.to_dict("records")):
+        days = daily[(daily["rule"] == row["rule"]) & (daily["failed"] > 0)]
+        colour = colours[row["severity"]]
+        ax.scatter(
+            days["day"], [place] * len(days), s=8 + 80 * (days["failed"] / days["tried"]), color=colour, alpha=0.7
+        )
+        if days.empty:
+            text = f"{row['failed']:,} of {row['tried']:,}, not by day"
+            ax.text(
+                0.5, place, text, ha="center", va="center", fontsize=8, color=colour, transform=ax.get_yaxis_transform()
+            )
+    if len(daily):
+        ax.set_xlim(daily["day"].min() - pd.Timedelta("1D"), daily["day"].max() + pd.Timedelta("1D"))
+    _label_rows(ax, failed["name"], failed["failed"])
+    ax.set_ylim(len(failed) - 0.5, -0.5) if len(failed) else ax.text(
+        0.5, 0.5, "No rule failed.", transform=ax.transAxes, ha="center"
+    )
+    _xlabel(ax, "day; larger: more of that day; red error, orange warning, blue note; n failed in all")
+    tried = (table["status"] != "not applicable").sum()
+    _title(ax, f"Days on which rules failed: {segment} ({len(failed)} of {tried} rules)")
+    _slant(ax)
+    return ax
+
+
+def draw_plan(coverage: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw the plan as a map: each macro, below it its micros by stage, with owner and target."""
+    ax = _axes(ax, height=0.8 + 0.3 * max(1, len(coverage)))
+    colours = {"macro": ORANGE, "micro": BLUE, "loss": RED}
+    for y, row in enumerate(coverage.to_dict("records")):
+        inset = {"macro": 0.0, "micro": 0.05, "loss": 0.05}[row["tier"]]
+        faded = 0.45 if row["units"] == 0 else 1.0
+        ax.plot(
+            [inset], [y], "s" if row["tier"] == "macro" else "o", color=colours[row["tier"]], alpha=faded, clip_on=False
+        )
+        name = textwrap.shorten(row["name"], LABEL_LENGTH, placeholder="…")
+        weight = "bold" if row["tier"] == "macro" else "normal"
+        for x, text in ((inset + 0.03, name), (0.5, row["where"]), (0.7, row["owner"]), (0.98, row["goal"])):
+            colour = RED if text in ("nobody", "never fires") else "#374151"
+            ax.text(
+                x,
+                y,
+                text,
+                va="center",
+                ha="right" if x > 0.9 else "left",
+                fontsize=8,
+                color=colour,
+                fontweight=weight if text == name else "normal",
+            )
+    for x, heading in ((0.5, "stage"), (0.7, "owner"), (0.98, "target")):
+        ax.text(x, -1, heading, va="center", ha="right" if x > 0.9 else "left", fontsize=8, color=GREY)
+    ax.set(xlim=(-0.02, 1), ylim=(len(coverage) - 0.5, -1.6))
+    ax.set_axis_off()
+    _title(ax, f"The measurement plan: {segment} ({len(coverage)} conversions)")
+    return ax
+
+
 def draw_volume(volume: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
     """Draw events a day by tier."""
     ax = _axes(ax, height=3.4)

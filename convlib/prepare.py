@@ -17,13 +17,12 @@ from duckdb import (
     CaseExpression,
     ColumnExpression,
     ConstantExpression,
-    FunctionExpression,
     SQLExpression,
     StarExpression,
 )
 
 from convlib.cache import cache_folder
-from convlib.canonical import CANONICAL, LEFT_OUT, RAW, REASON, check_columns, list_types, type_rows
+from convlib.canonical import CANONICAL, GARBLED, LEFT_OUT, RAW, REASON, check_columns, list_types, type_rows
 from convlib.engine import compile_rule, connect, quote, text
 from convlib.errors import EventDataError
 from convlib.identity import (
@@ -119,13 +118,14 @@ def prepare(
     Raises:
         EventDataError: The source is empty, can't be read, lacks columns, or none of its rows can be used.
     """
-    source.check()
     reading = _Reading(source, plan, mapping, read_identities(identity))
     folder = cache_folder() / f"log-{reading.key[:32]}"
     if not folder.exists():
         try:
-            with _write_whole(folder) as scratch:
-                reading.write(scratch)
+            with _write_whole(folder) as scratch, tempfile.TemporaryDirectory(dir=scratch.parent) as fetched:
+                source = source.fetch(Path(fetched))
+                source.check()
+                dataclasses.replace(reading, source=source).write(scratch)
         except duckdb.Error as error:
             raise EventDataError(source.explain(error)) from error
     facts = json.loads((folder / "log.json").read_text(encoding="utf-8"))
@@ -172,10 +172,11 @@ class _Reading:
             joined, identities = (typed, 0) if in_place else self._join(typed)
             final = joined if in_place else self._finish(self._leave_out(joined), folder, changed=joined is not typed)
             counts = _count(final)
-            rejects = self._write_rejects(joined if self.mapping.hash_ids else final, counts, folder)
+            lines = self.source.list_bad_lines()
+            rejects = self._write_rejects(joined if self.mapping.hash_ids else final, counts, lines, folder)
             (folder / STAGED).unlink(missing_ok=True)
             given = [name for name in rows.columns if name not in (FILE, ROW)]
-            facts = {"given": given, "identities": identities, **self._settle(counts, rejects)}
+            facts = {"given": given, "identities": identities, **self._settle(counts, rejects, broken=len(lines))}
             names = [*CANONICAL, *(name for name in given if name.lower() not in CANONICAL)]
             origin = f"({final.sql_query()})" if in_place else "read_parquet('{folder}/rows.parquet')"
             facts |= {
@@ -217,7 +218,7 @@ class _Reading:
         """Note the first rule that leaves a row out; a rule on users leaves out all their rows."""
         usable = typed.filter(f"{quote(REASON)} IS NULL")
         for number, rule in enumerate(self.leave_out):
-            matches = FunctionExpression("coalesce", compile_rule(rule.match), ConstantExpression(False))
+            matches = compile_rule(rule.match)
             if rule.scope == "user":
                 view = f"convlib left out {number}"
                 connect().register(view, usable.filter(matches).project("user_id").distinct().df())
@@ -238,27 +239,37 @@ class _Reading:
         (hash_ids(noted.project(hidden)) if self.mapping.hash_ids else noted).write_parquet(path, compression="zstd")
         return connect().read_parquet(path)
 
-    def _write_rejects(self, typed: duckdb.DuckDBPyRelation, counts: Counts, folder: Path) -> pd.DataFrame:
+    def _write_rejects(
+        self, typed: duckdb.DuckDBPyRelation, counts: Counts, lines: pd.DataFrame, folder: Path
+    ) -> pd.DataFrame:
         """Write the unusable rows as they came, each with its source, its row (the first is 1) and the reason."""
         columns = {FILE: "source", ROW: "row", REASON: "reason", RAW: "raw"}
         unusable = typed.filter(f"{quote(REASON)} IS NOT NULL" if any(not usable for usable, *_ in counts) else "FALSE")
         found = unusable.project(", ".join(map(quote, columns))).order(f"{quote(FILE)}, {quote(ROW)}").df()
         found = found.rename(columns=columns)
-        if len(found) and self.source.is_text and len(self.source.files) > 1:
-            firsts = dict(typed.aggregate(f"{quote(FILE)}, min({quote(ROW)})").fetchall())
+        if self.source.is_text and len(self.source.files) > 1:
+            firsts = dict(typed.aggregate(f"{quote(FILE)}, min({quote(ROW)})").fetchall()) if len(found) else {}
             found["row"] -= found["source"].map(firsts) - 1
         raw = pd.DataFrame([json.loads(each) for each in found.pop("raw")], dtype="str")
         own = {name: f"log_{name}" for name in ("source", "row", "reason", "text")}
-        lines = self.source.list_bad_lines()
-        rejects = pd.concat([found.join(raw.rename(columns=own)), lines], ignore_index=True)
+        rejects = found.join(raw.rename(columns=own)).assign(text=self._find_garbled(found))
+        rejects = pd.concat([rejects, lines], ignore_index=True)
         rejects = rejects.assign(source=rejects["source"].map(self.source.shorten))
-        rejects = rejects if len(lines) else rejects.drop(columns="text")
+        rejects = rejects if rejects["text"].notna().any() else rejects.drop(columns="text")
         if self.mapping.hash_ids:
             rejects = hash_frame(rejects.drop(columns="text", errors="ignore"), IDS)
         rejects.to_parquet(folder / "rejects.parquet", index=False)
         return rejects
 
-    def _settle(self, counts: Counts, rejects: pd.DataFrame) -> dict[str, Any]:
+    def _find_garbled(self, found: pd.DataFrame) -> pd.Series:
+        """Find the text of rows of which nothing could be read."""
+        texts = pd.Series(None, index=found.index, dtype="str")
+        garbled = found[found["reason"] == GARBLED]
+        for name, rows in garbled.groupby("source"):
+            texts[rows.index] = self.source.read_garbled(str(name), rows["row"].tolist())
+        return texts
+
+    def _settle(self, counts: Counts, rejects: pd.DataFrame, *, broken: int) -> dict[str, Any]:
         """Say what became of the rows, and refuse counts that don't close."""
         used = [row for row in counts if row[0] and row[1] is None]
         left_out = {str(rule): int(count) for _, rule, count, *_ in counts if rule is not None}
@@ -266,7 +277,7 @@ class _Reading:
             "fingerprint": self.source.digest(),
             "reading": self.digest,
             "session_gap": self.mapping.session_gap,
-            "rows_read": self._count_read(sum(row[2] for row in counts), rejects),
+            "rows_read": self._count_read(sum(row[2] for row in counts) + broken),
             "rows_used": sum(row[2] for row in used),
             "rows_rejected": len(rejects),
             "rows_left_out": sum(left_out.values()),
@@ -276,14 +287,14 @@ class _Reading:
         _check_counts(facts, self.source.label, rejects)
         return facts | {"first": used[0][3].isoformat(), "last": used[0][4].isoformat()}
 
-    def _count_read(self, seen: int, rejects: pd.DataFrame) -> int:
+    def _count_read(self, seen: int) -> int:
         """Count the source's rows by another way than the one that sorted them, where there is one."""
         if isinstance(self.source.given, pd.DataFrame) and not self.mapping.each:
             return len(self.source.given)
         if self.source.kind == "parquet" and not self.mapping.each:
             names = ", ".join(map(text, self.source.files))
             return int(connect().sql(f"SELECT sum(num_rows) FROM parquet_file_metadata([{names}])").fetchall()[0][0])
-        return seen + int(rejects["text"].notna().sum() if "text" in rejects else 0)
+        return seen
 
 
 def _number_rows(path: Path) -> duckdb.DuckDBPyRelation:

@@ -1,17 +1,14 @@
 """What a source of events means: which files, table or frame it is, how it is opened, and what it cannot be."""
 
-import csv
 import dataclasses
 import glob
-import gzip
 import hashlib
 import io
-import json
+import os
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import duckdb
 import fsspec
@@ -21,6 +18,16 @@ import pyarrow as pa
 from convlib.datasets.files import dataset_path
 from convlib.engine import connect, quote, text
 from convlib.errors import EventDataError
+from convlib.text_files import (
+    PACKED,
+    find_delimiter,
+    find_line_fault,
+    find_start_faults,
+    find_twins,
+    read_rows,
+    word_bad_line,
+    word_encoding,
+)
 
 Kind = Literal["parquet", "csv", "json", "duckdb"]
 READERS: dict[str, Kind] = {
@@ -29,13 +36,11 @@ READERS: dict[str, Kind] = {
     **dict.fromkeys((".jsonl", ".ndjson", ".json"), "json"),
     **dict.fromkeys((".duckdb", ".ddb", ".db"), "duckdb"),
 }
-PACKED = {".gz", ".zst"}
 ADDRESS = re.compile(r"[a-z][a-z0-9+]+://")
 #: Columns that opening adds: the file that a row is from and, of Parquet, its number there. No source has such names.
 FILE, ROW = "convlib file", "convlib row"
 #: Where the engine notes the lines of a CSV file that it can't split into fields.
 BAD_LINES = "convlib_bad_lines"
-ENCODINGS = {"utf-8": "UTF-8", "utf-16": "UTF-16", "latin-1": "Latin-1"}
 
 
 class ArrowStream(Protocol):
@@ -58,6 +63,7 @@ class Source:
         kind: How they are read; None for a table.
         encoding: Of CSV files.
         query: Table or SELECT to take from a DuckDB file; empty takes its only table, or `events`.
+        folder: Where files that were fetched from an address lie.
     """
 
     given: EventSource
@@ -65,6 +71,7 @@ class Source:
     kind: Kind | None = None
     encoding: str = "utf-8"
     query: str = ""
+    folder: str = ""
 
     @property
     def label(self) -> str:
@@ -73,12 +80,10 @@ class Source:
 
     def shorten(self, name: str) -> str:
         """Name one of the source's files as briefly as tells it from the others."""
-        if name not in self.files:
-            return name
-        folder = Path(str(self.given))
-        if self.is_local and folder.is_dir():
+        folder = Path(self.folder or str(self.given))
+        if name in self.files and folder.is_dir():
             return Path(name).relative_to(folder).as_posix()
-        return Path(name).name if len(self.files) == 1 else name
+        return Path(name).name if name in self.files and len(self.files) == 1 else name
 
     @property
     def is_local(self) -> bool:
@@ -100,16 +105,35 @@ class Source:
         facts = [(str(Path(f).resolve()), Path(f).stat()) for f in self.files]
         return [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in facts] + [self.query]
 
+    def fetch(self, folder: Path) -> Self:
+        """Copy what lies at an address into a folder: then it is read as any file, and once over the network.
+
+        Raises:
+            EventDataError: An object can't be fetched.
+        """
+        if self.is_local or not self.files:
+            return self
+        system, _ = fsspec.core.url_to_fs(self.files[0])
+        paths = [system._strip_protocol(name) for name in self.files]
+        root = os.path.commonpath([path.rpartition("/")[0] for path in paths])
+        local = [str(folder / path.removeprefix(root).lstrip("/")) for path in paths]
+        try:
+            system.get(paths, local)
+        except OSError as error:
+            raise EventDataError(f"`{self.label}` can't be fetched: {error}.") from error
+        return dataclasses.replace(self, files=tuple(local), folder=str(folder))
+
     def digest(self) -> str:
         """Hash the content."""
         digest = hashlib.sha256()
         for name in self.files:
-            with fsspec.open(name, "rb") as stream:
+            with Path(name).open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         if isinstance(self.given, pd.DataFrame):
             digest.update(",".join(f"{name} {kind}" for name, kind in self.given.dtypes.items()).encode())
-            mixed = [name for name, kind in self.given.dtypes.items() if str(kind) == "object"]  # lists can't be hashed
-            texts = self.given.astype(dict.fromkeys(mixed, "str"))
+            texts = self.given.copy(deep=False)
+            for name in texts.columns[texts.dtypes == "object"]:
+                texts[name] = texts[name].map(repr)  # lists can't be hashed
             digest.update(pd.util.hash_pandas_object(texts, index=False).to_numpy().tobytes())
         elif not self.files:
             for batch in _stream(self.given):
@@ -138,25 +162,24 @@ class Source:
             return connect().sql(" UNION ALL BY NAME ".join(self._read_csv(name) for name in self.files))
         if self.kind == "json":
             return connect().sql(" UNION ALL BY NAME ".join(self._read_json(name) for name in self.files))
-        # Registered, not handed over: a stream can be read once, and preparing reads more than once.
-        table = self._fetch() if not isinstance(self.given, pd.DataFrame) else self.given
-        rows = connect().from_df(table) if isinstance(table, pd.DataFrame) else connect().from_arrow(table)
-        return rows.project(f"*, {text(self.label)} AS {quote(FILE)}")
+        if isinstance(self.given, pd.DataFrame):
+            return connect().from_df(self.given).project(f"*, {text(self.label)} AS {quote(FILE)}")
+        # A stream: it can be read once.
+        return connect().from_arrow(self._stream()).project(f"*, {text(self.label)} AS {quote(FILE)}")
 
-    def _fetch(self) -> pa.Table:
+    def _stream(self) -> pa.RecordBatchReader:
         if self.kind != "duckdb":
-            return _stream(self.given).read_all()
-        with duckdb.connect(self.files[0], read_only=True) as base:
-            return base.sql(
-                self.query if _is_query(self.query) else f"FROM {_choose_table(base, self)}"
-            ).to_arrow_table()
+            return _stream(self.given)
+        base = duckdb.connect(self.files[0], read_only=True)
+        chosen = self.query if _is_query(self.query) else f"FROM {_choose_table(base, self)}"
+        return base.sql(chosen).fetch_arrow_reader()
 
     def _read_csv(self, name: str) -> str:
-        delimiter = ", delim='\t'" if ".tsv" in Path(name).suffixes else ""
+        delimiter = text(find_delimiter(Path(name), self.encoding))
         options = (
             f"""header=true, all_varchar=true, quote='"', escape='"', encoding={text(self.encoding)}, """
             f"hive_partitioning=true, hive_types_autocast=false, store_rejects=true, "
-            f"rejects_table='{BAD_LINES}', rejects_scan='{BAD_LINES}_scans'{delimiter}"
+            f"rejects_table='{BAD_LINES}', rejects_scan='{BAD_LINES}_scans', delim={delimiter}"
         )
         return f"(SELECT *, {text(name)} AS {quote(FILE)} FROM read_csv({text(name)}, {options}))"
 
@@ -176,57 +199,53 @@ class Source:
             EventDataError: A file is empty, is not in the stated encoding, or names a column twice.
         """
         problems: list[str] = []
-        if isinstance(self.given, pd.DataFrame):
-            problems += _name_twins(self.label, [str(column) for column in self.given.columns])
-        for name in self.files if self.is_local and self.kind in ("csv", "json") else ():
-            problems += self._check_file(Path(name))
-        if self.is_local and not any(Path(name).stat().st_size for name in self.files):
+        if not self.files:
+            frame = self.given if isinstance(self.given, pd.DataFrame) else None
+            names = self._stream().schema.names if frame is None else frame.columns.map(str)
+            problems += find_twins(self.label, list(names))
+        for name in self.files if self.is_text else ():
+            problems += find_start_faults(Path(name), kind=str(self.kind), encoding=self.encoding)
+        if self.files and not any(Path(name).stat().st_size for name in self.files):
             problems = [f"`{self.label}` is empty: it has no rows. Check the export."]
         if problems:
             raise EventDataError(*problems)
 
-    def _check_file(self, path: Path) -> list[str]:
-        """Look at a file's beginning; what lies further in, the engine finds."""
-        if ".zst" in path.suffixes or not path.stat().st_size:
-            return []
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            start = stream.read(1 << 16)
-        if start.startswith((b"\xff\xfe", b"\xfe\xff")) and self.encoding != "utf-16":
-            return [_wrong_encoding(path.name, self.encoding, "it begins with the mark of UTF-16")]
-        if self.kind == "json":
-            return []
-        header = next(_split(start.decode(self.encoding, "replace"), path), [])
-        return _name_twins(path.name, header)
-
     def explain(self, error: Exception) -> str:
         """Say what the engine could not read, with the line where one can be found."""
-        for name in self.files if self.is_local and self.kind in ("csv", "json") else ():
-            for found in _find_line_faults(Path(name), self.encoding, self.kind or "csv"):
-                return f"`{Path(name).name}` can't be read: {found}"
+        for name in self.files if self.is_text else ():
+            found = find_line_fault(Path(name), kind=str(self.kind), encoding=self.encoding)
+            if found:
+                return found
         said = str(error).split("\nLINE 1:")[0]  # what follows shows the engine's query
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         return f"`{self.label}` can't be read: {' '.join(lines[:4])}"
+
+    def read_garbled(self, name: str, rows: Sequence[int]) -> list[str | None]:
+        """Read lines of a JSON file as they stand there, by the number of the row; blank lines have none."""
+        return read_rows(Path(name), rows) if self.kind == "json" else [None] * len(rows)
 
     def list_bad_lines(self) -> pd.DataFrame:
         """List the CSV lines that could not be split into fields: `source`, `row` (the line), `reason`, `text`.
 
         Raises:
-            EventDataError: A line is not in the stated encoding: other letters would have been lost without a word.
+            EventDataError: A line is not in the stated encoding, or leaves a quotation mark open: rows would have been
+                lost or changed without a word.
         """
         names = ["source", "row", "reason", "text"]
         if self.kind != "csv":
             return pd.DataFrame(columns=names)
         query = f"""
-            SELECT file_path, line, any_value(error_type::VARCHAR ORDER BY column_idx DESC), any_value(csv_line),
-                   any_value(error_message ORDER BY column_idx DESC)
+            SELECT file_path, line, any_value(error_type::VARCHAR), any_value(csv_line),
+                   list(error_message ORDER BY column_idx)
             FROM {BAD_LINES} JOIN {BAD_LINES}_scans USING (scan_id, file_id) GROUP BY ALL ORDER BY ALL"""
         found = connect().execute(query).fetchall()
-        garbled = [row for row in found if row[2] == "INVALID ENCODING"]
-        if garbled:
-            file, line = garbled[0][:2]
-            where = f"line {line} holds bytes that are no {ENCODINGS[self.encoding]}"
-            raise EventDataError(_wrong_encoding(Path(file).name, self.encoding, where))
-        rows = [(str(file), line, f"line can't be split: {_plainly(said)}", raw) for file, line, _, raw, said in found]
+        for file, line, kind, _, said in found:
+            if kind == "INVALID ENCODING":
+                where = f"line {line} holds other bytes"
+                raise EventDataError(word_encoding(Path(file).name, "csv", self.encoding, where))
+            if kind == "UNQUOTED VALUE":  # what follows it was read as one field
+                raise EventDataError(self.explain(ValueError(said[0])))
+        rows = [(str(f), line, f"line can't be split: {word_bad_line(said)}", raw) for f, line, _, raw, said in found]
         return pd.DataFrame(rows, columns=names)
 
 
@@ -281,7 +300,7 @@ def _find_files(place: str) -> list[str]:
 
 
 def _find_remote(place: str) -> list[str]:
-    """List the objects that an address means, and let the engine read them through fsspec, with its credentials."""
+    """List the objects that an address means."""
     try:
         system, path = fsspec.core.url_to_fs(place)
         listed = system.glob(path) if "*" in path else system.find(path)
@@ -290,9 +309,6 @@ def _find_remote(place: str) -> list[str]:
     found = [system.unstrip_protocol(name) for name in sorted(listed) if _kind(name)]
     if not found:
         raise EventDataError(f"No events at `{place}`: no object of a kind among {sorted(READERS)} is there.")
-    name = system.protocol if isinstance(system.protocol, str) else system.protocol[0]
-    if not connect().filesystem_is_registered(name):
-        connect().register_filesystem(system)
     return found
 
 
@@ -324,73 +340,12 @@ def _is_query(query: str) -> bool:
 
 
 def _choose_table(base: duckdb.DuckDBPyConnection, source: Source) -> str:
-    tables = [row[0] for row in base.sql("SELECT table_name FROM information_schema.tables ORDER BY ALL").fetchall()]
-    wanted = source.query or ("events" if "events" in tables else tables[0] if len(tables) == 1 else "")
+    found = base.sql("SELECT table_schema, table_name FROM information_schema.tables ORDER BY ALL").fetchall()
+    tables = {name if schema == "main" else f"{schema}.{name}": (schema, name) for schema, name in found}
+    only = next(iter(tables)) if len(tables) == 1 else ""
+    wanted = source.query or ("events" if "events" in tables else only)
     if wanted not in tables:
-        msg = f"`{source.label}`: the file has the tables {tables}; name one: `{source.files[0]}#TABLE`, or a SELECT."
+        listed = ", ".join(map(repr, tables))
+        msg = f"`{source.label}`: the file has the tables {listed}; name one: `{source.files[0]}#TABLE`, or a SELECT."
         raise EventDataError(msg)
-    return quote(wanted)
-
-
-def _split(start: str, path: Path) -> Iterator[list[str]]:
-    first = start.splitlines()[0].lstrip("﻿") if start.splitlines() else ""
-    delimiter = "\t" if ".tsv" in path.suffixes else max(",;|\t", key=first.count)
-    return csv.reader([first], delimiter=delimiter)
-
-
-def _name_twins(label: str, columns: Sequence[str]) -> list[str]:
-    counts = Counter(name.strip().lower() for name in columns)
-    twins = [name for name, count in counts.items() if count > 1]
-    return [f"`{label}` has the column `{name}` {counts[name]} times; rename or remove all but one." for name in twins]
-
-
-def _wrong_encoding(name: str, encoding: str, found: str) -> str:
-    others = ", ".join(f"`encoding: {other}`" for other in ENCODINGS if other != encoding)
-    return f"`{name}` is not {ENCODINGS[encoding]}: {found}. Save it as UTF-8, or state {others} in a mapping file."
-
-
-def _plainly(message: str) -> str:
-    """Reword the engine's note on a line: `Expected Number of Columns: 4 Found: 6`."""
-    counts = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
-    return f"{counts[2]} fields instead of {counts[1]}" if counts else message.splitlines()[0]
-
-
-def _find_line_faults(path: Path, encoding: str, kind: str) -> Iterator[str]:
-    """Find the line that the engine stumbled over, when it does not say: read only after it has failed."""
-    if ".zst" in path.suffixes:
-        return
-    ends: dict[bytes, int] = {}
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                line.decode(encoding)
-            except UnicodeDecodeError:
-                yield _wrong_encoding(path.name, encoding, f"line {number}").partition(" is ")[2]
-                return
-            if kind == "json" and line.strip() and not _is_object(line):
-                yield f"line {number} is no JSON object: {line[:60].decode(encoding, 'replace').strip()!r}."
-                return
-            ends.setdefault(b"\r\n" if line.endswith(b"\r\n") else b"\n", number)
-    if kind == "csv" and len(ends) > 1:
-        change = max(ends.values())
-        yield (
-            f"line {change} ends otherwise than the lines before it (CRLF and LF are mixed). Save it with one kind of "
-            "line end."
-        )
-    elif kind == "csv":
-        yield from _find_open_quote(path, encoding)
-
-
-def _find_open_quote(path: Path, encoding: str) -> Iterator[str]:
-    with gzip.open(path, "rt", encoding=encoding) if path.suffix == ".gz" else path.open(encoding=encoding) as stream:
-        for number, line in enumerate(stream, start=1):
-            if line.count('"') % 2:
-                yield f"line {number} opens a quotation mark that is not closed on it: {line[:60].strip()!r}."
-                return
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False
+    return ".".join(map(quote, tables[wanted]))

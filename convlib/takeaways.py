@@ -13,6 +13,7 @@ from convlib.stats import FEW_UNITS, SIGNIFICANCE
 
 MOST = 5
 WHEN = {"D": "on {:%-d %B %Y}", "W": "in the week from {:%-d %B %Y}", "M": "in {:%B %Y}"}
+SEVERITIES = {"error": "error", "warning": "warning", "info": "note"}
 JUDGED = ("positive", "negative", "no evidence")
 
 
@@ -237,8 +238,7 @@ def word_event_map(
     silent = planned.loc[planned["status"] == "never fires", "name"]
     total = planned["conversion"].nunique()
     sentences = [
-        f"{units:,} users of segment {segment}; {rows['read']:,} rows read = {rows['used']:,} used + "
-        f"{rows['rejected']:,} rejected (whole log).",
+        f"{units:,} users of segment {segment}; {word_rows(rows, rejected_because={}, left_out_because={})} (whole log).",
         f"{total - len(silent)} of the plan's {total} conversions are tracked"
         + (f"; never seen: {', '.join(silent)}." if len(silent) else "."),
     ]
@@ -258,23 +258,63 @@ def word_event_map(
     return Takeaways(sentences)
 
 
+def word_quality(table: pd.DataFrame, *, segment: str) -> Takeaways:
+    """Say what to fix first, where to look, and who owns it."""
+    tried, failed = table[table["status"] != "not applicable"], table[table["status"] == "failed"]
+    untried = len(table) - len(tried)
+    rest = f" {untried} could not be tried; the table says why." if untried else ""
+    if not len(failed):
+        return Takeaways((f"All {len(tried)} quality rules that apply to segment {segment} passed.{rest}",))
+    counts = failed["severity"].value_counts()
+    kinds = _list(
+        [
+            f"{counts[kind]} {word}{'s' if counts[kind] > 1 else ''}"
+            for kind, word in SEVERITIES.items()
+            if kind in counts
+        ]
+    )
+    sentences = [f"{len(failed)} of {len(tried)} quality rules failed in segment {segment}: {kinds}.{rest}"]
+    for row in _records(failed.head(MOST - 2)):
+        where = f", such as {row['example']}" if row["example"] else ""
+        owner = f" Owner: {row['owner']}." if row["owner"] else ""
+        start = "Fix first" if len(sentences) == 1 else "Then"
+        sentences.append(
+            f"{start}: {row['name'].lower()}, {row['failed']:,} of {row['tried']:,} ({_small(row['share'])}){where}.{owner}"
+        )
+    return Takeaways(sentences)
+
+
+def _small(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
+
+
 def word_provenance(
     source: str,
     *,
     segment: str,
     period: tuple[object, object],
-    rows: Mapping[str, int],
-    reasons: Mapping[str, int],
+    rows: str,
     fingerprint: str,
     end: pd.Timestamp,
 ) -> str:
     """Say where a report's numbers come from."""
     return (
-        f"Segment {segment}, entries from {period[0]} to {period[1]}. {source}: {rows['read']:,} rows "
-        f"read, {rows['used']:,} used, "
-        f"{rows['rejected']:,} rejected{word_reasons(reasons)}; data end on {end:%Y-%m-%d %H:%M} UTC; "
-        f"fingerprint {fingerprint[:12]}."
+        f"Segment {segment}, entries from {period[0]} to {period[1]}. {source}: {rows}; data end on "
+        f"{end:%Y-%m-%d %H:%M} UTC; fingerprint {fingerprint[:12]}."
     )
+
+
+def word_rows(
+    counts: Mapping[str, int], *, rejected_because: Mapping[str, int], left_out_because: Mapping[str, int]
+) -> str:
+    """Say what became of a source's rows: those read are those used, rejected and left out."""
+    sentence = (
+        f"{counts['read']:,} rows read = {counts['used']:,} used + {counts['rejected']:,} "
+        f"rejected{word_reasons(rejected_because)}"
+    )
+    if not counts["left_out"]:
+        return sentence
+    return f"{sentence} + {counts['left_out']:,} left out by rule{word_reasons(left_out_because)}"
 
 
 def word_reasons(reasons: Mapping[str, int]) -> str:

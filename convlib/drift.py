@@ -1,0 +1,224 @@
+"""Changes in a log's daily counts that look like broken tracking: gaps, jumps, shifted hours, properties and events lost."""
+
+from collections.abc import Collection
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats as scipy_stats
+
+from convlib.stats import compare_normal, divide, pooled_error
+
+#: Days that a weekly pattern takes to show: three of each weekday.
+FEWEST_DAYS = 21
+#: Rows so far from the others, and fewer than this share of all, carry a wrong time.
+APART, STRAY = pd.Timedelta("60D"), 0.01
+#: Events a day below which chance alone makes days differ by half.
+STEADY = 50
+#: Robust standard deviations beyond which a day stands out; in normal noise fewer than one day in a million does.
+FAR = 6.0
+#: Robust standard deviation of the logarithms beyond which days are too unlike one another to judge one.
+IRREGULAR = 0.5
+#: A day stands out only when it has at least twice or at most half of what was expected.
+JUMP = np.log(2)
+#: Events in a week by which a daily curve is known well enough to be compared.
+FEWEST_HOURLY = 500
+#: Smaller shifts than this are daylight saving, habit and chance.
+FEWEST_HOURS = 2
+#: How well a shifted curve must fit, and by how much better than unshifted.
+FIT, BETTER = 0.8, 0.3
+#: A curve whose busiest hour has less than this times the mean of all hours tells no time of day.
+CURVE = 1.3
+#: Days before, of which a property's usual fill rate is the median, and the fewest that tell it.
+BEFORE, FEWEST_BEFORE = 28, 7
+#: A fall of the fill rate worth a person's time, and its level of chance; many events and columns are looked at.
+FALL, CHANCE = 0.2, 1e-6
+#: Rows a day that a fill rate needs.
+FEWEST_ROWS = 30
+#: Days without an event before it counts as stopped, and how many events had to be expected in them.
+SILENT_DAYS, EXPECTED = 3, 20
+#: An event was steady on a platform when it came on this share of the days.
+STEADY_DAYS = 0.8
+
+
+def count_days(daily: pd.DataFrame) -> pd.DataFrame:
+    """Count each event name's rows on each whole day of the log, with zeros: one column a name.
+
+    The first and the last day are left out, for most logs begin and end within a day.
+    """
+    known = keep_body(daily)
+    wide = known.groupby(["day", "event_name"])["rows"].sum().unstack(fill_value=0).asfreq("D", fill_value=0)
+    return wide.iloc[1:-1]
+
+
+def keep_body(daily: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the few rows far from all others, whose clocks are wrong: they would stretch the log by years."""
+    total = daily.groupby("day")["rows"].sum()
+    part = (total.index.diff() > APART).cumsum()
+    sizes = total.groupby(part).transform("sum")
+    return daily[daily["day"].isin(total.index[sizes >= STRAY * total.sum()])]
+
+
+def find_unusual_days(daily: pd.DataFrame) -> pd.DataFrame:
+    """Set each day of the steady events against what their trend and their weekdays expect.
+
+    Logarithms of the counts, less the median of each weekday and a running median of 15 days; what is left is held
+    against its median absolute deviation (the rule of Hampel, 1974).
+
+    Returns:
+        `event_name`, `day`, `rows`, `expected`, `gap` (none at all), `jump` (far more or fewer).
+    """
+    wide = count_days(daily)
+    parts = [_judge_days(wide[name], str(name)) for name in wide if len(wide) >= FEWEST_DAYS]
+    columns = ["event_name", "day", "rows", "expected", "gap", "jump"]
+    found = [part for part in parts if part is not None]
+    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+
+
+def _judge_days(counts: pd.Series, name: str) -> pd.DataFrame | None:
+    alive = _cut_to_life(counts)
+    level, spread = _expect(alive)
+    if not (alive.median() >= STEADY and spread <= IRREGULAR):
+        return None
+    frame = pd.DataFrame({"rows": alive, "expected": np.exp(level)})
+    # No event at all counts as half of one. An event that rests every Sunday has no gap there.
+    off = (np.log(alive.clip(lower=0.5)) - level).abs()
+    rests = alive.groupby(alive.index.day_of_week).transform("median") == 0
+    frame["gap"] = (alive == 0) & ~rests & (off > FAR * spread)
+    bound = np.full(len(alive), max(JUMP, FAR * spread))
+    bound[-7:] *= 2  # the last week has no days after it to be compared with
+    frame["jump"] = (alive > 0) & (off > bound) & (frame[["rows", "expected"]].max(axis=1) >= STEADY)
+    return frame.rename_axis("day").reset_index().assign(event_name=name)
+
+
+def _cut_to_life(counts: pd.Series) -> pd.Series:
+    return counts.loc[counts.ne(0).idxmax() : counts[::-1].ne(0).idxmax()]
+
+
+def _expect(alive: pd.Series) -> tuple[pd.Series, float]:
+    """Give the logarithm expected of each day, and the robust standard deviation from it (NaN for too few days)."""
+    logs = np.log(alive.where(alive > 0))
+    if len(alive) < FEWEST_DAYS:
+        return logs, np.nan
+    week = logs.rolling(7, center=True, min_periods=4).median()
+    habit = (logs - week).groupby(alive.index.day_of_week).transform("median")
+    # Medians keep the edge of a lasting change where it is; a smooth trend would blame the days around it.
+    level = (logs - habit).rolling(15, center=True, min_periods=8).median() + habit
+    rest = (logs - level).dropna()
+    return level, float(scipy_stats.median_abs_deviation(rest, scale="normal")) if len(rest) else np.nan
+
+
+def find_shifted_hours(hourly: pd.DataFrame) -> pd.DataFrame | str:
+    """Compare each platform's daily curve, week by week, with the usual one, shifted by every number of hours.
+
+    Returns:
+        `platform`, `week`, `rows`, `hours` (by which the curve lies late; 0 when it fits as it is); or why nothing can
+        be said.
+    """
+    hour = hourly["hour"].dt
+    weeks = hourly.assign(week=hour.to_period("W-SUN").dt.start_time, clock=hour.hour)
+    curves = weeks.assign(platform=weeks["platform"].fillna("")).pivot_table(
+        index=["platform", "week"], columns="clock", values="rows", aggfunc="sum", fill_value=0
+    )
+    curves = curves.reindex(columns=range(24), fill_value=0)
+    curves = curves[curves.sum(axis=1) >= FEWEST_HOURLY]
+    if len(curves) < 3:
+        return f"Needs three weeks (or platforms) of {FEWEST_HOURLY} events."
+    shares = curves.div(curves.sum(axis=1), axis=0)
+    everyone = shares.median()
+    if everyone.max() < CURVE * everyone.mean() or (everyone > 0).sum() < 24 / 2:
+        return "The log has no daily curve: its events lie evenly over the day, or carry dates without times."
+    # A platform may have hours of its own; one that is off in every week must fit the others' far better when shifted.
+    own = shares.groupby("platform").transform("median").to_numpy()
+    hours = [
+        _best_shift(a, b) or _best_shift(a, everyone.to_numpy()) for a, b in zip(shares.to_numpy(), own, strict=True)
+    ]
+    found = curves.sum(axis=1).rename("rows").reset_index()
+    return found.assign(hours=hours)
+
+
+def _best_shift(curve: NDArray[np.float64], usual: NDArray[np.float64]) -> int:
+    fits = np.array([np.corrcoef(np.roll(curve, -hours), usual)[0, 1] for hours in range(24)])
+    best = int(np.nanargmax(fits)) if np.isfinite(fits).any() else 0
+    hours = best if best <= 12 else best - 24
+    return hours if abs(hours) >= FEWEST_HOURS and fits[best] >= FIT and fits[best] - fits[0] >= BETTER else 0
+
+
+def find_lost_properties(daily: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFrame:
+    """Set each day's fill rate of each event's properties against the median of the four weeks before.
+
+    Only events whose days are alike are judged: where they are not, another kind of row comes on another day.
+
+    A day is `low` when the rate fell by at least 20 points, beyond chance (two-proportion z-test), and so did the
+    day beside it.
+
+    Returns:
+        `event_name`, `column`, `day`, `rows`, `filled`, `usual`, `low`; only properties that were filled before.
+    """
+    wide = count_days(daily)
+    alike = [name for name in wide if _expect(_cut_to_life(wide[name]))[1] <= IRREGULAR]
+    daily = daily[daily["event_name"].isin(alike)]
+    index = pd.MultiIndex.from_frame(daily[["event_name", "day"]], names=["event", "date"])
+    by = ["event", "date"]
+    rows, counts = (
+        daily["rows"].set_axis(index).groupby(by).sum(),
+        filled.loc[daily.index].set_axis(index).groupby(by).sum(),
+    )
+    enough = rows >= FEWEST_ROWS
+    rows, counts = rows[enough], counts[enough]
+    shares = counts.div(rows, axis=0)
+    before = shares.groupby("event").rolling(BEFORE, min_periods=FEWEST_BEFORE).median().droplevel(0)
+    usual = before.groupby("event").shift()
+    names = usual.columns[(usual >= FALL).any()]
+    parts = [_judge_fill(rows, counts[name], usual[name]).assign(column=name) for name in names]
+    columns = ["event_name", "column", "day", "rows", "filled", "usual", "low"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def _judge_fill(rows: pd.Series, filled: pd.Series, usual: pd.Series) -> pd.DataFrame:
+    frame = pd.DataFrame({"rows": rows, "filled": filled, "usual": usual}).loc[usual >= FALL]
+    frame = frame.rename_axis(["event_name", "day"]).reset_index()
+    share = divide(frame["filled"], frame["rows"])
+    # What was usual is a median of days, each of about so many rows.
+    error = pooled_error(frame["filled"], frame["rows"], frame["usual"] * frame["rows"], frame["rows"])
+    low = (frame["usual"] - share >= FALL) & (compare_normal(frame["usual"] - share, error) < CHANCE)
+    names = low.groupby(frame["event_name"])
+    return frame.assign(low=low & (names.shift(fill_value=False) | names.shift(-1, fill_value=False)))
+
+
+def find_stopped_events(daily: pd.DataFrame, mapped: Collection[str]) -> pd.DataFrame:
+    """Find events that came steadily on a platform and then no more, while the platform went on.
+
+    An event that ends on every platform counts when it is mapped: no number is lost with another.
+
+    Returns:
+        `platform`, `event_name`, `last` (day), `expected` (how many events its share of the platform's promised
+        since), `stopped`; only events that were steady.
+    """
+    counts = keep_body(daily).groupby(["platform", "event_name", "day"])["rows"].sum()
+    parts = [
+        _judge_silence(rows.droplevel("platform").unstack(fill_value=0).T.asfreq("D", fill_value=0), str(platform))
+        for platform, rows in counts.groupby("platform")
+    ]
+    if not parts:
+        return pd.DataFrame(columns=["platform", "event_name", "last", "expected", "stopped"])
+    found = pd.concat(parts, ignore_index=True)
+    goes_on = found["event_name"].isin(mapped) | (~found["stopped"]).groupby(found["event_name"]).transform("any")
+    return found.assign(stopped=found["stopped"] & goes_on)
+
+
+def _judge_silence(wide: pd.DataFrame, platform: str) -> pd.DataFrame:
+    total, found = wide.sum(axis=1), []
+    for name, rows in wide.items():
+        days = np.flatnonzero(rows)
+        first, last = int(days[0]), int(days[-1])
+        lived = last - first + 1
+        if lived < FEWEST_BEFORE * 2 or len(days) < STEADY_DAYS * lived:
+            continue
+        before, after = total.iloc[first : last + 1].sum(), total.iloc[last + 1 :].sum()
+        expected = rows.sum() / before * after
+        silent = len(wide) - 1 - last
+        longest = max(SILENT_DAYS, 3 * int(np.diff(days).max()) - 2)
+        stopped = silent >= longest and expected >= EXPECTED
+        found.append((platform, name, wide.index[last], expected, stopped))
+    return pd.DataFrame(found, columns=["platform", "event_name", "last", "expected", "stopped"])

@@ -1,0 +1,136 @@
+"""What is wrong with a text file: its encoding, its columns, its lines, its packing."""
+
+import csv
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+ENCODINGS = {"utf-8": "UTF-8", "utf-16": "UTF-16", "latin-1": "Latin-1"}
+PACKED = {".gz", ".zst"}
+MARKS = (b"\xff\xfe", b"\xfe\xff")
+START = 1 << 16
+SHOWN = 60
+
+
+def find_start_faults(path: Path, *, kind: str, encoding: str) -> list[str]:
+    """Say what the engine would read as something else: a broken packing, another encoding, a column twice."""
+    if not path.stat().st_size:
+        return []
+    try:
+        with _open(path) as stream:
+            start = stream.read(START)
+            while path.suffix in PACKED and stream.read(START):
+                pass  # the engine would read what is there of a file that was cut off
+    except OSError as error:
+        return [f"`{path.name}` can't be unpacked: {error}. It may have been cut off; copy or export it again."]
+    if start.startswith(MARKS) and encoding != "utf-16":
+        return [word_encoding(path.name, kind, encoding, "it begins with the mark of UTF-16")]
+    if kind == "json":
+        return []
+    first = _first_line(start, encoding)
+    return find_twins(path.name, next(csv.reader([first], delimiter=_delimiter(first, path)), []))
+
+
+def find_delimiter(path: Path, encoding: str) -> str:
+    """Find what parts the fields, by the first line."""
+    with _open(path) as stream:
+        return _delimiter(_first_line(stream.read(START), encoding), path)
+
+
+def find_twins(label: str, columns: Sequence[str]) -> list[str]:
+    """Name the columns that a table has more than once."""
+    counts = Counter(name.strip().lower() for name in columns)
+    twins = [name for name, count in counts.items() if count > 1]
+    return [f"`{label}` has the column `{name}` {counts[name]} times; rename or remove all but one." for name in twins]
+
+
+def find_line_fault(path: Path, *, kind: str, encoding: str) -> str | None:
+    """Find the line that the engine stumbled over, when it does not say: read only after it has failed."""
+    ends: dict[str, int] = {}
+    with _open(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode(encoding)
+            except UnicodeDecodeError:
+                return word_encoding(path.name, kind, encoding, f"line {number} holds other bytes")
+            if kind == "json" and line.strip() and not _is_object(line):
+                return f"`{path.name}` can't be read: line {number} is no JSON object: {_show(line, encoding)}."
+            ends.setdefault("CRLF" if line.endswith(b"\r\n") else "LF", number)
+    if kind == "csv" and len(ends) > 1:
+        name, number = max(ends.items(), key=lambda end: end[1])
+        return (
+            f"`{path.name}` can't be read: line {number} ends in {name} and the lines before it do not. Save it with "
+            "one kind of line end."
+        )
+    return _find_open_quote(path, encoding) if kind == "csv" else None
+
+
+def word_encoding(name: str, kind: str, encoding: str, found: str) -> str:
+    """Say that a file is not in the encoding that was stated."""
+    others = ", ".join(f"`encoding: {other}`" for other in ENCODINGS if other != encoding)
+    stated = f", or state {others} in a mapping file" if kind == "csv" else ""
+    return f"`{name}` is not {ENCODINGS[encoding]}: {found}. Save it as UTF-8{stated}."
+
+
+def read_rows(path: Path, rows: Sequence[int]) -> list[str | None]:
+    """Read some of a file's lines that are not blank, by their number from 1."""
+    wanted = dict.fromkeys(rows)
+    with _open(path) as stream:
+        for number, line in enumerate((line for line in stream if line.strip()), start=1):
+            if number in wanted:
+                wanted[number] = line.decode("utf-8", "replace").rstrip("\r\n")
+    return [wanted[row] for row in rows]
+
+
+def word_bad_line(messages: Sequence[str]) -> str:
+    """Reword the engine's notes on a line, one a field: `Expected Number of Columns: 4 Found: 6`."""
+    counts = [re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message) for message in messages]
+    found = [(int(each[2]), int(each[1])) for each in counts if each]
+    if not found:
+        return messages[0].splitlines()[0]
+    most, expected = max(found)
+    return f"{most if most > expected else min(found)[0]} fields instead of {expected}"
+
+
+def _find_open_quote(path: Path, encoding: str) -> str | None:
+    """Find the line from which an odd number of quotation marks is left open: what follows it reads as one field."""
+    opened = 0
+    with _open(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.count(b'"') % 2:
+                opened = 0 if opened else number
+                shown = line if opened else b""
+    if not opened:
+        return None
+    return (
+        f"`{path.name}` can't be read: line {opened} opens a quotation mark that is never closed: "
+        f"{_show(shown, encoding)}. Close it, or double it inside a quoted field."
+    )
+
+
+def _open(path: Path) -> io.BufferedReader:
+    return io.BufferedReader(pa.input_stream(str(path), compression="detect"))
+
+
+def _first_line(start: bytes, encoding: str) -> str:
+    return (start.decode(encoding, "replace").splitlines() or [""])[0].lstrip("\ufeff")
+
+
+def _delimiter(first: str, path: Path) -> str:
+    return "\t" if ".tsv" in path.suffixes else max(",;|\t", key=first.count)
+
+
+def _show(line: bytes, encoding: str) -> str:
+    return repr(line[:SHOWN].decode(encoding, "replace").strip())
+
+
+def _is_object(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
