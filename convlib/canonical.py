@@ -1,5 +1,7 @@
 """The canonical columns: what a source must have, the type of each, and what makes a row unusable."""
 
+from collections.abc import Sequence
+
 import duckdb
 
 from convlib.engine import quote, text
@@ -78,6 +80,11 @@ def check_columns(rows: duckdb.DuckDBPyRelation, label: str, plan: Plan | None) 
         raise EventDataError(*problems)
 
 
+def rename_columns(columns: Sequence[str]) -> list[str]:
+    """Give the anonymous id, which identities are joined by, its own spelling; custom columns keep theirs."""
+    return [name.lower() if name.lower() == "anonymous_id" else name for name in columns]
+
+
 def list_types(rows: duckdb.DuckDBPyRelation) -> dict[str, str]:
     """Give each column's engine type, by its name in lower case."""
     return dict(zip(map(str.lower, rows.columns), map(str, rows.types), strict=True))
@@ -100,7 +107,11 @@ def type_rows(rows: duckdb.DuckDBPyRelation, *, zone: str, trim: bool) -> duckdb
         f"{_read(name, kind, types, zone, trim) if name in types else 'NULL'}::{kind} AS {name}"
         for name, kind in CANONICAL.items()
     ]
-    custom = [quote(name) for name in own if name.lower() not in CANONICAL]
+    custom = [
+        f"{quote(name)} AS {quote(known)}"
+        for name, known in zip(own, rename_columns(own), strict=True)
+        if name.lower() not in CANONICAL
+    ]
     reason = _word_reason(types, zone)
     raw = ", ".join(f"{text(name)}: CAST({quote(name)} AS VARCHAR)" for name in own)
     added = [
@@ -118,7 +129,10 @@ def _read(name: str, kind: str, types: dict[str, str], zone: str, trim: bool) ->
     if kind == "DOUBLE":
         return f"to_number({name})"
     plain = name if types[name] == "VARCHAR" else f"CAST({name} AS VARCHAR)"
-    return f"NULLIF({f'TRIM({plain})' if trim else plain}, '')"
+    filled = f"NULLIF({f'TRIM({plain})' if trim else plain}, '')"
+    # Who has not signed in is known by the anonymous id alone.
+    is_user = name == "user_id" and "anonymous_id" in types
+    return f"coalesce({filled}, {_read('anonymous_id', kind, types, zone, trim)})" if is_user else filled
 
 
 def _moment(types: dict[str, str], zone: str) -> str:
@@ -136,9 +150,9 @@ def _word_reason(types: dict[str, str], zone: str) -> str:
     """Word why a row can't be used: the first fault found, or null."""
     empty = " AND ".join(f"{quote(name)} IS NULL" for name in types if name not in (FILE, ROW))
     cases = [f"WHEN user_id IS NULL AND {empty} THEN '{GARBLED}'"]
-    cases += [
-        f"WHEN {_is_blank(name, types)} THEN '{name} is missing'" for name in ("user_id", "event_name", "timestamp")
-    ]
+    nobody = " AND ".join(_is_blank(name, types) for name in ("user_id", "anonymous_id") if name in types)
+    cases.append(f"WHEN {nobody} THEN 'user_id is missing'")
+    cases += [f"WHEN {_is_blank(name, types)} THEN '{name} is missing'" for name in ("event_name", "timestamp")]
     if types["timestamp"] == "VARCHAR":
         cases.append(f"WHEN {_moment(types, zone)} IS NULL THEN 'timestamp is not a date and time'")
     cases.append(

@@ -9,7 +9,7 @@ from typing import Literal, Self, get_args
 import duckdb
 import numpy as np
 import pandas as pd
-from duckdb import ColumnExpression, ConstantExpression
+from duckdb import CaseExpression, ColumnExpression, ConstantExpression
 
 from convlib.canonical import ADDED
 from convlib.documents import did_you_mean, quote_names
@@ -21,7 +21,7 @@ from convlib.mapping import read_mapping
 from convlib.parts import DERIVED
 from convlib.plan import Plan, Segment, read_plan, read_segments
 from convlib.prepare import Prepared, prepare
-from convlib.rules import All, Rule, Test, parse_rule
+from convlib.rules import All, Any_, Rule, Test, parse_rule
 from convlib.sources import EventSource, find_source
 
 Unit = Literal["user", "session"]
@@ -374,9 +374,10 @@ class EventLog:
         rows = self.rows("events" if part == "unmapped" else part).filter(
             f"timestamp >= '{low}' AND timestamp < '{high}'"
         )
-        if part == "unmapped":
-            mapped = self.rows("conversions").set_alias("mapped")
-            rows = rows.set_alias("every").join(mapped, "event", how="anti")
+        if part == "unmapped" and self.plan:
+            # By the rules, not by the conversions: a double-fired row is mapped, though it does not count again.
+            mapped = compile_rule(Any_(tuple(conversion.match for conversion in self.plan.conversions)))
+            rows = rows.filter(CaseExpression(mapped, ConstantExpression(False)).otherwise(ConstantExpression(True)))
         if self.rule is None:
             return rows
         units = connect().from_df(pd.DataFrame({"user": self.entries().index})).set_alias("units")

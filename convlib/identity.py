@@ -32,7 +32,7 @@ def read_identities(table: pd.DataFrame | str | Path | None) -> pd.DataFrame | N
     if table is None:
         return None
     label = "identity" if isinstance(table, pd.DataFrame) else str(table)
-    frame = table if isinstance(table, pd.DataFrame) else find_source(table).open().df()
+    frame = table if isinstance(table, pd.DataFrame) else _read_table(table)
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         found = [name for name in frame.columns if not str(name).startswith("convlib ")]
@@ -49,6 +49,25 @@ def read_identities(table: pd.DataFrame | str | Path | None) -> pd.DataFrame | N
         )
         raise EventDataError(msg)
     return _follow(pairs.reset_index(drop=True), label)
+
+
+def add_identities(pairs: pd.DataFrame | None, learned: pd.DataFrame) -> pd.DataFrame:
+    """Put what a log teaches after what a table says, and follow chains through both."""
+    if pairs is None:
+        return _follow(learned, "the log")
+    return _follow(
+        pd.concat([pairs, learned], ignore_index=True).drop_duplicates("anonymous_id"), "identity and the log"
+    )
+
+
+def _read_table(path: str | Path) -> pd.DataFrame:
+    source = find_source(path)
+    source.check()
+    frame = source.open().df()
+    broken = source.list_bad_lines()
+    if len(broken):
+        raise EventDataError(*(f"`{path}`: line {row.row}: {row.reason}." for row in broken.itertuples()))
+    return frame
 
 
 def _follow(pairs: pd.DataFrame, label: str) -> pd.DataFrame:
@@ -96,7 +115,7 @@ def hash_ids(rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
 
 def hash_frame(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Do as `hash_ids` for some columns of a frame."""
-    chosen = [name for name in columns if name in frame]
+    chosen = [name for name in frame.columns.map(str) if name.lower() in columns]
     if not chosen:
         return frame
     hashes = [f"{_write_hmac(quote(name), read_hash_key())} AS {quote(name)}" for name in chosen]

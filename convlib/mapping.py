@@ -216,6 +216,19 @@ def apply_mapping(relation: duckdb.DuckDBPyRelation, mapping: Mapping, *, label:
     return fields.select([*mapped, *(SQLExpression(quote(c)) for c in relation.columns if c.lower() not in gone)])
 
 
+def find_id_fields(mapping: Mapping, columns: Iterable[str], ids: Iterable[str]) -> list[str]:
+    """Find the columns that ids are read from and that a mapping leaves in the log: they hold the ids in clear."""
+    sources = [mapping.columns[name] for name in ids if name in mapping.columns]
+    texts = [text for source in sources for text in (*source.column, source.expression or "")]
+    named = {name.lower() for name in mapping.columns}
+    return [
+        name
+        for name in columns
+        if name.lower() not in named
+        and any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) for text in texts)
+    ]
+
+
 def _find_misfit(columns: list[str], mapping: Mapping, label: str) -> list[str]:
     missing = _find_missing(columns, mapping.expect)
     if not missing:

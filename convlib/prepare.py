@@ -22,11 +22,22 @@ from duckdb import (
 )
 
 from convlib.cache import cache_folder
-from convlib.canonical import CANONICAL, GARBLED, LEFT_OUT, RAW, REASON, check_columns, list_types, type_rows
+from convlib.canonical import (
+    CANONICAL,
+    GARBLED,
+    LEFT_OUT,
+    RAW,
+    REASON,
+    check_columns,
+    list_types,
+    rename_columns,
+    type_rows,
+)
 from convlib.engine import compile_rule, connect, quote, text
 from convlib.errors import EventDataError
 from convlib.identity import (
     IDS,
+    add_identities,
     hash_frame,
     hash_ids,
     join_identities,
@@ -34,7 +45,7 @@ from convlib.identity import (
     read_hash_key,
     read_identities,
 )
-from convlib.mapping import Mapping, apply_mapping
+from convlib.mapping import Mapping, apply_mapping, find_id_fields
 from convlib.parts import write_parts
 from convlib.plan import Plan
 from convlib.plan_entries import LeaveOut
@@ -166,6 +177,9 @@ class _Reading:
             rows = self.source.open()
             if self.mapping.columns or self.mapping.each or self.mapping.expect:
                 rows = apply_mapping(rows, self.mapping, label=self.source.label)
+            if self.mapping.hash_ids:
+                hidden = find_id_fields(self.mapping, rows.columns, IDS)
+                rows = rows.select(StarExpression(exclude=hidden)) if hidden else rows
             check_columns(rows, self.source.label, self.plan)
             typed = self._stage(type_rows(rows, zone=self.mapping.timezone, trim=self.source.is_text), folder)
             in_place = self._stays(list_types(rows))
@@ -175,7 +189,7 @@ class _Reading:
             lines = self.source.list_bad_lines()
             rejects = self._write_rejects(joined if self.mapping.hash_ids else final, counts, lines, folder)
             (folder / STAGED).unlink(missing_ok=True)
-            given = [name for name in rows.columns if name not in (FILE, ROW)]
+            given = [name for name in rename_columns(rows.columns) if name not in (FILE, ROW)]
             facts = {"given": given, "identities": identities, **self._settle(counts, rejects, broken=len(lines))}
             names = [*CANONICAL, *(name for name in given if name.lower() not in CANONICAL)]
             origin = f"({final.sql_query()})" if in_place else "read_parquet('{folder}/rows.parquet')"
@@ -185,12 +199,16 @@ class _Reading:
             }
             (folder / "log.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
         finally:
-            connect().execute("SET TimeZone = 'UTC'")
+            connect().execute(f"SET TimeZone = 'UTC'; DROP TABLE IF EXISTS {quote(STAGED)}")
 
     def _stage(self, typed: duckdb.DuckDBPyRelation, folder: Path) -> duckdb.DuckDBPyRelation:
         """Turn what is slow to read twice into Parquet."""
         if self.source.kind == "parquet":
             return typed
+        if self.mapping.hash_ids:  # nothing in clear is written
+            connect().execute(f"DROP TABLE IF EXISTS {quote(STAGED)}")
+            typed.create(quote(STAGED))
+            return connect().sql(f"SELECT *, rowid + 1 AS {quote(ROW)} FROM {quote(STAGED)}")
         typed.write_parquet(str(folder / STAGED), compression="zstd")
         return _number_rows(folder / STAGED)
 
@@ -205,14 +223,10 @@ class _Reading:
         )
 
     def _join(self, typed: duckdb.DuckDBPyRelation) -> tuple[duckdb.DuckDBPyRelation, int]:
-        learned = (
-            learn_identities(typed.filter(f"{quote(REASON)} IS NULL")) if "anonymous_id" in typed.columns else None
-        )
-        tables = [table for table in (self.identities, learned) if table is not None and len(table)]
-        if not tables:
-            return typed, 0
-        pairs = pd.concat(tables, ignore_index=True).drop_duplicates("anonymous_id")
-        return join_identities(typed, pairs), len(pairs)
+        pairs = self.identities
+        if "anonymous_id" in typed.columns:
+            pairs = add_identities(pairs, learn_identities(typed.filter(f"{quote(REASON)} IS NULL")))
+        return (typed, 0) if pairs is None or pairs.empty else (join_identities(typed, pairs), len(pairs))
 
     def _leave_out(self, typed: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
         """Note the first rule that leaves a row out; a rule on users leaves out all their rows."""
@@ -318,13 +332,10 @@ def _check_counts(facts: dict[str, Any], label: str, rejects: pd.DataFrame) -> N
     if not read:
         raise EventDataError(f"`{label}` is empty: it has no rows. Check the export.")
     if not used:
-        faults = "; ".join(f"{why}: {count:,} rows" for why, count in facts["rejected_because"].items())
-        faults += "; ".join(
-            f"left out by `{rule}`: {count:,} rows" for rule, count in facts["left_out_because"].items()
-        )
+        faults = [f"{why}: {count:,} rows" for why, count in facts["rejected_because"].items()]
+        faults += [f"left out by `{rule}`: {count:,} rows" for rule, count in facts["left_out_because"].items()]
         example = f" For example {rejects.iloc[0].dropna().astype(str).to_dict()}." if len(rejects) else ""
-        msg = f"`{label}` has no usable row: {read:,} read, {rejected:,} rejected ({faults}).{example}"
-        raise EventDataError(msg)
+        raise EventDataError(f"`{label}` has no usable row: {read:,} read ({'; '.join(faults)}).{example}")
     if read != used + rejected + left_out:
         msg = (
             f"`{label}`: the rows do not add up: {read:,} read, but {used:,} used + {rejected:,} rejected + "

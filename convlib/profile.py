@@ -185,7 +185,7 @@ def _contains(column: str, text: str) -> Expression:
 
 
 def _name_columns(rows: duckdb.DuckDBPyRelation, plan: Plan | None, platform: str) -> _Rows:
-    """Give the columns safe names, and each row its keys: hour, event name, platform and the rules that it matches."""
+    """Give the columns safe names, and each row its keys: day, event name, platform and the rules that it matches."""
     every = [
         str(name)
         for (name,) in rows.aggregate("event_name, count(*) AS n")
@@ -204,7 +204,7 @@ def _name_columns(rows: duckdb.DuckDBPyRelation, plan: Plan | None, platform: st
     packed = _pack([compile_rule(rule) for rule in rules.values()])
     hits = [f"hits{number}" for number in range(len(packed))]
     keys = [
-        SQLExpression("date_trunc('hour', timestamp)").alias("hour"),
+        SQLExpression("date_trunc('day', timestamp)::TIMESTAMP").alias("day"),
         _position(names, "event_name").alias("position"),
         (ColumnExpression(platform).cast("VARCHAR") if platform else ConstantExpression(None).cast("VARCHAR")).alias(
             "platform"
@@ -238,29 +238,24 @@ def _pack(tests: Sequence[Expression]) -> list[Expression]:
 
 
 def _count_days(rows: _Rows, received: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Count by hour, event name, platform and rule in the one scan of all columns, then by day and by hour of these."""
-    short, keys = rows.columns, ["position", "platform", *rows.hits]
+    """Count by day, event name, platform and rule in the one scan of all columns; and rows alone by hour."""
+    short, keys = rows.columns, ", ".join(["day", "position", "platform", *rows.hits])
     time = short["timestamp"]
-    arrived = f"TRY_CAST(CAST({short[received]} AS VARCHAR) AS TIMESTAMP)" if received else "NULL::TIMESTAMP"
+    arrived = f"TRY_CAST(CAST({short[received]} AS VARCHAR) AS TIMESTAMP)" if received else ""
     counts = {
         "rows": "count(*)",
+        "first": f"min({time})",
+        "last": f"max({time})",
         "negative": f"count(*) FILTER ({short['value']} < 0)",
-        "late": f"count(*) FILTER ({arrived} - {time} > INTERVAL '{LATE}')",
+        "late": f"count(*) FILTER ({arrived} - {time} > INTERVAL '{LATE}')" if received else "0",
         **{f"filled_{each}": "count(*)" if name in REQUIRED else f"count({each})" for name, each in short.items()},
     }
-    ends = {"first": f"min({time})", "last": f"max({time})"}
-    listed = ", ".join(["hour", *keys])
-    made = ", ".join(f"{expression} AS {name}" for name, expression in (counts | ends).items())
-    hours = connect().from_arrow(rows.relation.aggregate(f"{listed}, {made}", listed).to_arrow_table())
-    summed = [f"CAST(sum({name}) AS BIGINT) AS {name}" for name in counts]
-    by_day = hours.project("*, date_trunc('day', hour)::TIMESTAMP AS day")
-    by = ", ".join(["day", *keys])
-    listed = ", ".join([by, *summed, "min(first) AS first", "max(last) AS last"])
-    frame = by_day.aggregate(listed, by).order(by).df()
-    by_hour = hours.aggregate("hour, platform, CAST(sum(rows) AS BIGINT) AS rows", "hour, platform")
-    filled = frame[[f"filled_{name}" for name in short.values()]].set_axis(list(short), axis=1)
-    daily = frame[[*by.split(", "), "rows", "first", "last", "negative", "late"]]
-    return daily, filled, by_hour.order("hour, platform").df()
+    made = ", ".join(f"{expression} AS {name}" for name, expression in counts.items())
+    frame = rows.relation.aggregate(f"{keys}, {made}", keys).order(keys).df()
+    hours = rows.relation.project(f"date_trunc('hour', {time}) AS hour, platform")
+    hourly = hours.aggregate("hour, platform, count(*) AS rows", "hour, platform").order("hour, platform").df()
+    filled = frame[[f"filled_{each}" for each in short.values()]].set_axis(list(short), axis=1)
+    return frame.drop(columns=[f"filled_{each}" for each in short.values()]), filled, hourly
 
 
 def _match(daily: pd.DataFrame, rows: _Rows, plan: Plan | None) -> pd.DataFrame:
@@ -298,7 +293,8 @@ def _describe(whole: duckdb.DuckDBPyRelation, columns: Sequence[str]) -> tuple[l
 
 
 def _find_personal(whole: duckdb.DuckDBPyRelation, column: str, sample: Sequence[str]) -> dict[str, int]:
-    addresses = _distinct(whole, column, MOST_SEARCHED, holding="@")
+    is_all = 0 < len(sample) < MOST_SEARCHED
+    addresses = sample if is_all else _distinct(whole, column, MOST_SEARCHED, holding="@")
     found = {"e-mail addresses": sum(EMAIL.search(text) is not None for text in addresses)}
     if column in IDS:
         return found
@@ -381,7 +377,7 @@ def _find_busiest(rows: _Rows, totals: pd.DataFrame) -> tuple[pd.DataFrame, floa
         return empty, usual
     user = rows.columns["user_id"]
     heavy = rows.relation.aggregate(f"{user} AS heavy_user, count(*) AS n", user).filter(f"n >= {BUSY}")
-    days = rows.relation.project(f"{user} AS who, date_trunc('day', hour)::TIMESTAMP AS day").set_alias("days")
+    days = rows.relation.project(f"{user} AS who").set_alias("days")
     days = days.join(heavy.set_alias("heavy"), "who = heavy_user", how="semi").aggregate("who, day, count(*) AS events")
     return days.aggregate("who, arg_max(day, events) AS day, max(events) AS events", "who").project(
         "day, events"
@@ -425,7 +421,7 @@ def _count_currencies(rows: _Rows, plan: Plan | None) -> pd.DataFrame:
     currency, value, name = (rows.columns[each] for each in ("currency", "value", "event_name"))
     given = rows.relation.filter(f"{currency} IS NOT NULL")
     keys = ", ".join(["day", "event_name", "position", "currency", "valued", *rows.hits])
-    made = f"*, date_trunc('day', hour)::TIMESTAMP AS day, {name} AS event_name, {currency} AS currency, {value} IS NOT NULL AS valued"
+    made = f"*, day, {name} AS event_name, {currency} AS currency, {value} IS NOT NULL AS valued"
     frame = given.project(made).aggregate(f"{keys}, count(*) AS rows", keys).order(keys).df()
     matched = _match(frame, rows, plan)
     parts = [frame.assign(conversion=""), *[frame[matched[c] & frame["valued"]].assign(conversion=c) for c in matched]]
@@ -525,7 +521,7 @@ def _find_repeats(rows: _Rows) -> pd.DataFrame:
     close = np.concatenate(close) if close else keys[:0]
     if not len(close):
         return _no_repeats()
-    listed = f"date_trunc('day', hour)::TIMESTAMP AS day, platform, {same}, {time}, hash({', '.join(rows.columns.values())}) AS content"
+    listed = f"day, platform, {same}, {time}, hash({', '.join(rows.columns.values())}) AS content"
     found = _restrict(rows.relation, key, close).project(listed)
     by = f"day, platform, {same}, {time}, content"
     apart = f"{time} - lag({time}) OVER (PARTITION BY {same} ORDER BY {time}, content) <= INTERVAL 1 SECOND"
@@ -560,26 +556,26 @@ def _no_repeats() -> pd.DataFrame:
 
 
 def _check_sessions(rows: _Rows) -> tuple[int, int, pd.Timestamp | None]:
-    """Count the sessions, and those of several users, by sorted numbers of 44 bits of session and 20 of user."""
+    """Count the sessions, and those of several users, by sorted numbers of 48 bits of session and 16 of user."""
     session, user = rows.columns["session_id"], rows.columns["user_id"]
     given = rows.relation.filter(f"{session} IS NOT NULL")
     keys = _sort(
-        given, f"(hash({session}) & {(1 << 64) - (1 << 20)}::UBIGINT) | (hash({user}) & {(1 << 20) - 1})::UBIGINT"
+        given, f"(hash({session}) & {(1 << 64) - (1 << 16)}::UBIGINT) | (hash({user}) & {(1 << 16) - 1})::UBIGINT"
     )
     if not len(keys):
         return 0, 0, None
     total, found = 1, []
     for ends in _pair(keys):
-        sessions = ends >> np.uint64(20)
+        sessions = ends >> np.uint64(16)
         apart = sessions[0] != sessions[1]
         total += int(apart.sum())
         found.append(sessions[0][~apart & (ends[0] != ends[1])])
     twice = np.concatenate(found) if found else keys[:0]
     if not len(twice):
         return total, 0, None
-    several = _restrict(given, f"hash({session}) >> 20", twice)
-    shared = several.aggregate(f"{session}, min(hour) AS hour, min({user}) <> max({user}) AS shared", session).filter(
+    several = _restrict(given, f"hash({session}) >> 16", twice)
+    shared = several.aggregate(f"{session}, min(day) AS day, min({user}) <> max({user}) AS shared", session).filter(
         "shared"
     )
-    count, first = shared.aggregate("count(*), min(hour)").fetchall()[0]
-    return total, int(count), None if first is None else pd.Timestamp(first).floor("D")
+    count, first = shared.aggregate("count(*), min(day)").fetchall()[0]
+    return total, int(count), None if first is None else pd.Timestamp(first)
