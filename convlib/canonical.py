@@ -63,18 +63,11 @@ def check_columns(rows: duckdb.DuckDBPyRelation, label: str, plan: Plan | None) 
     ]
     known = {*rows.columns, *CANONICAL}
     problems += [
-        f"{plan.locate(conversion.id)}: `{conversion.id}` reads the column `{column}`, which `{label}` "
+        f"{plan.locate(entry.id)}: `{entry.id}` reads the column `{column}`, which `{label}` "
         f"does not have; its columns are {shown}."
-        for conversion in (plan.conversions if plan else ())
+        for entry in ((*plan.conversions, *plan.leave_out) if plan else ())
         if plan
-        for column in sorted(conversion.columns - known)
-    ]
-    problems += [
-        f"{plan.path}: `leave_out` rule `{rule.id}` reads the column `{column}`, which `{label}` does not have; its "
-        f"columns are {shown}."
-        for rule in (plan.leave_out if plan else ())
-        if plan
-        for column in sorted(rule.columns - known)
+        for column in sorted(entry.columns - known)
     ]
     if problems:
         raise EventDataError(*problems)

@@ -1,4 +1,4 @@
-"""Changes in a log's daily counts that look like broken tracking: gaps, jumps, shifted hours, properties and events lost."""
+"""Changes in a log's daily counts that look like broken tracking: gaps, jumps, shifted hours, what was lost."""
 
 from collections.abc import Collection
 
@@ -83,7 +83,7 @@ def _judge_days(counts: pd.Series, name: str) -> pd.DataFrame | None:
     frame = pd.DataFrame({"rows": alive, "expected": np.exp(level)})
     # No event at all counts as half of one. An event that rests every Sunday has no gap there.
     off = (np.log(alive.clip(lower=0.5)) - level).abs()
-    rests = alive.groupby(alive.index.day_of_week).transform("median") == 0
+    rests = alive.groupby(_weekday(alive)).transform("median") == 0
     frame["gap"] = (alive == 0) & ~rests & (off > FAR * spread)
     bound = np.full(len(alive), max(JUMP, FAR * spread))
     bound[-7:] *= 2  # the last week has no days after it to be compared with
@@ -91,8 +91,13 @@ def _judge_days(counts: pd.Series, name: str) -> pd.DataFrame | None:
     return frame.rename_axis("day").reset_index().assign(event_name=name)
 
 
+def _weekday(days: pd.Series) -> pd.Series:
+    return pd.Series(pd.DatetimeIndex(days.index).day_of_week, index=days.index)
+
+
 def _cut_to_life(counts: pd.Series) -> pd.Series:
-    return counts.loc[counts.ne(0).idxmax() : counts[::-1].ne(0).idxmax()]
+    days = counts.index[counts > 0]
+    return counts.loc[days[0] : days[-1]] if len(days) else counts
 
 
 def _expect(alive: pd.Series) -> tuple[pd.Series, float]:
@@ -101,9 +106,9 @@ def _expect(alive: pd.Series) -> tuple[pd.Series, float]:
     if len(alive) < FEWEST_DAYS:
         return logs, np.nan
     week = logs.rolling(7, center=True, min_periods=4).median()
-    habit = (logs - week).groupby(alive.index.day_of_week).transform("median")
+    habit = (logs - week).groupby(_weekday(alive)).transform("median")
     # Medians keep the edge of a lasting change where it is; a smooth trend would blame the days around it.
-    level = (logs - habit).rolling(15, center=True, min_periods=8).median() + habit
+    level = (logs - habit).rolling(15, center=True, min_periods=6).median() + habit
     rest = (logs - level).dropna()
     return level, float(scipy_stats.median_abs_deviation(rest, scale="normal")) if len(rest) else np.nan
 

@@ -1,7 +1,9 @@
 """The embedded engine: one connection a process, and match rules as its expressions."""
 
 import functools
+import glob
 import operator
+from pathlib import Path
 
 import duckdb
 from duckdb import ConstantExpression, Expression, FunctionExpression, SQLExpression
@@ -27,6 +29,16 @@ def quote(name: str) -> str:
 def text(value: str) -> str:
     """Write a text so that the engine reads it as one constant, whatever it holds."""
     return "'" + value.replace("'", "''") + "'"
+
+
+def place(path: str | Path) -> str:
+    """Write a file's place so that the engine reads that file alone, whatever its name holds."""
+    return text(glob.escape(str(path)))
+
+
+def scan(path: Path) -> duckdb.DuckDBPyRelation:
+    """Open one Parquet file."""
+    return connect().sql(f"FROM read_parquet({place(path)})")
 
 
 def compile_rule(rule: Rule) -> Expression:

@@ -123,7 +123,9 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
         events=table["events"].fillna(0).astype("int64"),
         units=table["units"].fillna(0).astype("int64"),
         status=table.apply(_status, axis=1),
-        note=[f"{rows:,.0f} rows (whole log) only repeat the one before" if rows > 0 else "" for rows in repeated],
+        note=[
+            f"rows that only repeat the one before: {rows:,.0f} (whole log)" if rows > 0 else "" for rows in repeated
+        ],
     )
     table["share_of_units"] = divide(table["units"], profile.users)
     listed = pd.DataFrame(plan.gaps, columns=["conversion", "missing"])
@@ -206,5 +208,5 @@ def _count_volume(profile: Profile, plan: Plan) -> pd.DataFrame:
     tiers = dict(zip(plan.table["id"], plan.table["tier"], strict=True))
     parts = [daily.loc[hit, ["day", "rows"]].assign(tier=tiers[str(name)]) for name, hit in matched.items()]
     other = daily.loc[~matched.any(axis=1).astype(bool), ["day", "rows"]].assign(tier="not in the plan")
-    counted = pd.concat([*parts, other], ignore_index=True).groupby(["day", "tier"], as_index=False)["rows"].sum()
-    return counted.rename(columns={"rows": "events"})
+    counted = pd.concat([*parts, other], ignore_index=True)
+    return counted.groupby(["day", "tier"], as_index=False).agg(events=("rows", "sum"))

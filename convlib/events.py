@@ -14,7 +14,7 @@ from duckdb import CaseExpression, ColumnExpression, ConstantExpression
 from convlib.canonical import ADDED
 from convlib.documents import did_you_mean, quote_names
 from convlib.durations import PERIODS
-from convlib.engine import compile_rule, connect, quote
+from convlib.engine import compile_rule, connect, quote, scan
 from convlib.errors import ParamError
 from convlib.mapping import Mapping as SourceMapping
 from convlib.mapping import read_mapping
@@ -107,7 +107,7 @@ class EventLog:
         """Count, for each conversion with a `dedupe` time, the rows that only repeat the one before."""
         if not self.plan or not any(each.dedupe for each in self.plan.conversions):
             return {}
-        return dict(connect().read_parquet(str(self.prepared.find("double_fired.parquet", self.plan))).fetchall())
+        return dict(scan(self.prepared.find("double_fired.parquet", self.plan)).fetchall())
 
     @property
     def rejected_because(self) -> dict[str, int]:
@@ -155,7 +155,10 @@ class EventLog:
 
     @property
     def rejects(self) -> pd.DataFrame:
-        """Show the rows that could not be used: `source`, `row` (the first is 1), `reason`, and the row as it came."""
+        """Show the rows that could not be used: `source`, `row`, `reason`, and the row as it came.
+
+        `row` is the number of the row, the first being 1, and for a line that can't be split (`text`) that of the line.
+        """
         return pd.read_parquet(self.prepared.folder / "rejects.parquet")
 
     def segment(self, which: str | Mapping[str, object]) -> Self:
@@ -257,7 +260,7 @@ class EventLog:
 
     def rows(self, name: str = "events") -> duckdb.DuckDBPyRelation:
         """Open one part of the prepared form (`events`, `conversions` or `activity`) with the row filters applied."""
-        relation = connect().read_parquet(str(self.prepared.find(f"{name}.parquet", self.plan)))
+        relation = scan(self.prepared.find(f"{name}.parquet", self.plan))
         for rule in (*self.filters, *([self.row_rule] if self.row_rule else [])):
             relation = relation.filter(compile_rule(rule))
         return relation

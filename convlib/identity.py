@@ -79,12 +79,11 @@ def _follow(pairs: pd.DataFrame, label: str) -> pd.DataFrame:
         pairs = pairs.assign(user_id=further.fillna(pairs["user_id"]))
         if (pairs["user_id"] == pairs["anonymous_id"]).any():
             break
-    circle = pairs.loc[pairs["user_id"].isin(leads.index), "anonymous_id"]
-    if circle.empty:
+    caught = pairs.loc[pairs["user_id"] == pairs["anonymous_id"], "anonymous_id"]
+    if caught.empty:
         return pairs
-    raise EventDataError(
-        f"`{label}`: ids lead to each other in a circle, such as {circle.iloc[0]!r}. Remove one of the rows."
-    )
+    msg = f"`{label}`: ids lead to each other in a circle, such as {caught.iloc[0]!r}. Remove one of the rows."
+    raise EventDataError(msg)
 
 
 def learn_identities(rows: duckdb.DuckDBPyRelation) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from duckdb import CaseExpression, ColumnExpression, ConstantExpression, Express
 from duckdb import StarExpression as Star
 
 from convlib.durations import parse_duration
-from convlib.engine import compile_rule, connect, quote, text
+from convlib.engine import compile_rule, connect, quote, scan, text
 from convlib.plan import Plan
 from convlib.plan_entries import Conversion, Macro, ValueColumn
 
@@ -84,7 +84,7 @@ def _map(events: Path, plan: Plan | None) -> duckdb.DuckDBPyRelation:
     conversions = plan.conversions if plan else ()
     hits = [CaseExpression(compile_rule(c.match), ConstantExpression(c.id)) for c in conversions]
     names = FunctionExpression("list_value", *hits) if hits else ConstantExpression([])
-    listed = _scan(events).select(Star(), names.alias(NAMES))
+    listed = scan(events).select(Star(), names.alias(NAMES))
     one = f"CAST(unnest(list_filter({quote(NAMES)}, name -> name IS NOT NULL)) AS VARCHAR) AS conversion"
     named = listed.query("listed", f"SELECT * EXCLUDE ({quote(NAMES)}), {one} FROM listed")
     value = _value_of([c for c in conversions if isinstance(c, Macro)])
@@ -133,8 +133,4 @@ def _write_activity(events: Path, mapped: duckdb.DuckDBPyRelation, folder: Path)
     """Write the events that are no conversion and fire with none: what active users do more of."""
     mapped.create_view("every_mapped", replace=True)
     query = "SELECT * EXCLUDE (user_id) FROM events ANTI JOIN every_mapped USING (user, timestamp) ORDER BY event"
-    _scan(events).query("events", query).write_parquet(str(folder / "activity.parquet"), compression="zstd")
-
-
-def _scan(path: Path) -> duckdb.DuckDBPyRelation:
-    return connect().read_parquet(str(path))
+    scan(events).query("events", query).write_parquet(str(folder / "activity.parquet"), compression="zstd")

@@ -33,7 +33,7 @@ from convlib.canonical import (
     rename_columns,
     type_rows,
 )
-from convlib.engine import compile_rule, connect, quote, text
+from convlib.engine import compile_rule, connect, place, quote, scan
 from convlib.errors import EventDataError
 from convlib.identity import (
     IDS,
@@ -104,7 +104,7 @@ class Prepared:
 
     def open(self) -> duckdb.DuckDBPyRelation:
         """Open the used rows in the source's order: the canonical columns, then the log's own."""
-        return connect().sql(self.select.replace("{folder}", str(self.folder).replace("'", "''")))
+        return connect().sql(self.select.replace("{rows}", place(self.folder / "rows.parquet")))
 
     def find(self, part: str, plan: Plan | None) -> Path:
         """Give the file of one part of what analyses read, written at the first need (see `parts.write_parts`)."""
@@ -192,7 +192,7 @@ class _Reading:
             given = [name for name in rename_columns(rows.columns) if name not in (FILE, ROW)]
             facts = {"given": given, "identities": identities, **self._settle(counts, rejects, broken=len(lines))}
             names = [*CANONICAL, *(name for name in given if name.lower() not in CANONICAL)]
-            origin = f"({final.sql_query()})" if in_place else "read_parquet('{folder}/rows.parquet')"
+            origin = f"({final.sql_query()})" if in_place else "read_parquet({rows})"
             facts |= {
                 "columns": names,
                 "select": _select(names, origin, whole=facts["rows_used"] == facts["rows_read"]),
@@ -217,6 +217,7 @@ class _Reading:
         return (
             self.source.kind == "parquet"
             and self.source.is_local
+            and not self.source.folder
             and self.mapping.model_dump(exclude_defaults=True).keys() <= HARMLESS
             and not (self.leave_out or self.identities is not None or "anonymous_id" in types)
             and types["timestamp"].startswith("TIMESTAMP")
@@ -251,7 +252,7 @@ class _Reading:
         # The raw form of a rejected row holds its ids in clear.
         hidden = f"* EXCLUDE ({quote(RAW)}), NULL::VARCHAR AS {quote(RAW)}"
         (hash_ids(noted.project(hidden)) if self.mapping.hash_ids else noted).write_parquet(path, compression="zstd")
-        return connect().read_parquet(path)
+        return scan(Path(path))
 
     def _write_rejects(
         self, typed: duckdb.DuckDBPyRelation, counts: Counts, lines: pd.DataFrame, folder: Path
@@ -272,6 +273,7 @@ class _Reading:
         rejects = rejects if rejects["text"].notna().any() else rejects.drop(columns="text")
         if self.mapping.hash_ids:
             rejects = hash_frame(rejects.drop(columns="text", errors="ignore"), IDS)
+        rejects = rejects.astype({"row": "int64"})
         rejects.to_parquet(folder / "rejects.parquet", index=False)
         return rejects
 
@@ -306,14 +308,14 @@ class _Reading:
         if isinstance(self.source.given, pd.DataFrame) and not self.mapping.each:
             return len(self.source.given)
         if self.source.kind == "parquet" and not self.mapping.each:
-            names = ", ".join(map(text, self.source.files))
+            names = ", ".join(map(place, self.source.files))
             return int(connect().sql(f"SELECT sum(num_rows) FROM parquet_file_metadata([{names}])").fetchall()[0][0])
         return seen
 
 
 def _number_rows(path: Path) -> duckdb.DuckDBPyRelation:
     query = f"SELECT * EXCLUDE (file_row_number), file_row_number + 1 AS {quote(ROW)} FROM "
-    return connect().sql(f"{query} read_parquet({text(str(path))}, file_row_number=true)")
+    return connect().sql(f"{query} read_parquet({place(path)}, file_row_number=true)")
 
 
 def _count(typed: duckdb.DuckDBPyRelation) -> Counts:

@@ -1,17 +1,17 @@
 """What a log's rows hold, reduced in few scans to the small frames that the event map and the quality rules judge."""
 
 import dataclasses
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
 import pandas as pd
 from duckdb import CaseExpression, ColumnExpression, ConstantExpression, Expression, FunctionExpression, SQLExpression
-from numpy.typing import NDArray
 
-from convlib.engine import compile_rule, connect, quote
+from convlib.engine import compile_rule, connect, quote, text
+from convlib.oddities import LATE, REPEATS, check_order, check_sessions, find_busiest, find_repeats, has_seconds
+from convlib.personal import count_personal
 from convlib.plan import Plan, Rule
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FEW_VALUES = 12
 #: So many event names are told apart, besides those of the plan: more are no names but texts, and no person reads them.
 MOST_NAMES = 500
+#: What stands for the other names.
+OTHER = "(other names)"
 #: So many different values of a column are searched for telephone and card numbers; e-mail addresses in all.
 MOST_SEARCHED = 5_000
 #: Columns whose values are ids: never shown, and numbers in them are no telephone or card numbers.
@@ -29,22 +31,8 @@ IDS = ("user_id", "session_id", "anonymous_id", "product_id")
 REQUIRED = ("event_name", "timestamp", "user_id")
 #: A column of this name says when the row arrived.
 RECEIVED = ("received_at", "ingested_at", "server_timestamp")
-#: A user with fewer events in all can't have had impossibly many in a day: one in 17 seconds, round the clock.
-BUSY = 5_000
-#: A row is late when it comes so long after those around it.
-LATE = pd.Timedelta("24h")
-#: In a file less in time order than this, order says nothing.
-MOSTLY_ORDERED = 0.95
-#: Rows whose median time stands for "now" at a place of the file, so that one wrong time makes no other row late.
-BLOCK = 200
-#: Sorted numbers compared at a time.
-PART = 250_000
 #: Bits of a mask, below the sign.
 BITS = 62
-EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.(?!png|jpe?g|gif|svg|webp)[a-zA-Z]{2,}", re.ASCII)
-#: With a country's code or brackets, as people write it: bare digits are more often ids.
-PHONE = re.compile(r"(?<![\w+])(?:\+\d{1,3}[\s./-]?|\(\+?\d{1,5}\)\s?)(?:\d[\s./()-]?){6,12}\d(?!\w)")
-CARD = re.compile(r"(?<![\w.-])[3-6]\d{3}(?:[ -]?\d){9,15}(?![\w.-])")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +44,7 @@ class Profile:
         platform: The column that tells platforms apart, or "".
         received: The column that says when a row arrived, or "".
         daily: `day`, `event_name`, `platform`, `rows`, `first`, `last`, `negative` values, `late` rows by the
-            received column. Names beyond the 500 most frequent are null.
+            received column. Names beyond the 500 most frequent stand together.
         filled: For each row of `daily`, how many of its rows hold a value of each column.
         matched: For each row of `daily`, whether it is each conversion of the plan.
         hourly: `hour`, `platform`, `rows`.
@@ -64,14 +52,16 @@ class Profile:
         conversions: `conversion`, `event_name`, `events`, `users`, `first`, `last`.
         covered: Users of each conversion.
         currencies: `conversion` ("" for all), `currency`, `rows` with a value.
-        values: `column`, `value`, `rows`, `shared` (at least two users have it), for columns of few values in the whole log.
+        values: `column`, `value`, `rows`, `shared` (at least two users have it), for columns of few values
+            in the whole log.
         personal: `column`, `kind`, `values`: what looks like personal data in the whole log.
         repeats: `day`, `event_name`, `platform`, `copies` (rows equal to another), `near` (within a second of another).
         sessions: How many there are; `shared`, how many of them have several users, and `shared_day`, the first's.
         busiest: `day` and `events` of each user with very many; `usual`, what one in a thousand of the others has.
         timed: Whether times carry seconds, so that equal rows are copies and not several events of a day.
-        order: `day`, `rows`, `backwards` (earlier than the row before it), `late`, over the whole file; `ordered`, its
-            share of neighbours in order, and `first_backwards`, the first row out of order.
+        order: `day`, `rows`, `backwards` (earlier than the row before it), `late`, over the whole file; empty when all
+            its rows are in order. `file_rows` is their number, `ordered` the share of neighbours in order, and
+            `first_backwards` the first row out of order.
     """
 
     users: int
@@ -96,6 +86,7 @@ class Profile:
     timed: bool
     order: pd.DataFrame
     ordered: float
+    file_rows: int
     first_backwards: int
 
     @property
@@ -106,13 +97,33 @@ class Profile:
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-    """The rows under names that no column of a log can clash with: `c0`, `c1`, ... and the keys they are grouped by."""
+    """The rows under names that no column of a log can clash with.
+
+    Attributes:
+        relation: Each row's `day`, `name` of its event, `platform`, whether it fits `match0`, `match1`, ..., and the
+            columns as `c0`, `c1`, ...
+        columns: The short name of each column.
+        names: The event names that are told apart.
+        rules: The conversions whose rules read more than the event's name, each with its `match` column.
+        keys: What rows are grouped by, so that a group is of a conversion as a whole or not at all.
+    """
 
     relation: duckdb.DuckDBPyRelation
     columns: dict[str, str]
     names: list[str]
-    rules: dict[str, Rule]
-    hits: list[str]
+    rules: dict[str, str]
+    keys: list[str]
+    platform: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Users:
+    """All users, how many have how many events, those of `(conversion or "", name or "")`, and personal ids."""
+
+    count: int
+    totals: pd.DataFrame
+    found: dict[tuple[str, str], int]
+    personal: dict[str, int]
 
 
 def profile_rows(log: "EventLog") -> Profile:
@@ -131,38 +142,31 @@ def profile_rows(log: "EventLog") -> Profile:
     rows = _name_columns(log.scan(), log.plan, platform)
     daily, filled, hourly = _count_days(rows, received)
     matched = _match(daily, rows, log.plan)
-    daily["event_name"] = daily["position"].map(dict(enumerate(rows.names, 1)))
     few, personal = _describe(whole, columns)
-    users, totals, found = _count_users(rows, daily, matched)
-    order, ordered, first_backwards = _check_order(whole)
-    sessions, shared, shared_day = _check_sessions(rows)
-    busiest, usual = _find_busiest(rows, totals)
-    pairs = _tabulate(daily, matched, found)
-    timed = _has_seconds(rows)
+    users = _count_users(rows, daily, matched)
+    personal += [("user_id", kind, count) for kind, count in users.personal.items()]
+    seen = (rows.relation, rows.columns)
+    timed = has_seconds(*seen)
+    none = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in REPEATS.items()})
     return Profile(
-        users=users,
+        users=users.count,
         platform=platform,
         received=received,
-        daily=daily.drop(columns=["position", *rows.hits]),
+        daily=daily.drop(columns=rows.keys[3:]),
         filled=filled,
         matched=matched,
         hourly=hourly,
-        names=_tabulate_names(daily, matched, found),
-        conversions=pairs,
-        covered={conversion: found[conversion, ""] for conversion in matched},
+        names=_tabulate_names(daily, matched, users.found),
+        conversions=_tabulate(daily, matched, users.found),
+        covered={each: users.found[each, ""] for each in map(str, matched)},
         currencies=_count_currencies(rows, log.plan),
-        values=_count_values(rows, few, totals),
-        personal=personal,
-        repeats=_find_repeats(rows) if timed else _no_repeats(),
-        sessions=sessions,
-        shared=shared,
-        shared_day=shared_day,
-        busiest=busiest,
-        usual=usual,
+        values=_count_values(rows, few, users.totals),
+        personal=pd.DataFrame(personal, columns=["column", "kind", "values"]),
         timed=timed,
-        order=order,
-        ordered=ordered,
-        first_backwards=first_backwards,
+        repeats=find_repeats(*seen) if timed else none,
+        **check_sessions(*seen),
+        **find_busiest(*seen, users.totals),
+        **check_order(whole),
     )
 
 
@@ -185,61 +189,39 @@ def _contains(column: str, text: str) -> Expression:
 
 
 def _name_columns(rows: duckdb.DuckDBPyRelation, plan: Plan | None, platform: str) -> _Rows:
-    """Give the columns safe names, and each row its keys: day, event name, platform and the rules that it matches."""
-    every = [
-        str(name)
-        for (name,) in rows.aggregate("event_name, count(*) AS n")
-        .order("n DESC, event_name")
-        .project("event_name")
-        .fetchall()
-    ]
+    """Give the columns safe names, and each row its keys."""
     conversions = plan.conversions if plan else ()
-    # What a rule that reads nothing else says of a name is asked of each name once, not of each row.
-    rules = {c.id: c.match for c in conversions if c.match.columns != {"event_name"}}
-    named = pd.DataFrame({"event_name": pd.Series(every, dtype="str")})
-    simple = [c.match for c in conversions if c.id not in rules]
-    mapped = set(every) if len(every) <= MOST_NAMES else _matching(named, simple)
-    names = [name for place, name in enumerate(every) if place < MOST_NAMES or name in mapped]
-    columns = {name: f"c{number}" for number, name in enumerate(rows.columns)}
-    packed = _pack([compile_rule(rule) for rule in rules.values()])
-    hits = [f"hits{number}" for number in range(len(packed))]
-    keys = [
+    rules = {c.id: f"match{n}" for n, c in enumerate(conversions) if c.match.columns != {"event_name"}}
+    matches = {rules[c.id]: c.match for c in conversions if c.id in rules}
+    names, name = _choose_names(rows, [c.match for c in conversions if c.id not in rules])
+    columns = {column: f"c{number}" for number, column in enumerate(rows.columns)}
+    relation = rows.select(
         SQLExpression("date_trunc('day', timestamp)::TIMESTAMP").alias("day"),
-        _position(names, "event_name").alias("position"),
-        (ColumnExpression(platform).cast("VARCHAR") if platform else ConstantExpression(None).cast("VARCHAR")).alias(
-            "platform"
-        ),
-        *[expression.alias(name) for expression, name in zip(packed, hits, strict=True)],
-    ]
-    own = [SQLExpression(quote(name)).alias(short) for name, short in columns.items()]
-    return _Rows(rows.select(*keys, *own), columns, names, rules, hits)
+        name.alias("name"),
+        (ColumnExpression(platform) if platform else ConstantExpression(None)).cast("VARCHAR").alias("platform"),
+        *[compile_rule(rule).alias(short) for short, rule in matches.items()],
+        *[SQLExpression(quote(column)).alias(short) for column, short in columns.items()],
+    )
+    # Rules that read no more than name and platform are asked of each group instead of each row.
+    own = [short for short, rule in matches.items() if not rule.columns <= {"event_name", platform}]
+    return _Rows(relation, columns, names, rules, ["day", "name", "platform", *own], platform)
 
 
-def _matching(named: pd.DataFrame, rules: Iterable[Rule]) -> set[str]:
-    relation = connect().from_df(named)
-    return {name for rule in rules for (name,) in relation.filter(compile_rule(rule)).fetchall()}
-
-
-def _position(values: Sequence[str], column: str) -> Expression:
-    """Say the how-manieth of the values a column holds (the first is 1); a dictionary lookup, so almost free."""
-    text = SQLExpression(quote(column)).cast("VARCHAR")
-    return FunctionExpression("list_position", ConstantExpression(list(values)).cast("VARCHAR[]"), text)
-
-
-def _pack(tests: Sequence[Expression]) -> list[Expression]:
-    """Pack yes-or-no answers into whole numbers, a bit each."""
-    numbers = []
-    for start in range(0, len(tests), BITS):
-        number = ConstantExpression(0).cast("BIGINT")
-        for bit, test in enumerate(tests[start : start + BITS]):
-            number += CaseExpression(test, ConstantExpression(1 << bit).cast("BIGINT")).otherwise(ConstantExpression(0))
-        numbers.append(number)
-    return numbers
+def _choose_names(rows: duckdb.DuckDBPyRelation, rules: Sequence[Rule]) -> tuple[list[str], Expression]:
+    """List the event names, and write the expression that puts those beyond the most frequent together."""
+    counted = rows.aggregate("event_name, count(*) AS n").order("n DESC, event_name")
+    names = [name for (name,) in counted.project("event_name").fetchall()]
+    if len(names) <= MOST_NAMES:
+        return names, ColumnExpression("event_name")
+    mapped = {name for rule in rules for (name, _) in counted.filter(compile_rule(rule)).fetchall()}
+    kept = [name for place, name in enumerate(names) if place < MOST_NAMES or name in mapped]
+    is_kept = ColumnExpression("event_name").isin(*map(ConstantExpression, kept))
+    return [*kept, OTHER], CaseExpression(is_kept, ColumnExpression("event_name")).otherwise(ConstantExpression(OTHER))
 
 
 def _count_days(rows: _Rows, received: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Count by day, event name, platform and rule in the one scan of all columns; and rows alone by hour."""
-    short, keys = rows.columns, ", ".join(["day", "position", "platform", *rows.hits])
+    short, keys = rows.columns, ", ".join(rows.keys)
     time = short["timestamp"]
     arrived = f"TRY_CAST(CAST({short[received]} AS VARCHAR) AS TIMESTAMP)" if received else ""
     counts = {
@@ -251,137 +233,87 @@ def _count_days(rows: _Rows, received: str) -> tuple[pd.DataFrame, pd.DataFrame,
         **{f"filled_{each}": "count(*)" if name in REQUIRED else f"count({each})" for name, each in short.items()},
     }
     made = ", ".join(f"{expression} AS {name}" for name, expression in counts.items())
-    frame = rows.relation.aggregate(f"{keys}, {made}", keys).order(keys).df()
+    frame = rows.relation.aggregate(f"{keys}, {made}", keys).order(keys).df().rename(columns={"name": "event_name"})
     hours = rows.relation.project(f"date_trunc('hour', {time}) AS hour, platform")
     hourly = hours.aggregate("hour, platform, count(*) AS rows", "hour, platform").order("hour, platform").df()
     filled = frame[[f"filled_{each}" for each in short.values()]].set_axis(list(short), axis=1)
     return frame.drop(columns=[f"filled_{each}" for each in short.values()]), filled, hourly
 
 
-def _match(daily: pd.DataFrame, rows: _Rows, plan: Plan | None) -> pd.DataFrame:
+def _match(groups: pd.DataFrame, rows: _Rows, plan: Plan | None) -> pd.DataFrame:
     """Say of each group of rows which conversions it is."""
-    answers: dict[str, NDArray[np.bool_]] = {}
-    named = pd.DataFrame({"event_name": pd.Series(rows.names, dtype="str")})
-    complex_rules = list(rows.rules)
+    named = connect().from_df(
+        groups[["event_name", "platform"]].rename(columns={"platform": rows.platform or "platform"})
+    )
+    matched = {}
     for conversion in plan.conversions if plan else ():
-        if conversion.id in rows.rules:
-            number = complex_rules.index(conversion.id)
-            hits = daily[f"hits{number // BITS}"].to_numpy("int64")
-            answers[conversion.id] = (hits >> (number % BITS)) & 1 == 1
-        else:
-            names = _matching(named, [conversion.match])
-            wanted = [place for place, name in enumerate(rows.names, 1) if name in names]
-            answers[conversion.id] = daily["position"].isin(wanted).to_numpy()
-    return pd.DataFrame(answers, index=daily.index)
+        short = rows.rules.get(conversion.id, "")
+        is_it = (
+            groups[short]
+            if short in rows.keys
+            else named.select(compile_rule(conversion.match).alias("hit")).df()["hit"]
+        )
+        matched[conversion.id] = is_it.fillna(False).to_numpy(bool)
+    return pd.DataFrame(matched, index=groups.index)
 
 
-def _describe(whole: duckdb.DuckDBPyRelation, columns: Sequence[str]) -> tuple[list[str], pd.DataFrame]:
-    """Find the columns of few values, and what looks like personal data; by the whole log, for a segment of five users
-    has few values of anything."""
+def _describe(whole: duckdb.DuckDBPyRelation, columns: Sequence[str]) -> tuple[list[str], list[tuple[str, str, int]]]:
+    """Find the columns of few values, and what looks like personal data.
+
+    Both by the whole log: in a segment of five users every column has few values, and each may be somebody's.
+    """
     kinds = dict(zip(whole.columns, map(str, whole.types), strict=True))
     few: list[str] = []
     found: list[tuple[str, str, int]] = []
     for column in columns:
-        if column == "session_id" or kinds[column].startswith(("TIMESTAMP", "DATE", "TIME")):
+        kind = kinds[column]
+        if column in ("user_id", "session_id") or kind.startswith(("TIME", "DATE")):
             continue
-        sample = [] if column in IDS else _distinct(whole, column, MOST_SEARCHED)
-        hits = _find_personal(whole, column, sample) if kinds[column] not in ("DOUBLE", "FLOAT", "BOOLEAN") else {}
-        found += [(column, kind, count) for kind, count in hits.items() if count]
-        if 0 < len(sample) <= FEW_VALUES and column not in IDS and not any(hits.values()):
-            few.append(column)
-    return few, pd.DataFrame(found, columns=["column", "kind", "values"]).astype({"column": "str", "kind": "str"})
+        sample, hits = _distinct(whole, column, MOST_SEARCHED), {}
+        if kind not in ("DOUBLE", "FLOAT", "BOOLEAN"):
+            hits = count_personal(sample, numbers=column not in IDS)
+            if len(sample) == MOST_SEARCHED:
+                hits |= count_personal(_distinct(whole, column, MOST_SEARCHED, holding="@"), numbers=False)
+        found += [(column, named, count) for named, count in hits.items()]
+        few += [column] if 0 < len(sample) <= FEW_VALUES and column not in IDS and not hits else []
+    return few, found
 
 
-def _find_personal(whole: duckdb.DuckDBPyRelation, column: str, sample: Sequence[str]) -> dict[str, int]:
-    is_all = 0 < len(sample) < MOST_SEARCHED
-    addresses = sample if is_all else _distinct(whole, column, MOST_SEARCHED, holding="@")
-    found = {"e-mail addresses": sum(EMAIL.search(text) is not None for text in addresses)}
-    if column in IDS:
-        return found
-    found["telephone numbers"] = sum(PHONE.search(text) is not None for text in sample)
-    long = [re.sub(r"\D", "", hit[0]) for text in sample for hit in CARD.finditer(text)]
-    valid = [number for number in long if _is_card(number)]
-    # One in ten numbers passes the check digit by chance: a column of long ids is none of cards.
-    return found | {"card numbers": len(valid) if len(valid) > 0.3 * len(long) else 0}
+def _count_users(rows: _Rows, daily: pd.DataFrame, matched: pd.DataFrame) -> _Users:
+    """Count the users of every name and conversion in one scan: a user is a mask of what they have, a bit each."""
+    bits = [("", name) for name in rows.names or [OTHER]]
+    for conversion in rows.rules:
+        bits += [(conversion, name) for name in daily.loc[matched[conversion], "event_name"].unique()]
+    masks = {f"m{low}": _write_mask(rows, bits[low : low + BITS]) for low in range(0, len(bits), BITS)}
+    user, names = rows.columns["user_id"], ", ".join(masks)
+    made = ", ".join(f"bit_or({mask}) AS {name}" for name, mask in masks.items())
+    each = rows.relation.aggregate(f"{user} AS who, count(*) AS events, {made}", user).to_arrow_table()
+    users = connect().from_arrow(each)
+    kinds = users.aggregate(f"{names}, count(*) AS users", names).df()
+    counts = kinds["users"].to_numpy("int64")
+    has = {key: (kinds[f"m{n - n % BITS}"].to_numpy("int64") >> (n % BITS)) & 1 == 1 for n, key in enumerate(bits)}
+    for conversion in map(str, matched):
+        its = daily.loc[matched[conversion], "event_name"].unique()
+        has |= {(conversion, name): has.get((conversion, name), has["", name]) for name in its}
+        has[conversion, ""] = np.logical_or.reduce([has[conversion, name] for name in its] or [counts < 0])
+    addresses = users.filter(_contains("who", "@")).project("who").limit(MOST_SEARCHED).fetchall()
+    return _Users(
+        int(counts.sum()),
+        users.aggregate("events, count(*) AS users", "events").order("events").df(),
+        {key: int(counts[hit].sum()) for key, hit in has.items()},
+        count_personal([who for (who,) in addresses], numbers=False),
+    )
 
 
-def _is_card(number: str) -> bool:
-    """Check the last digit, by Luhn's formula (ISO/IEC 7812-1)."""
-    doubled = [int(digit) * (2 - (place % 2 == 0)) for place, digit in enumerate(reversed(number))]
-    return len(set(number)) > 1 and sum(sum(divmod(digit, 10)) for digit in doubled) % 10 == 0
-
-
-def _count_users(
-    rows: _Rows, daily: pd.DataFrame, matched: pd.DataFrame
-) -> tuple[int, pd.DataFrame, dict[tuple[str, str], int]]:
-    """Count the users of every name and conversion in one scan: a user is one mask of what they have.
-
-    Returns:
-        All users; how many have how many `events`; and the users of `(conversion or "", name or "")`.
-    """
-    sources: list[tuple[str, str, list[str]]] = [("", "position", rows.names)]
-    for number, conversion in enumerate(rows.rules):
-        at = sorted(daily.loc[matched[conversion], "position"].dropna().astype("int64").unique().tolist())
-        test = f"(hits{number // BITS} & {1 << number % BITS}) <> 0"
-        sources.append(
-            (
-                conversion,
-                f"CASE WHEN {test} THEN coalesce(list_position({at}::BIGINT[], position), {len(at) + 1}) END",
-                [*[rows.names[p - 1] for p in at], ""],
-            )
-        )
-    masks = _mask([(position, len(names)) for _, position, names in sources])
-    made = ", ".join(["count(*) AS events", *[f"bit_or({mask}) AS m{n}" for n, mask in enumerate(masks)]])
-    users = connect().from_arrow(rows.relation.aggregate(made, rows.columns["user_id"]).to_arrow_table())
-    names = [f"m{n}" for n in range(len(masks))]
-    kinds = users.aggregate(", ".join([*names, "count(*) AS users"]), ", ".join(names)).df()
-    totals = users.aggregate("events, count(*) AS users", "events").order("events").df()
-    bits = [(source, name) for source, _, listed in sources for name in listed]
-    held = {key: (kinds[f"m{n // BITS}"].to_numpy("int64") >> (n % BITS)) & 1 == 1 for n, key in enumerate(bits)}
-    weights = kinds["users"].to_numpy("int64")
-    found = {key: int(weights[hit].sum()) for key, hit in held.items()}
-    for conversion in matched:
-        if conversion in rows.rules:
-            parts = [hit for (source, _), hit in held.items() if source == conversion]
-        else:
-            its = daily.loc[matched[conversion], "event_name"].unique()
-            parts = [held["", name] for name in its]
-            found |= {(conversion, name): found["", name] for name in its}
-        found[conversion, ""] = int(weights[np.logical_or.reduce(parts)].sum()) if parts else 0
-    return int(weights.sum()), totals, found
-
-
-def _mask(sources: Sequence[tuple[str, int]]) -> list[str]:
-    """Write the masks in which the bit of each source's value is set, all bits in a row over as many as are needed."""
-    total = sum(size for _, size in sources)
-    masks = []
-    for low in range(0, total, BITS):
-        parts, offset = ["0::BIGINT"], 0
-        for position, size in sources:
-            bits = [1 << (n - low) if 0 <= n - low < BITS else 0 for n in range(offset, offset + size)]
-            if any(bits):
-                # Looked up, for the engine does so once for each entry of a column's dictionary.
-                parts.append(f"coalesce(list_extract({bits}::BIGINT[], {position}), 0)")
-            offset += size
-        masks.append(" | ".join(parts))
-    return masks
-
-
-def _find_busiest(rows: _Rows, totals: pd.DataFrame) -> tuple[pd.DataFrame, float]:
-    """Look at the days of those users alone who have very many events."""
-    others = totals[totals["events"] < BUSY]
-    place = np.searchsorted(others["users"].cumsum(), 0.999 * others["users"].sum())
-    usual = float(others["events"].iloc[place]) if len(others) else np.nan
-    empty = pd.DataFrame({"day": pd.Series(dtype="datetime64[us]"), "events": pd.Series(dtype="int64")})
-    if len(others) == len(totals):
-        return empty, usual
-    user = rows.columns["user_id"]
-    heavy = rows.relation.aggregate(f"{user} AS heavy_user, count(*) AS n", user).filter(f"n >= {BUSY}")
-    days = rows.relation.project(f"{user} AS who").set_alias("days")
-    days = days.join(heavy.set_alias("heavy"), "who = heavy_user", how="semi").aggregate("who, day, count(*) AS events")
-    return days.aggregate("who, arg_max(day, events) AS day, max(events) AS events", "who").project(
-        "day, events"
-    ).order("events DESC, day").df(), usual
+def _write_mask(rows: _Rows, bits: Sequence[tuple[str, str]]) -> str:
+    """Write the whole number in which the bits of a row's name and of the conversions that it is are set."""
+    parts = []
+    for source in dict.fromkeys(each for each, _ in bits):
+        own = {text(name): 1 << place for place, (each, name) in enumerate(bits) if each == source}
+        # Looked up, for the engine does so once for each entry of a column's dictionary.
+        bit = f"coalesce(list_extract({[*own.values()]}::BIGINT[], list_position([{', '.join(own)}], name)), 0)"
+        parts.append(f"CASE WHEN {rows.rules[source]} THEN {bit} ELSE 0 END" if source else bit)
+    return " | ".join(parts)
 
 
 def _tabulate(daily: pd.DataFrame, matched: pd.DataFrame, found: Mapping[tuple[str, str], int]) -> pd.DataFrame:
@@ -392,7 +324,7 @@ def _tabulate(daily: pd.DataFrame, matched: pd.DataFrame, found: Mapping[tuple[s
         .agg(events=("rows", "sum"), first=("first", "min"), last=("last", "max"))
         .reset_index()
         .assign(conversion=conversion)
-        for conversion in matched
+        for conversion in map(str, matched)
     ]
     columns = ["conversion", "event_name", "events", "users", "first", "last"]
     if not parts:
@@ -418,13 +350,16 @@ def _tabulate_names(daily: pd.DataFrame, matched: pd.DataFrame, found: Mapping[t
 
 def _count_currencies(rows: _Rows, plan: Plan | None) -> pd.DataFrame:
     """Count the currencies of rows with one, and of each conversion's values."""
-    currency, value, name = (rows.columns[each] for each in ("currency", "value", "event_name"))
+    currency, value = rows.columns["currency"], rows.columns["value"]
     given = rows.relation.filter(f"{currency} IS NOT NULL")
-    keys = ", ".join(["day", "event_name", "position", "currency", "valued", *rows.hits])
-    made = f"*, day, {name} AS event_name, {currency} AS currency, {value} IS NOT NULL AS valued"
-    frame = given.project(made).aggregate(f"{keys}, count(*) AS rows", keys).order(keys).df()
+    keys = ", ".join([*rows.keys, "currency", "valued"])
+    made = given.project(f"*, {currency} AS currency, {value} IS NOT NULL AS valued")
+    frame = made.aggregate(f"{keys}, count(*) AS rows", keys).order(keys).df().rename(columns={"name": "event_name"})
     matched = _match(frame, rows, plan)
-    parts = [frame.assign(conversion=""), *[frame[matched[c] & frame["valued"]].assign(conversion=c) for c in matched]]
+    parts = [
+        frame.assign(conversion=""),
+        *[frame[matched[c] & frame["valued"]].assign(conversion=c) for c in map(str, matched)],
+    ]
     return pd.concat(parts, ignore_index=True)[["conversion", "day", "event_name", "currency", "rows"]]
 
 
@@ -448,134 +383,3 @@ def _count_values(rows: _Rows, few: Sequence[str], totals: pd.DataFrame) -> pd.D
         frame.insert(0, "column", column)
         parts.append(frame.assign(shared=frame["value"].map(users).fillna(2) > 1))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["column", "value", "rows", "shared"])
-
-
-def _check_order(whole: duckdb.DuckDBPyRelation) -> tuple[pd.DataFrame, float, int]:
-    """Compare each row with the one before it in the file and, where some are earlier, with the time around them."""
-    columns = ["day", "rows", "backwards", "late"]
-    pairs = whole.project("timestamp AS t, timestamp < lag(timestamp) OVER () AS back")
-    total, backwards = pairs.aggregate("count(*), count(*) FILTER (back)").fetchall()[0]
-    ordered = 1 - backwards / max(1, total - 1)
-    if ordered < MOSTLY_ORDERED:
-        return pd.DataFrame(columns=columns), ordered, 0
-    if not backwards:
-        by_day = whole.project("date_trunc('day', timestamp)::TIMESTAMP AS day")
-        frame = by_day.aggregate("day, count(*) AS rows, 0 AS backwards, 0 AS late", "day").order("day").df()
-        return frame, ordered, 0
-    times = whole.project("epoch_us(timestamp) AS t").fetchnumpy()["t"]
-    days = times // 86_400_000_000
-    first = int(days.min())
-    back, late = np.flatnonzero(np.diff(times) < 0) + 1, _find_late(times)
-    frame = pd.DataFrame(
-        {
-            name: np.bincount(days[rows] - first, minlength=days.max() - first + 1)
-            for name, rows in (("rows", slice(None)), ("backwards", back), ("late", late))
-        }
-    )
-    frame.insert(0, "day", pd.to_datetime((first + np.arange(len(frame))) * 86_400, unit="s").astype("datetime64[us]"))
-    return frame[frame["rows"] > 0].reset_index(drop=True), ordered, int(back[0]) + 1 if len(back) else 0
-
-
-def _find_late(times: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Find the rows that lie more than a day before what an earlier place of the file had reached."""
-    size = min(BLOCK, max(1, len(times) // 20))
-    blocks = np.array_split(times, max(1, len(times) // size))
-    # A block is held against those before it: in a quiet month its own rows lie days apart.
-    reached = np.maximum.accumulate([times.min(), *(np.median(block) for block in blocks[:-1])])
-    level = np.repeat(reached, [len(block) for block in blocks])
-    return np.flatnonzero(times < level - LATE / pd.Timedelta("1us"))
-
-
-def _sort(relation: duckdb.DuckDBPyRelation, key: str) -> NDArray[np.uint64]:
-    """Fetch one number a row and sort these: several times as fast as grouping by them."""
-    keys: NDArray[np.uint64] = np.ma.getdata(relation.project(f"{key} AS key").fetchnumpy()["key"])
-    keys.sort()
-    return keys
-
-
-def _pair(keys: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:
-    """Set each number beside the next, a part at a time: arrays as long as the log cost more than the sorting."""
-    for start in range(0, len(keys) - 1, PART):
-        stop = min(start + PART, len(keys) - 1)
-        yield np.stack([keys[start:stop], keys[start + 1 : stop + 1]])
-
-
-def _restrict(relation: duckdb.DuckDBPyRelation, key: str, keys: NDArray[np.uint64]) -> duckdb.DuckDBPyRelation:
-    wanted = connect().from_df(pd.DataFrame({"wanted": np.unique(keys)})).set_alias("chosen")
-    return relation.project(f"*, {key} AS key").set_alias("every").join(wanted, "key = wanted", how="semi")
-
-
-def _find_repeats(rows: _Rows) -> pd.DataFrame:
-    """Find rows of the same user, event, product and page within a second: those with equal contents are copies.
-
-    A number of 34 bits of hash and 30 bits of time, in half seconds, stands for each row; those whose sorted numbers
-    are neighbours are then compared themselves.
-    """
-    user, event, product, page, time = (
-        rows.columns[name] for name in ("user_id", "event_name", "product_id", "page_path", "timestamp")
-    )
-    same = f"{user}, {event}, {product}, {page}"
-    key = f"(hash({same}) & {(1 << 64) - (1 << 30)}::UBIGINT) | (epoch_us({time}) // 500000 & {(1 << 30) - 1})::UBIGINT"
-    keys = _sort(rows.relation, key)
-    close = [ends[[0, -1]][:, ends[1] - ends[0] <= 2].ravel() for ends in _pair(keys)]
-    close = np.concatenate(close) if close else keys[:0]
-    if not len(close):
-        return _no_repeats()
-    listed = f"day, platform, {same}, {time}, hash({', '.join(rows.columns.values())}) AS content"
-    found = _restrict(rows.relation, key, close).project(listed)
-    by = f"day, platform, {same}, {time}, content"
-    apart = f"{time} - lag({time}) OVER (PARTITION BY {same} ORDER BY {time}, content) <= INTERVAL 1 SECOND"
-    pairs = found.aggregate(f"{by}, count(*) - 1 AS more", by).project(f"*, coalesce({apart}, false) AS close")
-    counts = "CAST(sum(more) AS BIGINT) AS copies, count(*) FILTER (close) AS near"
-    by = f"day, {event}, platform"
-    frame = (
-        pairs.aggregate(f"day, {event} AS event_name, platform, {counts}", by).order("day, event_name, platform").df()
-    )
-    return frame[(frame["copies"] > 0) | (frame["near"] > 0)].reset_index(drop=True)
-
-
-def _has_seconds(rows: _Rows) -> bool:
-    """Say whether most rows stand beside the whole minute, by the first hundred thousand."""
-    time = rows.columns["timestamp"]
-    some = rows.relation.limit(100_000).aggregate(
-        f"count(*) FILTER (epoch_us({time}) % 60000000 <> 0) > 0.5 * count(*)"
-    )
-    return bool(some.fetchall()[0][0])
-
-
-def _no_repeats() -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "day": pd.Series(dtype="datetime64[us]"),
-            "event_name": pd.Series(dtype="str"),
-            "platform": pd.Series(dtype="str"),
-            "copies": pd.Series(dtype="int64"),
-            "near": pd.Series(dtype="int64"),
-        }
-    )
-
-
-def _check_sessions(rows: _Rows) -> tuple[int, int, pd.Timestamp | None]:
-    """Count the sessions, and those of several users, by sorted numbers of 48 bits of session and 16 of user."""
-    session, user = rows.columns["session_id"], rows.columns["user_id"]
-    given = rows.relation.filter(f"{session} IS NOT NULL")
-    keys = _sort(
-        given, f"(hash({session}) & {(1 << 64) - (1 << 16)}::UBIGINT) | (hash({user}) & {(1 << 16) - 1})::UBIGINT"
-    )
-    if not len(keys):
-        return 0, 0, None
-    total, found = 1, []
-    for ends in _pair(keys):
-        sessions = ends >> np.uint64(16)
-        apart = sessions[0] != sessions[1]
-        total += int(apart.sum())
-        found.append(sessions[0][~apart & (ends[0] != ends[1])])
-    twice = np.concatenate(found) if found else keys[:0]
-    if not len(twice):
-        return total, 0, None
-    several = _restrict(given, f"hash({session}) >> 16", twice)
-    shared = several.aggregate(f"{session}, min(day) AS day, min({user}) <> max({user}) AS shared", session).filter(
-        "shared"
-    )
-    count, first = shared.aggregate("count(*), min(day)").fetchall()[0]
-    return total, int(count), None if first is None else pd.Timestamp(first)

@@ -4,6 +4,7 @@ import dataclasses
 import glob
 import hashlib
 import io
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from convlib.datasets.files import dataset_path
-from convlib.engine import connect, quote, text
+from convlib.engine import connect, place, quote, text
 from convlib.errors import EventDataError
 from convlib.text_files import (
     PACKED,
@@ -24,6 +25,7 @@ from convlib.text_files import (
     find_line_fault,
     find_start_faults,
     find_twins,
+    list_keys,
     read_rows,
     word_bad_line,
     word_encoding,
@@ -41,6 +43,8 @@ ADDRESS = re.compile(r"[a-z][a-z0-9+]+://")
 FILE, ROW = "convlib file", "convlib row"
 #: Where the engine notes the lines of a CSV file that it can't split into fields.
 BAD_LINES = "convlib_bad_lines"
+#: What pandas calls columns of Python objects that the engine has no one type for.
+MIXED = ("mixed", "mixed-integer", "bytes", "period", "complex", "interval")
 
 
 class ArrowStream(Protocol):
@@ -163,7 +167,7 @@ class Source:
         if self.kind == "json":
             return connect().sql(" UNION ALL BY NAME ".join(self._read_json(name) for name in self.files))
         if isinstance(self.given, pd.DataFrame):
-            return connect().from_df(self.given).project(f"*, {text(self.label)} AS {quote(FILE)}")
+            return connect().from_df(_simplify(self.given)).project(f"*, {text(self.label)} AS {quote(FILE)}")
         # A stream: it can be read once.
         return connect().from_arrow(self._stream()).project(f"*, {text(self.label)} AS {quote(FILE)}")
 
@@ -172,7 +176,7 @@ class Source:
             return _stream(self.given)
         base = duckdb.connect(self.files[0], read_only=True)
         chosen = self.query if _is_query(self.query) else f"FROM {_choose_table(base, self)}"
-        return base.sql(chosen).fetch_arrow_reader()
+        return _stream(base.sql(chosen))
 
     def _read_csv(self, name: str) -> str:
         delimiter = text(find_delimiter(Path(name), self.encoding))
@@ -181,15 +185,17 @@ class Source:
             f"hive_partitioning=true, hive_types_autocast=false, store_rejects=true, "
             f"rejects_table='{BAD_LINES}', rejects_scan='{BAD_LINES}_scans', delim={delimiter}"
         )
-        return f"(SELECT *, {text(name)} AS {quote(FILE)} FROM read_csv({text(name)}, {options}))"
+        return f"(SELECT *, {text(name)} AS {quote(FILE)} FROM read_csv({place(name)}, {options}))"
 
     def _read_json(self, name: str) -> str:
         # As text, like CSV: a guessed type fails the whole log at its first odd row, and drops the times' offsets.
         options = "ignore_errors=true, hive_partitioning=true, hive_types_autocast=false"
-        found = connect().sql(f"FROM read_json({text(name)}, {options}, sample_size=-1)").columns
+        found = connect().sql(f"FROM read_json({place(name)}, {options}, sample_size=-1)").columns
+        if found == ["json"]:  # a line that is JSON, but no object, hides the columns of all others
+            found = list_keys(Path(name)) or found
         columns = ", ".join(f"{text(column)}: 'VARCHAR'" for column in found)
         return (
-            f"(SELECT *, {text(name)} AS {quote(FILE)} FROM read_json({text(name)}, {options}, columns={{{columns}}}))"
+            f"(SELECT *, {text(name)} AS {quote(FILE)} FROM read_json({place(name)}, {options}, columns={{{columns}}}))"
         )
 
     def check(self) -> None:
@@ -323,12 +329,22 @@ def _kind(name: str) -> Kind | None:
 
 def read_parquet(files: Sequence[str]) -> str:
     """Write the query for Parquet files with `FILE` and `ROW`."""
-    names = ", ".join(map(text, files))
+    names = ", ".join(map(place, files))
     options = (
         "filename=true, file_row_number=true, union_by_name=true, hive_partitioning=true, hive_types_autocast=false"
     )
     added = f"filename AS {quote(FILE)}, file_row_number + 1 AS {quote(ROW)}"
     return f"SELECT * EXCLUDE (filename, file_row_number), {added} FROM read_parquet([{names}], {options})"
+
+
+def _simplify(frame: pd.DataFrame) -> pd.DataFrame:
+    """Give columns of mixed Python objects as text, nested ones as JSON: the engine would choose a type by a sample."""
+    mixed = [name for name in frame.columns if pd.api.types.infer_dtype(frame[name], skipna=True) in MIXED]
+    return frame.assign(**{name: frame[name].map(_write_plain, na_action="ignore") for name in mixed})
+
+
+def _write_plain(value: object) -> str:
+    return json.dumps(value, default=str) if isinstance(value, dict | list | tuple) else str(value)
 
 
 def _stream(table: Any) -> pa.RecordBatchReader:

@@ -234,11 +234,12 @@ def word_event_map(
     table: pd.DataFrame, *, units: int, rows: Mapping[str, int], gaps: pd.DataFrame, segment: str
 ) -> Takeaways:
     """Say what the log covers, what never fires, and what nobody mapped."""
+    fates = word_rows(rows, rejected_because={}, left_out_because={})
     planned = table[table["status"] != "not in the plan"]
     silent = planned.loc[planned["status"] == "never fires", "name"]
     total = planned["conversion"].nunique()
     sentences = [
-        f"{units:,} users of segment {segment}; {word_rows(rows, rejected_because={}, left_out_because={})} (whole log).",
+        f"{units:,} users of segment {segment}; {fates} (whole log).",
         f"{total - len(silent)} of the plan's {total} conversions are tracked"
         + (f"; never seen: {', '.join(silent)}." if len(silent) else "."),
     ]
@@ -279,7 +280,8 @@ def word_quality(table: pd.DataFrame, *, segment: str) -> Takeaways:
         owner = f" Owner: {row['owner']}." if row["owner"] else ""
         start = "Fix first" if len(sentences) == 1 else "Then"
         sentences.append(
-            f"{start}: {row['name'].lower()}, {row['failed']:,} of {row['tried']:,} ({_small(row['share'])}){where}.{owner}"
+            f"{start}: {row['name'].lower()}, {row['failed']:,} of {row['tried']:,} ({_small(row['share'])}){where}."
+            f"{owner}"
         )
     return Takeaways(sentences)
 

@@ -30,6 +30,8 @@ def find_start_faults(path: Path, *, kind: str, encoding: str) -> list[str]:
         return [f"`{path.name}` can't be unpacked: {error}. It may have been cut off; copy or export it again."]
     if start.startswith(MARKS) and encoding != "utf-16":
         return [word_encoding(path.name, kind, encoding, "it begins with the mark of UTF-16")]
+    if encoding != "utf-16" and b"\0" in start:
+        return [word_encoding(path.name, kind, encoding, "it holds NUL bytes, as UTF-16 does")]
     if kind == "json":
         return []
     first = _first_line(start, encoding)
@@ -87,6 +89,12 @@ def read_rows(path: Path, rows: Sequence[int]) -> list[str | None]:
     return [wanted[row] for row in rows]
 
 
+def list_keys(path: Path) -> list[str]:
+    """List the keys of a JSON-lines file's objects, in the order of their first use."""
+    with _open(path) as stream:
+        return list(dict.fromkeys(key for line in stream if _is_object(line) for key in json.loads(line)))
+
+
 def word_bad_line(messages: Sequence[str]) -> str:
     """Reword the engine's notes on a line, one a field: `Expected Number of Columns: 4 Found: 6`."""
     counts = [re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message) for message in messages]
@@ -94,7 +102,8 @@ def word_bad_line(messages: Sequence[str]) -> str:
     if not found:
         return messages[0].splitlines()[0]
     most, expected = max(found)
-    return f"{most if most > expected else min(found)[0]} fields instead of {expected}"
+    count = most if most > expected else min(found)[0]
+    return f"{count} field{'' if count == 1 else 's'} instead of {expected}"
 
 
 def _find_open_quote(path: Path, encoding: str) -> str | None:

@@ -36,6 +36,7 @@ period: {start: 2024-03-01, end: 2024-03-10}
 """
 PARAMETERS = """\
 events: str = ""
+mapping: str = ""
 plan: str = ""
 segments: str = ""
 segment: str = "all"

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from small_logs import make_log, make_plan, pick, write_rows
 
+from convlib.errors import ParamError
 from convlib.event_map import COLUMNS, EventMap, map_events
 from convlib.plan import Plan
 
@@ -81,7 +82,7 @@ def test_map_events_keeps_what_the_plan_says_and_when_it_fired(event_map: EventM
 
 
 def test_map_events_counts_rows_and_how_full_the_columns_are(event_map: EventMap) -> None:
-    assert event_map.rows == {"read": 10, "used": 10, "rejected": 0}
+    assert event_map.rows == {"read": 10, "used": 10, "rejected": 0, "left_out": 0}
     fill = event_map.fill.set_index("column")
     assert pick(fill.loc[["user_id", "geo", "campaign"]], "filled share") == [(10, 1.0), (8, 0.8), (0, 0.0)]
 
@@ -146,3 +147,38 @@ def test_event_map_covers_each_conversion_once(event_map: EventMap) -> None:
     # ann and ben bought, by two event names: half of the four users.
     found = pick(event_map.coverage, "conversion units share_of_units")
     assert found == [("buy", 2, 0.5), ("view", 2, 0.5), ("late_view", 1, 0.25), ("chat", 0, 0.0), ("leave", 1, 0.25)]
+
+
+def test_event_map_lists_the_values_that_several_users_have(event_map: EventMap) -> None:
+    # Only ann was seen in Germany.
+    fill = event_map.fill.set_index("column")
+    assert fill.loc["geo", ["distinct", "most_frequent"]].tolist() == [2, "US (7)"]
+    assert fill.loc["campaign", ["filled", "distinct", "most_frequent"]].tolist() == [0, 0, ""]
+
+
+def test_event_map_lists_no_values_of_ids(event_map: EventMap) -> None:
+    fill = event_map.fill.set_index("column")
+    assert fill.loc[["user_id", "session_id"], "most_frequent"].tolist() == ["", ""]
+    assert pd.isna(fill.loc["user_id", "distinct"])
+
+
+def test_event_map_draws_the_plan_with_owners_and_targets(event_map: EventMap) -> None:
+    texts = [text.get_text() for text in event_map.plot_plan().texts]
+    assert texts[:8] == ["Bought", "", "shop", "30.0%", "View", "awareness", "web", "50.0%"]
+    assert texts[12:16] == ["Chat begun", "never fires", "nobody", "-"]
+
+
+def test_map_events_says_how_many_rows_only_repeat_the_one_before(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, "macros: [{id: buy, match: {event_name: buy}, dedupe: 2s}]")
+    table = map_events(make_log("ann buy 1s\nann buy 2s\nben buy 1s\n", plan), plan).table
+    assert pick(table, "conversion events units note") == [
+        ("buy", 3, 2, "rows that only repeat the one before: 1 (whole log)")
+    ]
+
+
+def test_map_events_refuses_a_plan_the_log_was_not_read_with(plan: Plan, rows: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(ParamError) as caught:
+        map_events(make_log(rows, plan), make_plan(tmp_path, PLAN.replace("Chat begun", "Chat")))
+    assert str(caught.value) == (
+        "The log was read with another plan, so it lacks this one's conversions. Use read_events(..., plan=plan)."
+    )

@@ -399,15 +399,10 @@ def test_list_columns_takes_one_or_several() -> None:
     assert list_columns(("geo", "source")) == ["geo", "source"]
 
 
-def test_entries_refuse_an_unknown_unit_and_sessions_without_ids(log: EventLog) -> None:
+def test_entries_refuse_an_unknown_unit(log: EventLog) -> None:
     with pytest.raises(ParamError) as caught:
         log.entries(unit="visit")  # type: ignore[arg-type]
     assert str(caught.value) == "`unit` is 'visit'; it must be one of 'user', 'session'."
-    with pytest.raises(ParamError) as caught:
-        read_events(ROWS.drop(columns="session_id")).entries(unit="session")
-    assert str(caught.value) == (
-        "`unit` is 'session', but the log has no `session_id`. Count users, or add the column."
-    )
 
 
 def test_segments_are_one_set_of_units_whatever_starts_their_clock() -> None:
@@ -445,3 +440,18 @@ def test_describe_columns_shows_no_values_of_a_column_that_has_many_in_the_whole
     assert found["distinct"]["email"] == 3
     assert found["most_frequent"]["email"] == ""
     assert found["most_frequent"]["device_type"] == "mobile (3)"
+
+
+@pytest.mark.parametrize("column", ["period", "unit", "time"])
+def test_breakdowns_by_a_taken_column_name_are_refused(column: str) -> None:
+    with pytest.raises(ParamError) as caught:
+        read_events(ROWS.assign(**{column: "x"})).entries(columns=[column])
+    assert str(caught.value) == (
+        f"The column `{column}` can't break results down: their own tables have a column of that name. "
+        "Rename it in the log."
+    )
+
+
+def test_count_by_day_counts_days_also_when_the_log_has_a_column_of_that_name() -> None:
+    days = read_events(ROWS.assign(day="Thursday")).count("events", "day")["day"]
+    assert sorted(days) == [pd.Timestamp(f"2026-01-{day}") for day in ("05", "06", "07", "12", "20")]

@@ -93,9 +93,18 @@ def test_check_parameters_takes_a_dataframe_and_paths(folder: Path) -> None:
     assert found.log.to_pandas()["user_id"].tolist() == ["a", "a"]
 
 
+def test_check_parameters_reads_the_log_by_its_mapping(folder: Path) -> None:
+    (folder / "berlin.yaml").write_text("timezone: Europe/Berlin\n", encoding="utf-8")
+    assert check(mapping="berlin.yaml").log.first == pd.Timestamp("2026-01-05 09:00")
+
+
 @pytest.mark.usefixtures("folder")
-def test_check_parameters_takes_the_zone_of_naive_times() -> None:
-    assert check(timezone="Europe/Berlin").log.first == pd.Timestamp("2026-01-05 09:00")
+def test_check_parameters_refuses_a_wrong_mapping_with_all_else() -> None:
+    assert refuse(mapping="gaa4", every="X").problems == (
+        "`preset` is 'gaa4'; it must be one of 'amplitude', 'ga4', 'matomo', 'mixpanel', 'posthog', 'segment', "
+        "'snowplow', or a YAML file. Did you mean 'ga4'?",
+        "`every` is 'X'; it must be one of 'D', 'W', 'M' (day, week, month).",
+    )
 
 
 @pytest.mark.usefixtures("folder")

@@ -23,6 +23,7 @@ class Results(NamedTuple):
     correlation: cv.Correlation
     impact: cv.Impact
     event_map: cv.EventMap
+    quality: cv.Quality
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,7 @@ def results() -> Results:
         correlation,
         cv.score_impact(correlation, plan),
         cv.map_events(log, plan),
+        cv.check_quality(log, plan),
     )
 
 
@@ -271,6 +273,52 @@ def test_draw_volume_fills_days_without_events_with_zero() -> None:
     assert ax.get_ylabel() == "events a day"
 
 
+def test_draw_quality_shows_the_days_of_each_failed_rule() -> None:
+    table = pd.DataFrame(
+        {
+            "rule": ["negative", "silent", "fine"],
+            "name": ["Negative values", "Conversions that never fire", "Fine"],
+            "severity": ["warning", "error", "error"],
+            "status": ["failed", "failed", "passed"],
+            "tried": [300, 4, 10],
+            "failed": [60, 1, 0],
+        }
+    )
+    days = pd.to_datetime(["2024-01-01", "2024-01-02", "2024-01-03"])
+    daily = pd.DataFrame({"rule": "negative", "day": days, "tried": 100, "failed": [50, 0, 10]})
+    ax = plots.draw_quality(table, daily, segment="mobile")
+    assert read_ticks(ax) == ["Negative values (n = 60)", "Conversions that never fire (n = 1)"]
+    dots = ax.collections[0]
+    assert dots.get_offsets()[:, 1].tolist() == [0, 0]  # type: ignore[index]
+    assert read_numbers(dots.get_sizes()).tolist() == [48, 16]  # half and a tenth of the day's
+    assert [text.get_text() for text in ax.texts] == ["1 of 4, not by day"]
+    assert read_title(ax) == "Days on which rules failed: mobile (2 of 3 rules)"
+
+
+def test_draw_quality_says_when_no_rule_failed() -> None:
+    table = pd.DataFrame({"rule": ["fine"], "name": "Fine", "status": "passed", "failed": 0, "tried": 9})
+    ax = plots.draw_quality(table, pd.DataFrame(columns=["rule", "day", "tried", "failed"]), segment="all")
+    assert [text.get_text() for text in ax.texts] == ["No rule failed."]
+
+
+def test_draw_plan_shows_what_nobody_owns_and_what_never_fires() -> None:
+    coverage = pd.DataFrame(
+        {
+            "tier": ["macro", "micro"],
+            "name": ["Bought", "Chat begun"],
+            "where": ["", "never fires"],
+            "owner": ["shop", "nobody"],
+            "goal": ["30.0%", "-"],
+            "units": [9, 0],
+        }
+    )
+    ax = plots.draw_plan(coverage, segment="mobile")
+    red = {text.get_text() for text in ax.texts if text.get_color() == plots.RED}
+    assert red == {"never fires", "nobody"}
+    assert [line.get_alpha() for line in ax.lines] == [1, 0.45]
+    assert read_title(ax) == "The measurement plan: mobile (2 conversions)"
+
+
 def test_every_plot_takes_an_axes_and_gives_it_back(results: Results) -> None:
     draws = [
         results.funnel.plot,
@@ -284,6 +332,8 @@ def test_every_plot_takes_an_axes_and_gives_it_back(results: Results) -> None:
         results.impact.plot_effort,
         results.event_map.plot,
         results.event_map.plot_volume,
+        results.event_map.plot_plan,
+        results.quality.plot,
     ]
     for draw in draws:
         figure, ax = plt.subplots()

@@ -13,7 +13,10 @@ DATA = {
     "fingerprint": "0123456789abcdef",
     "rows_read": 1234,
     "rows_used": 1230,
-    "rows_rejected": 4,
+    "rows_rejected": 3,
+    "rows_left_out": 1,
+    "rejected_because": {"user_id is missing": 3},
+    "left_out_because": {"bots": 1},
     "last": "2024-03-31T10:00:00",
 }
 VERSIONS = {"python": "3.11.7", "convlib": "0.1.0", "pandas": "3.1.1", "duckdb": "1.5.6"}
@@ -102,7 +105,8 @@ def test_word_status_counts_reports(statuses: list[str], words: str) -> None:
 def test_word_provenance_balances_the_rows() -> None:
     assert word_provenance(manifest()) == (
         "The data end on 31 March 2024.",
-        "1,234 rows read from events.csv = 1,230 used + 4 rejected. Data fingerprint 0123456789ab.",
+        "events.csv: 1,234 rows read = 1,230 used + 3 rejected (3: user_id is missing) + 1 left out by rule (1: bots). "
+        "Data fingerprint 0123456789ab.",
         "Made with convlib 0.1.0, Python 3.11.7, pandas 3.1.1, DuckDB 1.5.6.",
     )
 

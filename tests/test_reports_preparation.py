@@ -39,6 +39,7 @@ def test_fill_gives_paths_as_the_notebooks_see_them(tmp_path: Path) -> None:
     template = preparation.notebooks.templates[0]
     assert preparation.fill(template, segment="device=mobile", tables=tmp_path / "reports" / "x") == {
         "events": "../data/events.csv",
+        "mapping": "",
         "plan": "../params/plan.yaml",
         "segments": "../params/segments.yaml",
         "segment": "device=mobile",

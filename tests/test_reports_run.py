@@ -54,7 +54,7 @@ def test_run_reports_writes_pages_notebooks_tables_rejects_and_an_index(made: Ma
         "tables",
     ]
     assert "25% of 4 units bought in device=mobile." in made.run.index.read_text()
-    assert pd.read_parquet(folder / "rejects.parquet")["row"].tolist() == [5]
+    assert pd.read_parquet(folder / "private" / "rejects.parquet")["row"].tolist() == [5]
     assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
 
 

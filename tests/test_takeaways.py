@@ -288,10 +288,10 @@ def test_word_event_map_of_a_complete_plan() -> None:
             "owner": ["shop", "web"],
         }
     )
-    rows = {"read": 1_010, "used": 1_000, "rejected": 10}
+    rows = {"read": 1_015, "used": 1_000, "rejected": 10, "left_out": 5}
     gaps = pd.DataFrame({"conversion": [], "missing": []})
     assert takeaways.word_event_map(table, units=1_234, rows=rows, gaps=gaps, segment="all") == (
-        "1,234 users of segment all; 1,010 rows read = 1,000 used + 10 rejected (whole log).",
+        "1,234 users of segment all; 1,015 rows read = 1,000 used + 10 rejected + 5 left out by rule (whole log).",
         "2 of the plan's 2 conversions are tracked.",
     )
 
@@ -301,15 +301,13 @@ def test_word_provenance_says_where_the_numbers_come_from() -> None:
         "events.csv",
         segment="mobile",
         period=("2026-01-01", "2026-01-31"),
-        rows={"read": 1_010, "used": 1_000, "rejected": 10},
-        reasons={"user_id is missing": 7, "timestamp is missing": 3},
+        rows="1,010 rows read = 1,010 used + 0 rejected",
         fingerprint="0123456789abcdef",
         end=pd.Timestamp("2026-02-14 13:05"),
     )
     assert said == (
-        "Segment mobile, entries from 2026-01-01 to 2026-01-31. events.csv: 1,010 rows read, 1,000 used, 10 "
-        "rejected (7: user_id is missing; 3: timestamp is missing); data end on 2026-02-14 13:05 UTC; "
-        "fingerprint 0123456789ab."
+        "Segment mobile, entries from 2026-01-01 to 2026-01-31. events.csv: 1,010 rows read = 1,010 used + 0 rejected; "
+        "data end on 2026-02-14 13:05 UTC; fingerprint 0123456789ab."
     )
 
 
@@ -350,3 +348,49 @@ def test_word_benchmarks_writes_both_ends() -> None:
         }
     )
     assert takeaways.word_benchmarks(rows) == ["6.0% to 12.0%", "45 s to 2.0 min", "-", "at least 10.0%"]
+
+
+def quality_row(name: str, severity: str, status: str, **more: Any) -> dict[str, Any]:
+    known = {"tried": 2_000, "failed": 30, "share": 0.015, "example": "buy, 2026-03-02", "owner": ""}
+    return {"name": name, "severity": severity, "status": status} | known | more
+
+
+def test_word_quality_says_what_to_fix_first_and_who_owns_it() -> None:
+    table = pd.DataFrame(
+        [
+            quality_row("Values in several currencies", "error", "failed", owner="shop"),
+            quality_row("Rows equal to another", "error", "failed", failed=1, share=0.0005, example=""),
+            quality_row("Negative values", "warning", "failed"),
+            quality_row("Rows out of order", "info", "failed"),
+            quality_row("Conversions that never fire", "error", "passed"),
+            quality_row("Weeks with shifted hours", "error", "not applicable"),
+        ]
+    )
+    assert takeaways.word_quality(table, segment="mobile") == (
+        "4 of 5 quality rules failed in segment mobile: 2 errors, 1 warning and 1 note. 1 could not be tried; the table "
+        "says why.",
+        "Fix first: values in several currencies, 30 of 2,000 (1.5%), such as buy, 2026-03-02. Owner: shop.",
+        "Then: rows equal to another, 1 of 2,000 (less than 0.1%).",
+        "Then: negative values, 30 of 2,000 (1.5%), such as buy, 2026-03-02.",
+    )
+
+
+def test_word_quality_of_a_clean_log() -> None:
+    table = pd.DataFrame([quality_row("Negative values", "warning", "passed")] * 2)
+    assert takeaways.word_quality(table, segment="all") == ("All 2 quality rules that apply to segment all passed.",)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        (0, "10 rows read = 7 used + 3 rejected (2: user_id is missing; 1: timestamp is missing)"),
+        (
+            4,
+            "14 rows read = 7 used + 3 rejected (2: user_id is missing; 1: timestamp is missing) + 4 left out by rule (4: bots)",
+        ),
+    ],
+)
+def test_word_rows_says_what_became_of_them(left_out: int, said: str) -> None:
+    counts = {"read": 10 + left_out, "used": 7, "rejected": 3, "left_out": left_out}
+    rejected = {"user_id is missing": 2, "timestamp is missing": 1}
+    assert takeaways.word_rows(counts, rejected_because=rejected, left_out_because={"bots": 4}) == said

@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from small_logs import make_log, make_plan, pick
+
+from convlib.errors import ParamError
+from convlib.plan import Plan
+from convlib.quality import COLUMNS, Quality, check_quality
+from convlib.quality_rules import RULES
+
+PLAN = """
+macros:
+  - id: buy
+    name: Bought
+    match: {event_name: purchase}
+    owner: shop
+    micros:
+      - {id: view, match: {event_name: view}, stage: awareness, kind: process_milestone, owner: web}
+      - {id: chat, name: Chat begun, match: {event_name: chat}, stage: decision, kind: secondary_action, owner: crm}
+"""
+#: Refunded, in another currency, in a session of two users, with an address typed into a search; nobody chatted.
+ROWS = """
+ann view 0h search=shoes session_id=s1
+ann purchase 1h value=20 currency=USD session_id=s1
+ben view 1D search=ben@example.com session_id=s1
+ben purchase 2D value=-5 currency=EUR session_id=s2
+cat ViewDetails 3D session_id=s3
+cat PURCHASES 4D session_id=s4
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    return make_plan(tmp_path, PLAN)
+
+
+@pytest.fixture
+def quality(plan: Plan) -> Quality:
+    return check_quality(make_log(ROWS, plan), plan)
+
+
+def test_check_quality_gives_one_row_for_each_rule_worst_first(quality: Quality) -> None:
+    assert tuple(quality.table.columns) == COLUMNS
+    assert sorted(quality.table["rule"]) == sorted(RULES)
+    failed = quality.table[quality.table["status"] == "failed"]
+    assert pick(failed, "rule severity tried failed owner") == [
+        ("mixed_currencies", "error", 2, 1, "shop"),
+        ("never_fires", "error", 3, 1, "crm"),
+        ("personal_data", "error", 16, 1, ""),
+        ("negative_value", "warning", 2, 1, ""),
+        ("shared_session", "warning", 4, 1, ""),
+        ("unmapped_event", "info", 4, 2, ""),
+    ]
+    assert (quality.table["status"].iloc[6:].map({"passed": 1, "not applicable": 2}).diff().dropna() >= 0).all()
+
+
+def test_check_quality_says_where_to_look_and_what_it_means(quality: Quality) -> None:
+    table = quality.table.set_index("rule")
+    assert table.loc["negative_value", ["example", "note"]].tolist() == [
+        "purchase, 2024-01-03",
+        "Refunds need an event of their own, or they lower the mean value of a conversion.",
+    ]
+    assert table.loc["never_fires", ["example", "note"]].tolist() == [
+        "Chat begun",
+        "Never seen: Chat begun. The tag is missing, or the plan's rule matches nothing.",
+    ]
+    assert table.loc["unmapped_event", "note"] == (
+        "PURCHASES (1; perhaps Bought), ViewDetails (1; perhaps View). Add them to the plan, or leave them out knowingly."
+    )
+
+
+def test_check_quality_never_shows_a_persons_data(quality: Quality) -> None:
+    row = quality.table.set_index("rule").loc["personal_data"]
+    assert row["example"] == "column `search`"
+    assert row["note"].startswith("1 e-mail addresses in `search`.")
+    assert "ben" not in quality.table.to_csv() + "".join(quality.takeaways) + quality._repr_html_()
+
+
+def test_check_quality_says_why_a_rule_can_not_be_tried(quality: Quality) -> None:
+    untried = quality.table[quality.table["status"] == "not applicable"].set_index("rule")
+    assert untried["note"].to_dict() == {
+        "shifted_hours": "Needs three weeks (or platforms) of 500 events.",
+        "exact_duplicates": "Times are whole minutes or days, so that equal rows may be several events.",
+        "near_duplicates": "Times are whole minutes or days, so that equal rows may be several events.",
+        "volume_gap": "No event comes 50 times a day, with days alike, over 21 whole days or more.",
+        "volume_jump": "No event comes 50 times a day, with days alike, over 21 whole days or more.",
+        "lost_property": "No property is filled in 30 rows a day, with days alike, over 21 whole days or more.",
+        "stopped_event": "The log has no column `platform` or `device_type` of few values.",
+    }
+    assert untried["share"].isna().all()
+    assert (untried["tried"] == 0).all()
+
+
+def test_check_quality_counts_by_day(quality: Quality) -> None:
+    daily = quality.daily[quality.daily["rule"] == "negative_value"]
+    assert daily.loc[daily["tried"] > 0, ["tried", "failed"]].to_numpy().tolist() == [[1, 0], [1, 1]]
+
+
+def test_check_quality_of_an_empty_segment_has_every_rule(plan: Plan) -> None:
+    table = check_quality(make_log(ROWS, plan).segment({"search": "none"}), plan).table
+    assert tuple(table.columns) == COLUMNS
+    assert sorted(table["rule"]) == sorted(RULES)
+
+
+def test_check_quality_refuses_a_plan_the_log_was_not_read_with(plan: Plan) -> None:
+    with pytest.raises(ParamError) as caught:
+        check_quality(make_log(ROWS, plan), make_plan(Path(plan.path).parent, PLAN.replace("Bought", "Paid")))
+    assert str(caught.value) == (
+        "The log was read with another plan, so it lacks this one's conversions. Use read_events(..., plan=plan)."
+    )
+
+
+def test_quality_draws_its_failed_rules(quality: Quality) -> None:
+    labels = [label.get_text() for label in quality.plot().get_yticklabels()]
+    assert labels[0].replace("\n", " ").startswith("Values in several currencies")
+    assert len(labels) == 6
+
+
+def test_check_quality_leaves_the_order_of_rows_to_the_whole_log(plan: Plan) -> None:
+    backwards = pd.DataFrame(
+        {
+            "event_name": "view",
+            "user_id": [f"u{n % 2}" for n in range(40)],
+            "timestamp": pd.Timestamp("2024-01-01") + pd.to_timedelta([*range(20), 18, *range(21, 40)], unit="h"),
+        }
+    )
+    log = make_log(backwards, plan)
+    for part in (log, log.where(user_id="u1")):
+        row = check_quality(part, plan).table.set_index("rule").loc["out_of_order"]
+        assert (row["tried"], row["failed"], row["example"]) == (40, 1, "row 21 of those used")
