@@ -1,6 +1,7 @@
 """The canonical columns: what a source must have, the type of each, and what makes a row unusable."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 
 import duckdb
 
@@ -83,21 +84,27 @@ def list_types(rows: duckdb.DuckDBPyRelation) -> dict[str, str]:
     return dict(zip(map(str.lower, rows.columns), map(str, rows.types), strict=True))
 
 
-def type_rows(rows: duckdb.DuckDBPyRelation, *, zone: str, trim: bool) -> duckdb.DuckDBPyRelation:
+def type_rows(
+    rows: duckdb.DuckDBPyRelation, *, zone: str, trim: bool, never_blank: Collection[str] = ()
+) -> duckdb.DuckDBPyRelation:
     """Give every row with each canonical column in its type, the custom ones as they are, and whether it can be used.
 
     Args:
         rows: The source's rows, mapped.
         zone: Zone of times that carry none.
         trim: Whether blanks around a text mean nothing, as in text files.
+        never_blank: Columns of which the source itself says that no text is empty: they are taken as they are.
 
     Returns:
         The columns, with `REASON`, `LEFT_OUT` and `RAW`.
     """
     types = list_types(rows)
     own = [name for name in rows.columns if name not in (FILE, ROW)]
+    read = partial(_read, types=types, zone=zone, trim=trim)
     canonical = [
-        f"{_read(name, kind, types, zone, trim) if name in types else 'NULL'}::{kind} AS {name}"
+        name
+        if name in never_blank and types.get(name) == kind
+        else f"{read(name) if name in types else 'NULL'}::{kind} AS {name}"
         for name, kind in CANONICAL.items()
     ]
     custom = [
@@ -116,7 +123,8 @@ def type_rows(rows: duckdb.DuckDBPyRelation, *, zone: str, trim: bool) -> duckdb
     return rows.project(", ".join([*canonical, *custom, *added, *places]))
 
 
-def _read(name: str, kind: str, types: dict[str, str], zone: str, trim: bool) -> str:
+def _read(name: str, *, types: dict[str, str], zone: str, trim: bool) -> str:
+    kind = CANONICAL.get(name, "VARCHAR")
     if kind == "TIMESTAMP":
         return f"CAST({_moment(types, zone)} AS TIMESTAMP)"
     if kind == "DOUBLE":
@@ -125,7 +133,7 @@ def _read(name: str, kind: str, types: dict[str, str], zone: str, trim: bool) ->
     filled = f"NULLIF({f'TRIM({plain})' if trim else plain}, '')"
     # Who has not signed in is known by the anonymous id alone.
     is_user = name == "user_id" and "anonymous_id" in types
-    return f"coalesce({filled}, {_read('anonymous_id', kind, types, zone, trim)})" if is_user else filled
+    return f"coalesce({filled}, {_read('anonymous_id', types=types, zone=zone, trim=trim)})" if is_user else filled
 
 
 def _moment(types: dict[str, str], zone: str) -> str:

@@ -16,6 +16,9 @@ def connect() -> duckdb.DuckDBPyConnection:
     """One in-memory engine a process, opened at first use so that a forked process opens its own."""
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
+    if connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()[0][0]:
+        # Off already in a notebook without widgets, where to set it is an error.
+        connection.execute("SET enable_progress_bar = false")
     number = "TRY_CAST(x AS DOUBLE)"
     connection.execute(f"CREATE MACRO to_number(x) AS CASE WHEN isfinite({number}) THEN {number} END")
     return connection

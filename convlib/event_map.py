@@ -9,7 +9,7 @@ from convlib import plots, takeaways
 from convlib.events import EventLog
 from convlib.plan import Plan
 from convlib.plan_entries import SHARE_METRICS
-from convlib.profile import Profile, profile_rows
+from convlib.profile import Profile
 from convlib.results import Kind, Result, Shown, format_value
 from convlib.stats import divide
 
@@ -112,7 +112,7 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
         ParamError: The log was read with another plan.
     """
     log.check_plan(plan)
-    profile = profile_rows(log)
+    profile = log.profile
     known = plan.table.rename(columns={"id": "conversion"})
     table = known[["tier", "macro", "stage", "conversion", "name", "owner", "target"]].merge(
         profile.conversions.rename(columns={"users": "units"}), on="conversion", how="left"

@@ -2,16 +2,15 @@
 
 import dataclasses
 import datetime as dt
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self, get_args
 
 import duckdb
-import numpy as np
 import pandas as pd
-from duckdb import CaseExpression, ColumnExpression, ConstantExpression
+from duckdb import ColumnExpression, ConstantExpression
 
-from convlib.canonical import ADDED
 from convlib.documents import did_you_mean, quote_names
 from convlib.durations import PERIODS
 from convlib.engine import compile_rule, connect, quote, scan
@@ -21,7 +20,8 @@ from convlib.mapping import read_mapping
 from convlib.parts import DERIVED
 from convlib.plan import Plan, Segment, read_plan, read_segments
 from convlib.prepare import Prepared, prepare
-from convlib.rules import All, Any_, Rule, Test, parse_rule
+from convlib.profile import Profile, profile_rows
+from convlib.rules import All, Rule, Test, parse_rule
 from convlib.sources import EventSource, find_source
 
 Unit = Literal["user", "session"]
@@ -37,8 +37,6 @@ TAKEN = frozenset(
         *("target", "tier", "time", "unit", "units", "until", "value"),
     }
 )
-#: A column of at most this many values is described by them.
-FEW_VALUES = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,6 +271,11 @@ class EventLog:
             return self.prepared.open()  # in the source's own order, and without the sort that the analyses need
         return self._members("events").project(", ".join(map(quote, self.columns)))
 
+    @functools.cached_property
+    def profile(self) -> Profile:
+        """Reduce the rows to the counts that the event map and the quality rules judge, once for both."""
+        return profile_rows(self)
+
     def stream(self, name: str) -> duckdb.DuckDBPyRelation:
         """Open the rows that are one conversion of the plan, or else that have this event name.
 
@@ -334,7 +337,7 @@ class EventLog:
         """Count the segment's events in the period, and their users, for each group of columns.
 
         Args:
-            part: `events`, `conversions`, or `unmapped`: the events that are no conversion.
+            part: `events` or `conversions`.
             groups: Columns, or `day`.
 
         Returns:
@@ -351,36 +354,10 @@ class EventLog:
             .df()
         )
 
-    def describe_columns(self) -> pd.DataFrame:
-        """Say what each column holds, over the segment's rows in the period.
-
-        Returns:
-            `column`, `filled` rows, `share` of rows, `distinct` values and, for columns of few values in the whole
-            log, `most_frequent`: the values with their rows. Ids are never shown.
-        """
-        rows = self._members("events")
-        columns = [c for c in self.columns if c not in ADDED]
-        counts = [f"count({quote(c)}), count(DISTINCT {quote(c)})" for c in columns]
-        total, *found = rows.aggregate(", ".join(["count(*)", *counts])).fetchall()[0]
-        frame = pd.DataFrame({"column": columns, "filled": found[::2], "distinct": found[1::2]})
-        # By the whole log: in a segment of five users an e-mail address has few values too, and must not be shown.
-        distinct = (
-            self.whole().rows().aggregate(", ".join(f"count(DISTINCT {quote(c)})" for c in columns)).fetchall()[0]
-        )
-        few = (np.array(distinct) <= FEW_VALUES) & ~frame["column"].isin(["user_id", "session_id"])
-        values = [_count_values(rows, column) if short else "" for column, short in zip(columns, few, strict=True)]
-        return frame.assign(share=frame["filled"] / total if total else float("nan"), most_frequent=values)
-
     def _members(self, part: str) -> duckdb.DuckDBPyRelation:
         """Open the rows of the segment's units that lie in the period."""
         low, high = (day.isoformat() for day in self.bounds)
-        rows = self.rows("events" if part == "unmapped" else part).filter(
-            f"timestamp >= '{low}' AND timestamp < '{high}'"
-        )
-        if part == "unmapped" and self.plan:
-            # By the rules, not by the conversions: a double-fired row is mapped, though it does not count again.
-            mapped = compile_rule(Any_(tuple(conversion.match for conversion in self.plan.conversions)))
-            rows = rows.filter(CaseExpression(mapped, ConstantExpression(False)).otherwise(ConstantExpression(True)))
+        rows = self.rows(part).filter(f"timestamp >= '{low}' AND timestamp < '{high}'")
         if self.rule is None:
             return rows
         units = connect().from_df(pd.DataFrame({"user": self.entries().index})).set_alias("units")
@@ -517,12 +494,6 @@ def _date(text: dt.date | str | None, name: str) -> dt.date | None:
     except ValueError:
         msg = f"`{name}` is {text!r}, which is not a date; write it as YYYY-MM-DD."
         raise ParamError(msg) from None
-
-
-def _count_values(rows: duckdb.DuckDBPyRelation, column: str) -> str:
-    name = quote(column)
-    counted = rows.filter(f"{name} IS NOT NULL").aggregate(f"CAST({name} AS VARCHAR) AS v, count(*) AS n", name)
-    return ", ".join(f"{value} ({count:,})" for value, count in counted.order("n DESC, v").fetchall())
 
 
 def _first_events(rows: duckdb.DuckDBPyRelation, groups: str) -> duckdb.DuckDBPyRelation:

@@ -181,7 +181,7 @@ class _Reading:
                 hidden = find_id_fields(self.mapping, rows.columns, IDS)
                 rows = rows.select(StarExpression(exclude=hidden)) if hidden else rows
             check_columns(rows, self.source.label, self.plan)
-            typed = self._stage(type_rows(rows, zone=self.mapping.timezone, trim=self.source.is_text), folder)
+            typed = self._stage(self._type(rows), folder)
             in_place = self._stays(list_types(rows))
             joined, identities = (typed, 0) if in_place else self._join(typed)
             final = joined if in_place else self._finish(self._leave_out(joined), folder, changed=joined is not typed)
@@ -200,6 +200,11 @@ class _Reading:
             (folder / "log.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
         finally:
             connect().execute(f"SET TimeZone = 'UTC'; DROP TABLE IF EXISTS {quote(STAGED)}")
+
+    def _type(self, rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+        in_place = self._stays(list_types(rows))
+        never_blank = self.source.find_never_blank() if in_place else ()
+        return type_rows(rows, zone=self.mapping.timezone, trim=self.source.is_text, never_blank=never_blank)
 
     def _stage(self, typed: duckdb.DuckDBPyRelation, folder: Path) -> duckdb.DuckDBPyRelation:
         """Turn what is slow to read twice into Parquet."""

@@ -8,7 +8,6 @@ import pandas as pd
 from convlib import plots, takeaways
 from convlib.events import EventLog
 from convlib.plan import Plan
-from convlib.profile import profile_rows
 from convlib.quality_rules import RULES, Facts, Finding, QualityRule
 from convlib.results import Kind, Result
 from convlib.stats import divide
@@ -54,7 +53,7 @@ def check_quality(log: EventLog, plan: Plan) -> Quality:
 
     Args:
         log: The log, seen through a segment and a period. Rejected rows, the order of the rows, sessions' and columns'
-            contents are judged on what `profile_rows` says of them.
+            contents are judged on what `Profile` says of them.
         plan: The measurement plan with which the log was read.
 
     Returns:
@@ -66,7 +65,7 @@ def check_quality(log: EventLog, plan: Plan) -> Quality:
         ParamError: The log was read with another plan.
     """
     log.check_plan(plan)
-    facts = Facts(log, plan, profile_rows(log))
+    facts = Facts(log, plan, log.profile)
     found = {name: rule.judge(facts) for name, rule in RULES.items()}
     rows = [_tabulate(name, RULES[name], finding) for name, finding in found.items()]
     table = pd.DataFrame(rows, columns=list(COLUMNS))

@@ -43,6 +43,8 @@ ADDRESS = re.compile(r"[a-z][a-z0-9+]+://")
 FILE, ROW = "convlib file", "convlib row"
 #: Where the engine notes the lines of a CSV file that it can't split into fields.
 BAD_LINES = "convlib_bad_lines"
+#: So much of a line is shown of what the engine says.
+LONGEST = 200
 #: What pandas calls columns of Python objects that the engine has no one type for.
 MIXED = ("mixed", "mixed-integer", "bytes", "period", "complex", "interval")
 
@@ -198,6 +200,17 @@ class Source:
             f"(SELECT *, {text(name)} AS {quote(FILE)} FROM read_json({place(name)}, {options}, columns={{{columns}}}))"
         )
 
+    def find_never_blank(self) -> set[str]:
+        """Find the columns of which the statistics in Parquet files say that they hold no empty text."""
+        if self.kind != "parquet":
+            return set()
+        least = "stats_null_count = num_values OR coalesce(stats_min_value <> '', FALSE)"
+        found = connect().sql(
+            f"SELECT path_in_schema FROM parquet_metadata([{', '.join(map(place, self.files))}]) "
+            f"GROUP BY ALL HAVING bool_and({least})"
+        )
+        return {name for (name,) in found.fetchall()}
+
     def check(self) -> None:
         """Refuse what the engine would read as something else, with every problem found.
 
@@ -223,7 +236,7 @@ class Source:
             if found:
                 return found
         said = str(error).split("\nLINE 1:")[0]  # what follows shows the engine's query
-        lines = [line.strip() for line in said.splitlines() if line.strip()]
+        lines = [line.strip()[:LONGEST] for line in said.splitlines() if line.strip()]
         return f"`{self.label}` can't be read: {' '.join(lines[:4])}"
 
     def read_garbled(self, name: str, rows: Sequence[int]) -> list[str | None]:

@@ -14,6 +14,8 @@ from convlib.errors import EventDataError
 from convlib.events import EventLog, read_events
 from convlib.sources import EventSource
 
+GOOD = "u1,x,2026-01-01"
+GOOD_JSON = '{"user_id": "u", "event_name": "x", "timestamp": "2026-01-01", "geo": "NO"}'
 HEADER = "user_id,event_name,timestamp"
 ROWS = pd.DataFrame(
     [

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ENGINES = {
-    f"convlib.{name}"
-    for name in ("engine", "sources", "mapping", "fields", "canonical", "identity", "prepare", "parts", "events", "profile")
-}
+READING = ("sources", "mapping", "fields", "canonical", "identity", "prepare", "parts", "events", "profile", "oddities")
+ENGINES = {f"convlib.{name}" for name in ("engine", *READING)}
 BORDERS = {
     "duckdb": ENGINES,
     "matplotlib": {"convlib.plots"},

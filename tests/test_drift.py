@@ -135,8 +135,8 @@ def fill(daily: pd.DataFrame, shares: dict[int, float], usual: float = 0.9) -> p
         pytest.param({30: 0.1, 31: 0.1, 32: 0.2}, 0.9, [30, 31, 32], id="three days"),
         pytest.param({30: 0.1}, 0.9, [], id="one day alone"),
         pytest.param({30: 0.75, 31: 0.75}, 0.9, [], id="less than 20 points"),
-        pytest.param({n: 0.0 for n in range(50, 56)}, 0.9, list(range(50, 56)), id="lost for good"),
-        pytest.param({n: 0.95 for n in range(30, 56)}, 0.0, [], id="a new property is no loss"),
+        pytest.param(dict.fromkeys(range(50, 56), 0.0), 0.9, list(range(50, 56)), id="lost for good"),
+        pytest.param(dict.fromkeys(range(30, 56), 0.95), 0.0, [], id="a new property is no loss"),
     ],
 )
 def test_find_lost_properties_finds_the_days(shares: dict[int, float], usual: float, low: list[int]) -> None:

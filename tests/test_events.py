@@ -236,7 +236,6 @@ def test_to_pandas_gives_rows_in_order_of_user_and_time(log: EventLog) -> None:
 def test_count_counts_events_and_users_in_the_period(log: EventLog) -> None:
     assert count(log, "events", "event_name") == {"view": [4, 3], "buy": [2, 2], "ping": [1, 1]}
     assert count(log, "conversions", "conversion") == {"look": [4, 3], "purchase": [2, 2]}
-    assert count(log, "unmapped", "event_name") == {"ping": [1, 1]}
     assert count(log, "events") == {"all": [7, 4]}
     first_week = log.between("2026-01-05", "2026-01-11")
     assert count(first_week, "events", "event_name") == {"view": [3, 3], "buy": [1, 1]}
@@ -262,15 +261,6 @@ def test_count_of_two_groups_gives_the_most_frequent_first(log: EventLog) -> Non
         ["view", "desktop", 1],
         ["view", "-", 1],
     ]
-
-
-def test_describe_columns_counts_rows_and_values(log: EventLog) -> None:
-    found = log.describe_columns().set_index("column")[["filled", "distinct", "share"]]
-    assert list(found.loc["device_type"]) == [6, 2, 6 / 7]
-    assert list(found.loc["user_id"]) == [7, 4, 1]
-    assert list(found.loc["value"]) == [0, 0, 0]
-    assert log.segment("mobile").describe_columns().set_index("column").loc["medium", "filled"] == 1
-    assert log.where(device_type="tv").describe_columns()["share"].isna().all()
 
 
 def test_stream_opens_a_conversion_or_an_event(log: EventLog) -> None:
@@ -426,20 +416,6 @@ def test_segment_takes_the_place_of_a_segment_of_rows(log: EventLog) -> None:
     rows = dataclasses.replace(log, segments={"pings": Segment("pings", parse_rule({"event_name": "ping"}), "event")})
     assert len(rows.segment("pings").to_pandas()) < len(rows.segment("pings").segment("all").to_pandas())
     assert len(rows.segment("pings").segment("all").to_pandas()) == len(rows.to_pandas())
-
-
-def test_describe_columns_shows_no_values_of_a_column_that_has_many_in_the_whole_log() -> None:
-    rows = pd.DataFrame(
-        [
-            (f"u{n}", "view", f"2026-01-05 10:{n:02}", "mobile" if n < 3 else "desktop", f"u{n}@a.org")
-            for n in range(20)
-        ],
-        columns=["user_id", "event_name", "timestamp", "device_type", "email"],
-    )
-    found = read_events(rows).segment({"device_type": "mobile"}).describe_columns().set_index("column")
-    assert found["distinct"]["email"] == 3
-    assert found["most_frequent"]["email"] == ""
-    assert found["most_frequent"]["device_type"] == "mobile (3)"
 
 
 @pytest.mark.parametrize("column", ["period", "unit", "time"])

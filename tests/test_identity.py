@@ -101,6 +101,8 @@ def test_read_identities_names_every_missing_column(tmp_path: Path) -> None:
 def test_read_identities_checks_its_file_as_a_log_is_checked(tmp_path: Path) -> None:
     twice = write_csv(tmp_path, "a,ann,b", header="anonymous_id,user_id,user_id")
     assert str(refuse_table(twice)) == "`log.csv` has the column `user_id` 2 times; rename or remove all but one."
+    broken = write_csv(tmp_path, "a,ann", "b", header="anonymous_id,user_id", name="broken.csv")
+    assert str(refuse_table(broken)) == f"`{broken}`: line 3: line can't be split: 1 field instead of 2."
     empty = write(tmp_path / "empty.csv", "")
     assert str(refuse_table(empty)) == f"`{empty}` is empty: it has no rows. Check the export."
 

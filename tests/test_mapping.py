@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
+from small_logs import make_plan
 
 from convlib.canonical import CANONICAL
 from convlib.engine import connect, quote
@@ -14,7 +15,6 @@ from convlib.errors import EventDataError, ParamError, PlanError
 from convlib.events import EventLog, read_events
 from convlib.mapping import ColumnSource, Mapping, apply_mapping, list_presets, read_mapping
 from convlib.plan import Plan
-from tests.small_logs import make_plan
 
 ROOT = Path(__file__).parent.parent
 EXPORTS = ROOT / "tests" / "fixtures" / "exports"

@@ -4,7 +4,7 @@ import pytest
 from small_logs import pick
 
 from convlib.engine import connect
-from convlib.oddities import BUSY, check_order, check_sessions, find_busiest, find_repeats, has_seconds
+from convlib.oddities import BUSY, Rows, check_order, check_sessions, find_busiest, find_repeats, has_seconds
 
 START = pd.Timestamp("2024-01-01")
 COLUMNS = {
@@ -12,7 +12,7 @@ COLUMNS = {
 }
 
 
-def open_rows(seconds: list[float], **columns: object) -> object:
+def open_rows(seconds: list[float], **columns: object) -> Rows:
     """Open rows at so many seconds, with their day; the rest as given, or alike."""
     known = {"user_id": "ann", "event_name": "view", "product_id": None, "page_path": "/", "session_id": "s1"}
     times = START + pd.to_timedelta(pd.Series(seconds), unit="s")
@@ -42,7 +42,7 @@ def open_rows(seconds: list[float], **columns: object) -> object:
 def test_find_repeats_tells_copies_from_near_ones(
     seconds: list[float], columns: dict[str, object], copies: int, near: int
 ) -> None:
-    found = find_repeats(open_rows(seconds, **columns), COLUMNS)  # type: ignore[arg-type]
+    found = find_repeats(open_rows(seconds, **columns), COLUMNS)
     assert (found["copies"].sum(), found["near"].sum()) == (copies, near)
 
 
@@ -50,7 +50,7 @@ def test_find_repeats_finds_what_a_plain_count_finds() -> None:
     rng = np.random.default_rng(3)
     seconds = rng.integers(0, 3_000, 5_000).astype(float)
     users = rng.integers(0, 20, 5_000)
-    found = find_repeats(open_rows(list(seconds), user_id=[f"u{n}" for n in users]), COLUMNS)  # type: ignore[arg-type]
+    found = find_repeats(open_rows(list(seconds), user_id=[f"u{n}" for n in users]), COLUMNS)
     frame = pd.DataFrame({"user": users, "second": seconds})
     once = frame.drop_duplicates().sort_values(["user", "second"])
     apart = once.groupby("user")["second"].diff()
@@ -70,25 +70,25 @@ def test_check_sessions_counts_those_of_several_users(
     sessions: list[str | None], users: list[str], total: int, shared: int
 ) -> None:
     rows = open_rows([0, 1, 2], session_id=pd.Series(sessions, dtype="str"), user_id=users)
-    found = check_sessions(rows, COLUMNS)  # type: ignore[arg-type]
+    found = check_sessions(rows, COLUMNS)
     assert (found["sessions"], found["shared"]) == (total, shared)
     assert found["shared_day"] == (START if shared else None)
 
 
 def test_check_order_finds_rows_before_the_one_above_them() -> None:
     seconds = [*range(50), 47, *range(51, 100)]
-    found = check_order(open_rows([float(n) for n in seconds]))  # type: ignore[arg-type]
+    found = check_order(open_rows([float(n) for n in seconds]))
     assert pick(found["order"], "day rows backwards late") == [(START, 100, 1, 0)]
     assert (found["first_backwards"], found["file_rows"], found["ordered"]) == (51, 100, 1 - 1 / 99)
 
 
 def test_check_order_of_a_file_in_order_lists_no_day() -> None:
-    found = check_order(open_rows([0.0, 1, 1, 5]))  # type: ignore[arg-type]
+    found = check_order(open_rows([0.0, 1, 1, 5]))
     assert (len(found["order"]), found["ordered"], found["file_rows"]) == (0, 1, 4)
 
 
 def test_check_order_of_a_file_sorted_by_user_lists_no_day() -> None:
-    found = check_order(open_rows([0.0, 5, 1, 6, 2, 7]))  # type: ignore[arg-type]
+    found = check_order(open_rows([0.0, 5, 1, 6, 2, 7]))
     assert (len(found["order"]), found["ordered"]) == (0, 1 - 2 / 5)
 
 
@@ -96,19 +96,19 @@ def test_check_order_knows_late_rows_from_a_clock_that_is_wrong() -> None:
     hours = [float(n) for n in range(400)]
     hours[200] = 100  # a row of four days ago
     hours[50] = 24 * 3_650  # one of ten years ahead: no other row is late for it
-    found = check_order(open_rows([3_600 * n for n in hours]))  # type: ignore[arg-type]
+    found = check_order(open_rows([3_600 * n for n in hours]))
     assert pick(found["order"].query("late > 0"), "day late") == [(START + pd.Timedelta("100h").floor("D"), 1)]
 
 
 @pytest.mark.parametrize(("seconds", "timed"), [([5.0, 61, 122], True), ([0.0, 60, 120], False), ([0.0, 0, 7], False)])
 def test_has_seconds_asks_whether_most_rows_stand_beside_the_minute(seconds: list[float], timed: bool) -> None:
-    assert has_seconds(open_rows(seconds), COLUMNS) is timed  # type: ignore[arg-type]
+    assert has_seconds(open_rows(seconds), COLUMNS) is timed
 
 
 def test_find_busiest_gives_the_fullest_day_of_each_busy_user() -> None:
     seconds = [*np.linspace(0, 86_399, BUSY), 86_400.0, *np.linspace(0, 100, 10), 1.0]
     users = ["bot"] * (BUSY + 1) + ["ann"] * 10 + ["ben"]
     totals = pd.DataFrame({"events": [1, 10, BUSY + 1], "users": [1, 1, 1]})
-    found = find_busiest(open_rows(seconds, user_id=users), COLUMNS, totals)  # type: ignore[arg-type]
+    found = find_busiest(open_rows(seconds, user_id=users), COLUMNS, totals)
     assert pick(found["busiest"], "day events") == [(START, BUSY)]
     assert found["usual"] == 10

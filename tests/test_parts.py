@@ -185,7 +185,8 @@ def test_a_conversion_may_have_an_event_name_of_any_letters(name: str, tmp_path:
     rows = pd.DataFrame({"user_id": "a", "event_name": [*HOSTILE, "x"], "timestamp": DAY})
     log = read_events(rows, plan=plan)
     assert log.stream("purchase").project("event_name").fetchall() == [(name,)]
-    assert sorted(log.count("unmapped", "event_name")["event_name"]) == sorted({*HOSTILE, "x"} - {name})
+    names = log.profile.names
+    assert sorted(names.loc[names["mapped"] == 0, "event_name"]) == sorted({*HOSTILE, "x"} - {name})
 
 
 def test_conversions_take_the_value_that_the_plan_names(tmp_path: Path) -> None:
@@ -197,6 +198,11 @@ def test_conversions_take_the_value_that_the_plan_names(tmp_path: Path) -> None:
     log = read(tmp_path, plan, f"{HEADER},value,amount", "u1,buy,10:00,7,9", "u2,buy,10:00,7,none")
     found = {name: log.stream(name).project("value").fetchall() for name in ("purchase", "fixed", "own")}
     assert found == {"purchase": [(9,), (None,)], "fixed": [(7,), (7,)], "own": [(7,), (7,)]}
+
+
+def test_conversions_take_one_value_of_all_that_the_plan_states(tmp_path: Path) -> None:
+    log = read(tmp_path, f"{PLAN}    value: 30\n", f"{HEADER},value", "a,buy,10:00,7", "b,buy,10:00,")
+    assert log.stream("purchase").project("value").fetchall() == [(30,), (30,)]
 
 
 def test_activity_is_what_is_no_conversion_and_fires_with_none(tmp_path: Path) -> None:
@@ -239,7 +245,8 @@ def test_double_fired_stays_in_the_log_and_is_neither_activity_nor_unmapped(tmp_
     log = read(tmp_path, DEDUPED, HEADER, "a,buy,10:00:00", "a,buy,10:00:01", "a,view,10:00:01", "a,view,10:00:09")
     assert (log.rows_used, len(log.to_pandas())) == (4, 4)
     assert log.rows("activity").project("event_name, strftime(timestamp, '%S')").fetchall() == [("view", "09")]
-    assert log.count("unmapped", "event_name")[["event_name", "events"]].to_numpy().tolist() == [["view", 2]]
+    names = log.profile.names
+    assert names.loc[names["mapped"] == 0, ["event_name", "rows"]].to_numpy().tolist() == [["view", 2]]
 
 
 def test_double_fired_once_stays_another_conversion(tmp_path: Path) -> None:

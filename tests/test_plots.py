@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.container import ErrorbarContainer
 from small_logs import make_log, make_plan
@@ -289,7 +290,8 @@ def test_draw_quality_shows_the_days_of_each_failed_rule() -> None:
     ax = plots.draw_quality(table, daily, segment="mobile")
     assert read_ticks(ax) == ["Negative values (n = 60)", "Conversions that never fire (n = 1)"]
     dots = ax.collections[0]
-    assert dots.get_offsets()[:, 1].tolist() == [0, 0]  # type: ignore[index]
+    assert isinstance(dots, PathCollection)
+    assert read_numbers(dots.get_offsets())[:, 1].tolist() == [0, 0]
     assert read_numbers(dots.get_sizes()).tolist() == [48, 16]  # half and a tenth of the day's
     assert [text.get_text() for text in ax.texts] == ["1 of 4, not by day"]
     assert read_title(ax) == "Days on which rules failed: mobile (2 of 3 rules)"

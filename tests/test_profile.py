@@ -149,7 +149,8 @@ def test_profile_rows_takes_columns_and_names_of_any_kind(tmp_path: Path) -> Non
     odd = 'it\'s "quoted"; DROP TABLE x\n<b>'
     match = {"event_name": odd, 'a "b"': "x"}
     plan = make_plan(tmp_path, json.dumps({"macros": [{"id": "buy", "match": match}]}))
-    rows = write_rows(ROWS).assign(**{'a "b"': "x", "day": "Monday", "name": 1, "rows": 2, "match0": True, "c0": None})
+    rows = write_rows(ROWS).assign(day="Monday", name=1, rows=2, match0=True, c0=None)
+    rows['a "b"'] = "x"
     rows.loc[0, "event_name"] = odd
     found = profile_rows(make_log(rows, plan))
     assert found.covered == {"buy": 1}

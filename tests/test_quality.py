@@ -57,17 +57,18 @@ def test_check_quality_gives_one_row_for_each_rule_worst_first(quality: Quality)
 
 def test_check_quality_says_where_to_look_and_what_it_means(quality: Quality) -> None:
     table = quality.table.set_index("rule")
-    assert table.loc["negative_value", ["example", "note"]].tolist() == [
-        "purchase, 2024-01-03",
-        "Refunds need an event of their own, or they lower the mean value of a conversion.",
+    assert pick(table.loc[["negative_value", "never_fires", "unmapped_event"]], "example note") == [
+        (
+            "purchase, 2024-01-03",
+            "Refunds need an event of their own, or they lower the mean value of a conversion.",
+        ),
+        ("Chat begun", "Never seen: Chat begun. The tag is missing, or the plan's rule matches nothing."),
+        (
+            "PURCHASES",
+            "PURCHASES (1; perhaps Bought), ViewDetails (1; perhaps View). Add them to the plan, or leave them out "
+            "knowingly.",
+        ),
     ]
-    assert table.loc["never_fires", ["example", "note"]].tolist() == [
-        "Chat begun",
-        "Never seen: Chat begun. The tag is missing, or the plan's rule matches nothing.",
-    ]
-    assert table.loc["unmapped_event", "note"] == (
-        "PURCHASES (1; perhaps Bought), ViewDetails (1; perhaps View). Add them to the plan, or leave them out knowingly."
-    )
 
 
 def test_check_quality_never_shows_a_persons_data(quality: Quality) -> None:

@@ -15,7 +15,7 @@ def test_read_templates_gives_titles_and_literals_in_name_order(tmp_path: Path) 
     assert list(templates) == ["01_a", "02_b"]
     assert templates["02_b"].title == "Where they leave"
     assert dict(templates["01_a"].parameters) == {
-        **dict.fromkeys(("events", "plan", "segments", "start", "end", "output"), ""),
+        **dict.fromkeys(("events", "mapping", "plan", "segments", "start", "end", "output"), ""),
         "segment": "all",
         "window": "7D",
         "limit": 3,
@@ -34,7 +34,7 @@ def test_read_templates_lists_the_faults_of_all_notebooks(tmp_path: Path) -> Non
         read_templates(folder)
     assert caught.value.problems == (
         "notebooks/a.ipynb: `hours = days * 24` in the parameters cell must be `name = literal`.",
-        "notebooks/a.ipynb: the parameters cell lacks 'events', 'plan', 'segments', 'start', 'end', 'output'; "
+        "notebooks/a.ipynb: the parameters cell lacks 'events', 'mapping', 'plan', 'segments', 'start', 'end', 'output'; "
         "every run sets them.",
         "notebooks/b.ipynb: the parameters cell is not Python: '(' was never closed. Correct it.",
         "notebooks/c.ipynb is not a notebook: it is not JSON with cells. Save it again.",

@@ -367,8 +367,8 @@ def test_word_quality_says_what_to_fix_first_and_who_owns_it() -> None:
         ]
     )
     assert takeaways.word_quality(table, segment="mobile") == (
-        "4 of 5 quality rules failed in segment mobile: 2 errors, 1 warning and 1 note. 1 could not be tried; the table "
-        "says why.",
+        "4 of 5 quality rules failed in segment mobile: 2 errors, 1 warning and 1 note. 1 could not be tried; "
+        "the table says why.",
         "Fix first: values in several currencies, 30 of 2,000 (1.5%), such as buy, 2026-03-02. Owner: shop.",
         "Then: rows equal to another, 1 of 2,000 (less than 0.1%).",
         "Then: negative values, 30 of 2,000 (1.5%), such as buy, 2026-03-02.",
@@ -386,7 +386,8 @@ def test_word_quality_of_a_clean_log() -> None:
         (0, "10 rows read = 7 used + 3 rejected (2: user_id is missing; 1: timestamp is missing)"),
         (
             4,
-            "14 rows read = 7 used + 3 rejected (2: user_id is missing; 1: timestamp is missing) + 4 left out by rule (4: bots)",
+            "14 rows read = 7 used + 3 rejected (2: user_id is missing; 1: timestamp is missing) + 4 left out by rule "
+            "(4: bots)",
         ),
     ],
 )
