@@ -1,5 +1,6 @@
 """The canonical columns: what a source must have, the type of each, and what makes a row unusable."""
 
+import datetime as dt
 from collections.abc import Collection, Sequence
 from functools import partial
 
@@ -31,7 +32,7 @@ CANONICAL = {
 #: Columns that preparing adds: the row's place in the prepared order, and dense codes of its user and session.
 ADDED = ("event", "user", "session", "conversion")
 #: A time outside these stands for "unknown" in most systems, and overflows in some.
-EARLIEST, LATEST = "1900-01-01", "2200-01-01"
+EARLIEST, LATEST = dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1)
 #: Columns that typing adds: why a row can't be used, the rule that leaves it out, and an unusable row as it came.
 GARBLED = "the row is empty or garbled"
 REASON, LEFT_OUT, RAW = "convlib reason", "convlib left out", "convlib raw"
@@ -103,7 +104,7 @@ def type_rows(
     read = partial(_read, types=types, zone=zone, trim=trim)
     canonical = [
         name
-        if name in never_blank and types.get(name) == kind
+        if name in never_blank and types.get(name) == kind == "VARCHAR"
         else f"{read(name) if name in types else 'NULL'}::{kind} AS {name}"
         for name, kind in CANONICAL.items()
     ]

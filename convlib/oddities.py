@@ -1,6 +1,7 @@
 """Rows that stand out beside others: out of order or late in the file, repeated, of a shared session or a busy user."""
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import duckdb
@@ -20,6 +21,8 @@ MOSTLY_ORDERED = 0.95
 BLOCK = 200
 #: Sorted numbers compared at a time.
 PART = 250_000
+#: What rows that repeat one another have in common.
+SAME = ("user_id", "event_name", "product_id", "page_path")
 REPEATS = {"day": "datetime64[us]", "event_name": "str", "platform": "str", "copies": "int64", "near": "int64"}
 
 Rows = duckdb.DuckDBPyRelation
@@ -85,18 +88,40 @@ def has_seconds(rows: Rows, columns: Mapping[str, str]) -> bool:
     return bool(some.fetchall()[0][0])
 
 
-def find_repeats(rows: Rows, columns: Mapping[str, str]) -> pd.DataFrame:
+def check_keys(rows: Rows, columns: Mapping[str, str], *, timed: bool) -> dict[str, Any]:
+    """Find repeated rows, unless times are whole minutes, and sessions of several users.
+
+    Returns:
+        `repeats`, `sessions`, `shared` and `shared_day` of a profile.
+    """
+    repeat, visit = _write_repeat(columns), _write_session(columns)
+    keys = _sort(rows, **({"repeats": repeat} if timed else {}), sessions=visit)
+    none = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in REPEATS.items()})
+    repeats = _find_repeats(rows, columns, keys["repeats"]) if timed else none
+    return {"repeats": repeats, **_check_sessions(rows, columns, keys["sessions"])}
+
+
+def _write_repeat(columns: Mapping[str, str]) -> str:
+    """Write the number of 34 bits of hash and 30 bits of time, in half seconds, that stands for a row."""
+    same = ", ".join(columns[name] for name in SAME)
+    time = f"epoch_us({columns['timestamp']}) // 500000"
+    return f"(hash({same}) & {(1 << 64) - (1 << 30)}::UBIGINT) | ({time} & {(1 << 30) - 1})::UBIGINT"
+
+
+def _write_session(columns: Mapping[str, str]) -> str:
+    """Write the number of 48 bits of session and 16 of user that stands for a row; null without a session."""
+    session, user = columns["session_id"], columns["user_id"]
+    key = f"(hash({session}) & {(1 << 64) - (1 << 16)}::UBIGINT) | (hash({user}) & {(1 << 16) - 1})::UBIGINT"
+    return f"CASE WHEN {session} IS NOT NULL THEN {key} END"
+
+
+def _find_repeats(rows: Rows, columns: Mapping[str, str], keys: NDArray[np.uint64]) -> pd.DataFrame:
     """Find rows of the same user, event, product and page within a second: those with equal contents are copies.
 
-    A number of 34 bits of hash and 30 bits of time, in half seconds, stands for each row; those whose sorted numbers
-    are neighbours are then compared themselves.
+    Rows whose sorted numbers are neighbours are compared themselves.
     """
-    user, event, product, page, time = (
-        columns[name] for name in ("user_id", "event_name", "product_id", "page_path", "timestamp")
-    )
-    same = f"{user}, {event}, {product}, {page}"
-    key = f"(hash({same}) & {(1 << 64) - (1 << 30)}::UBIGINT) | (epoch_us({time}) // 500000 & {(1 << 30) - 1})::UBIGINT"
-    keys = _sort(rows, key)
+    time, event, key = columns["timestamp"], columns["event_name"], _write_repeat(columns)
+    same = ", ".join(columns[name] for name in SAME)
     close = np.concatenate([keys[:0], *(ends[:, ends[1] - ends[0] <= 2].ravel() for ends in _pair(keys))])
     if not len(close):
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in REPEATS.items()})
@@ -113,17 +138,9 @@ def find_repeats(rows: Rows, columns: Mapping[str, str]) -> pd.DataFrame:
     return frame[(frame["copies"] > 0) | (frame["near"] > 0)].reset_index(drop=True)
 
 
-def check_sessions(rows: Rows, columns: Mapping[str, str]) -> dict[str, Any]:
-    """Count the sessions, and those of several users, by sorted numbers of 48 bits of session and 16 of user.
-
-    Returns:
-        `sessions`, `shared` and `shared_day` of a profile.
-    """
+def _check_sessions(rows: Rows, columns: Mapping[str, str], keys: NDArray[np.uint64]) -> dict[str, Any]:
+    """Count the sessions, and those of several users."""
     session, user = columns["session_id"], columns["user_id"]
-    given = rows.filter(f"{session} IS NOT NULL")
-    keys = _sort(
-        given, f"(hash({session}) & {(1 << 64) - (1 << 16)}::UBIGINT) | (hash({user}) & {(1 << 16) - 1})::UBIGINT"
-    )
     if not len(keys):
         return {"sessions": 0, "shared": 0, "shared_day": None}
     total, found = 1, [keys[:0]]
@@ -135,7 +152,7 @@ def check_sessions(rows: Rows, columns: Mapping[str, str]) -> dict[str, Any]:
     twice = np.concatenate(found)
     if not len(twice):
         return {"sessions": total, "shared": 0, "shared_day": None}
-    several = _restrict(given, f"hash({session}) >> 16", twice)
+    several = _restrict(rows.filter(f"{session} IS NOT NULL"), f"hash({session}) >> 16", twice)
     shared = several.aggregate(f"{session}, min(day) AS day, min({user}) <> max({user}) AS shared", session).filter(
         "shared"
     )
@@ -143,11 +160,13 @@ def check_sessions(rows: Rows, columns: Mapping[str, str]) -> dict[str, Any]:
     return {"sessions": total, "shared": int(count), "shared_day": None if first is None else pd.Timestamp(first)}
 
 
-def _sort(relation: Rows, key: str) -> NDArray[np.uint64]:
-    """Fetch one number a row and sort these: several times as fast as grouping by them."""
-    keys: NDArray[np.uint64] = np.ma.getdata(relation.project(f"{key} AS key").fetchnumpy()["key"])
-    keys.sort()
-    return keys
+def _sort(relation: Rows, **keys: str) -> dict[str, NDArray[np.uint64]]:
+    """Fetch some numbers a row and sort each of them: several times as fast as grouping by them."""
+    fetched = relation.project(", ".join(f"{key} AS {name}" for name, key in keys.items())).fetchnumpy()
+    found = {name: key.compressed() if np.ma.is_masked(key) else np.ma.getdata(key) for name, key in fetched.items()}
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(np.ndarray.sort, found.values()))
+    return found
 
 
 def _pair(keys: NDArray[np.uint64]) -> Iterator[NDArray[np.uint64]]:

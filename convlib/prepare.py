@@ -24,10 +24,13 @@ from duckdb import (
 from convlib.cache import cache_folder
 from convlib.canonical import (
     CANONICAL,
+    EARLIEST,
     GARBLED,
+    LATEST,
     LEFT_OUT,
     RAW,
     REASON,
+    REQUIRED,
     check_columns,
     list_types,
     rename_columns,
@@ -185,7 +188,7 @@ class _Reading:
             in_place = self._stays(list_types(rows))
             joined, identities = (typed, 0) if in_place else self._join(typed)
             final = joined if in_place else self._finish(self._leave_out(joined), folder, changed=joined is not typed)
-            counts = _count(final)
+            counts = (self._count_by_statistics(rows) if in_place else None) or _count(final)
             lines = self.source.list_bad_lines()
             rejects = self._write_rejects(joined if self.mapping.hash_ids else final, counts, lines, folder)
             (folder / STAGED).unlink(missing_ok=True)
@@ -202,8 +205,8 @@ class _Reading:
             connect().execute(f"SET TimeZone = 'UTC'; DROP TABLE IF EXISTS {quote(STAGED)}")
 
     def _type(self, rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
-        in_place = self._stays(list_types(rows))
-        never_blank = self.source.find_never_blank() if in_place else ()
+        filled = self.source.read_statistics() if self._stays(list_types(rows)) else None
+        never_blank = () if filled is None else filled.index[filled["least"].fillna("") != ""]
         return type_rows(rows, zone=self.mapping.timezone, trim=self.source.is_text, never_blank=never_blank)
 
     def _stage(self, typed: duckdb.DuckDBPyRelation, folder: Path) -> duckdb.DuckDBPyRelation:
@@ -289,6 +292,20 @@ class _Reading:
         for name, rows in garbled.groupby("source"):
             texts[rows.index] = self.source.read_garbled(str(name), rows["row"].tolist())
         return texts
+
+    def _count_by_statistics(self, rows: duckdb.DuckDBPyRelation) -> Counts | None:
+        """Count without a scan when the files' statistics show that every row can be used; None when they do not."""
+        known = self.source.read_statistics().reindex(REQUIRED)
+        complete = ((known["nulls"] == 0) & (known["least"].fillna("") > "!")).all()
+        kind = list_types(rows).get("value", "INTEGER")
+        doubtful = kind == "VARCHAR" or (
+            kind in ("DOUBLE", "FLOAT") and rows.filter("isinf(value)").limit(1).fetchall()
+        )
+        moment = type_rows(rows, zone=self.mapping.timezone, trim=False)
+        count, first, last = moment.aggregate("count(*), min(timestamp), max(timestamp)").fetchall()[0]
+        if not complete or doubtful or not count or first < EARLIEST or last > LATEST:
+            return None
+        return [(True, None, count, first, last)]
 
     def _settle(self, counts: Counts, rejects: pd.DataFrame, *, broken: int) -> dict[str, Any]:
         """Say what became of the rows, and refuse counts that don't close."""

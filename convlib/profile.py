@@ -10,7 +10,7 @@ import pandas as pd
 from duckdb import CaseExpression, ColumnExpression, ConstantExpression, Expression, FunctionExpression, SQLExpression
 
 from convlib.engine import compile_rule, connect, quote, text
-from convlib.oddities import LATE, REPEATS, check_order, check_sessions, find_busiest, find_repeats, has_seconds
+from convlib.oddities import LATE, check_keys, check_order, find_busiest, has_seconds
 from convlib.personal import count_personal
 from convlib.plan import Plan, Rule
 
@@ -48,7 +48,7 @@ class Profile:
         filled: For each row of `daily`, how many of its rows hold a value of each column.
         matched: For each row of `daily`, whether it is each conversion of the plan.
         hourly: `hour`, `platform`, `rows`.
-        names: `event_name`, `rows`, `users`, `mapped`: whether any of its rows is a conversion.
+        names: `event_name`, `rows`, `users`, `mapped`: how many of its rows are a conversion.
         conversions: `conversion`, `event_name`, `events`, `users`, `first`, `last`.
         covered: Users of each conversion.
         currencies: `conversion` ("" for all), `currency`, `rows` with a value.
@@ -147,7 +147,6 @@ def profile_rows(log: "EventLog") -> Profile:
     personal += [("user_id", kind, count) for kind, count in users.personal.items()]
     seen = (rows.relation, rows.columns)
     timed = has_seconds(*seen)
-    none = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in REPEATS.items()})
     return Profile(
         users=users.count,
         platform=platform,
@@ -163,8 +162,7 @@ def profile_rows(log: "EventLog") -> Profile:
         values=_count_values(rows, few, users.totals),
         personal=pd.DataFrame(personal, columns=["column", "kind", "values"]),
         timed=timed,
-        repeats=find_repeats(*seen) if timed else none,
-        **check_sessions(*seen),
+        **check_keys(*seen, timed=timed),
         **find_busiest(*seen, users.totals),
         **check_order(whole),
     )

@@ -200,16 +200,23 @@ class Source:
             f"(SELECT *, {text(name)} AS {quote(FILE)} FROM read_json({place(name)}, {options}, columns={{{columns}}}))"
         )
 
-    def find_never_blank(self) -> set[str]:
-        """Find the columns of which the statistics in Parquet files say that they hold no empty text."""
-        if self.kind != "parquet":
-            return set()
-        least = "stats_null_count = num_values OR coalesce(stats_min_value <> '', FALSE)"
-        found = connect().sql(
-            f"SELECT path_in_schema FROM parquet_metadata([{', '.join(map(place, self.files))}]) "
-            f"GROUP BY ALL HAVING bool_and({least})"
+    def read_statistics(self) -> pd.DataFrame:
+        """Read what Parquet files say of their columns: by `column`, `nulls` and the `least` value as text.
+
+        `least` is null where a file says nothing of it.
+        """
+        names = ", ".join(map(place, self.files))
+        known = "coalesce(bool_and(stats_min_value IS NOT NULL OR stats_null_count = num_values), FALSE)"
+        return (
+            connect()
+            .sql(
+                f'SELECT path_in_schema AS "column", coalesce(sum(coalesce(stats_null_count, num_values)), 0) AS nulls, '
+                f"CASE WHEN {known} THEN coalesce(min(stats_min_value), 'empty') END AS least "
+                f"FROM parquet_metadata([{names}]) GROUP BY ALL"
+            )
+            .df()
+            .set_index("column")
         )
-        return {name for (name,) in found.fetchall()}
 
     def check(self) -> None:
         """Refuse what the engine would read as something else, with every problem found.

@@ -4,7 +4,7 @@ import pytest
 from small_logs import pick
 
 from convlib.engine import connect
-from convlib.oddities import BUSY, Rows, check_order, check_sessions, find_busiest, find_repeats, has_seconds
+from convlib.oddities import BUSY, Rows, check_keys, check_order, find_busiest, has_seconds
 
 START = pd.Timestamp("2024-01-01")
 COLUMNS = {
@@ -42,7 +42,7 @@ def open_rows(seconds: list[float], **columns: object) -> Rows:
 def test_find_repeats_tells_copies_from_near_ones(
     seconds: list[float], columns: dict[str, object], copies: int, near: int
 ) -> None:
-    found = find_repeats(open_rows(seconds, **columns), COLUMNS)
+    found = check_keys(open_rows(seconds, **columns), COLUMNS, timed=True)["repeats"]
     assert (found["copies"].sum(), found["near"].sum()) == (copies, near)
 
 
@@ -50,7 +50,8 @@ def test_find_repeats_finds_what_a_plain_count_finds() -> None:
     rng = np.random.default_rng(3)
     seconds = rng.integers(0, 3_000, 5_000).astype(float)
     users = rng.integers(0, 20, 5_000)
-    found = find_repeats(open_rows(list(seconds), user_id=[f"u{n}" for n in users]), COLUMNS)
+    rows = open_rows(list(seconds), user_id=[f"u{n}" for n in users])
+    found = check_keys(rows, COLUMNS, timed=True)["repeats"]
     frame = pd.DataFrame({"user": users, "second": seconds})
     once = frame.drop_duplicates().sort_values(["user", "second"])
     apart = once.groupby("user")["second"].diff()
@@ -70,7 +71,7 @@ def test_check_sessions_counts_those_of_several_users(
     sessions: list[str | None], users: list[str], total: int, shared: int
 ) -> None:
     rows = open_rows([0, 1, 2], session_id=pd.Series(sessions, dtype="str"), user_id=users)
-    found = check_sessions(rows, COLUMNS)
+    found = check_keys(rows, COLUMNS, timed=True)
     assert (found["sessions"], found["shared"]) == (total, shared)
     assert found["shared_day"] == (START if shared else None)
 
