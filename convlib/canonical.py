@@ -63,21 +63,28 @@ def check_columns(rows: duckdb.DuckDBPyRelation, label: str, plan: Plan | None) 
         for name in shown
         if name.lower() in ADDED
     ]
-    known = {*rows.columns, *CANONICAL}
-    problems += [
-        f"{plan.locate(entry.id)}: `{entry.id}` reads the column `{column}`, which `{label}` "
-        f"does not have; its columns are {shown}."
-        for entry in ((*plan.conversions, *plan.leave_out) if plan else ())
-        if plan
-        for column in sorted(entry.columns - known)
-    ]
+    problems += list_unknown_columns(shown, label, plan)
     if problems:
         raise EventDataError(*problems)
 
 
+def list_unknown_columns(columns: Sequence[str], label: str, plan: Plan | None) -> list[str]:
+    """Say which columns a plan reads that a log does not have, each with the plan's line."""
+    known = {*map(str.lower, columns), *CANONICAL}
+    return [
+        f"{plan.locate(entry.id)}: `{entry.id}` reads the column `{column}`, which `{label}` "
+        f"does not have; its columns are {list(columns)}."
+        for entry in ((*plan.conversions, *plan.leave_out) if plan else ())
+        if plan
+        for column in sorted(entry.columns)
+        if column.lower() not in known
+    ]
+
+
 def rename_columns(columns: Sequence[str]) -> list[str]:
-    """Give the anonymous id, which identities are joined by, its own spelling; custom columns keep theirs."""
-    return [name.lower() if name.lower() == "anonymous_id" else name for name in columns]
+    """Give the columns that convlib knows their own spelling; custom columns keep theirs."""
+    known = {*CANONICAL, "anonymous_id"}
+    return [name.lower() if name.lower() in known else name for name in columns]
 
 
 def list_types(rows: duckdb.DuckDBPyRelation) -> dict[str, str]:

@@ -163,7 +163,9 @@ def _check_sessions(rows: Rows, columns: Mapping[str, str], keys: NDArray[np.uin
 def _sort(relation: Rows, **keys: str) -> dict[str, NDArray[np.uint64]]:
     """Fetch some numbers a row and sort each of them: several times as fast as grouping by them."""
     fetched = relation.project(", ".join(f"{key} AS {name}" for name, key in keys.items())).fetchnumpy()
-    found = {name: key.compressed() if np.ma.is_masked(key) else np.ma.getdata(key) for name, key in fetched.items()}
+    found = {
+        name: np.ma.compressed(key) if np.ma.is_masked(key) else np.ma.getdata(key) for name, key in fetched.items()
+    }
     with ThreadPoolExecutor() as pool:
         list(pool.map(np.ndarray.sort, found.values()))
     return found

@@ -44,8 +44,7 @@ def _derive(rows: duckdb.DuckDBPyRelation, given: Sequence[str], session_gap: st
     A session ends when the user does nothing for longer than `session_gap`, as in Google Analytics; it lands on its
     first page.
     """
-    known = {name.lower() for name in given}
-    missing = [name for name in DERIVED if name not in known]
+    missing = [name for name in DERIVED if name not in given]
     order = ", ".join(["timestamp", *(quote(c) for c in rows.columns if c not in ("user_id", "timestamp", *DERIVED))])
     if "session_id" in missing:
         gap = f"epoch_us(timestamp) - epoch_us(lag(timestamp) OVER visits) > {parse_duration(session_gap)}"
@@ -55,7 +54,7 @@ def _derive(rows: duckdb.DuckDBPyRelation, given: Sequence[str], session_gap: st
         rows = begun.query(
             "begun", f"SELECT * EXCLUDE ({quote(BEGINS)}) REPLACE ({visit} AS session_id) FROM begun {ordered}"
         )
-    if "land" in missing and "page_path" in known:
+    if "land" in missing and "page_path" in given:
         first = (
             "CASE WHEN session_id IS NOT NULL THEN first_value(page_path IGNORE NULLS) OVER (PARTITION BY user_id, "
             f"session_id ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) END"

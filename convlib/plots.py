@@ -293,29 +293,22 @@ def draw_coverage(coverage: pd.DataFrame, *, segment: str, ax: Axes | None = Non
 
 def draw_quality(table: pd.DataFrame, daily: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
     """Draw on which days each failed rule failed, and how much of what it tried."""
-    failed = table[table["status"] == "failed"].head(MOST_ROWS)
+    daily = daily[daily["failed"] > 0]
+    failed = table[(table["status"] == "failed") & table["rule"].isin(daily["rule"])].head(MOST_ROWS)
     ax = _axes(ax, height=1.6 + 0.42 * max(2, len(failed)))
     colours = {"error": RED, "warning": ORANGE, "info": BLUE}
     for place, row in enumerate(failed.to_dict("records")):
-        days = daily[(daily["rule"] == row["rule"]) & (daily["failed"] > 0)]
-        colour = colours[row["severity"]]
-        ax.scatter(
-            days["day"], [place] * len(days), s=8 + 80 * (days["failed"] / days["tried"]), color=colour, alpha=0.7
-        )
-        if days.empty:
-            text = f"{row['failed']:,} of {row['tried']:,}, not by day"
-            ax.text(
-                0.5, place, text, ha="center", va="center", fontsize=8, color=colour, transform=ax.get_yaxis_transform()
-            )
-    if len(daily):
-        ax.set_xlim(daily["day"].min() - pd.Timedelta("1D"), daily["day"].max() + pd.Timedelta("1D"))
+        days = daily[daily["rule"] == row["rule"]]
+        sizes = 8 + 80 * days["failed"] / days["tried"]
+        ax.scatter(days["day"], [place] * len(days), s=sizes, color=colours[row["severity"]], alpha=0.7)
+    _title(ax, f"Days on which rules failed: {segment} (n = {len(failed)} rules)")
+    if failed.empty:
+        ax.text(0.5, 0.5, "No failed rule points to particular days.", transform=ax.transAxes, ha="center")
+        ax.set_axis_off()
+        return ax
     _label_rows(ax, failed["name"], failed["failed"])
-    ax.set_ylim(len(failed) - 0.5, -0.5) if len(failed) else ax.text(
-        0.5, 0.5, "No rule failed.", transform=ax.transAxes, ha="center"
-    )
+    ax.set_ylim(len(failed) - 0.5, -0.5)
     _xlabel(ax, "day; larger: more of that day; red error, orange warning, blue note; n failed in all")
-    tried = (table["status"] != "not applicable").sum()
-    _title(ax, f"Days on which rules failed: {segment} ({len(failed)} of {tried} rules)")
     _slant(ax)
     return ax
 

@@ -33,6 +33,7 @@ from convlib.canonical import (
     REQUIRED,
     check_columns,
     list_types,
+    list_unknown_columns,
     rename_columns,
     type_rows,
 )
@@ -145,6 +146,9 @@ def prepare(
     facts = json.loads((folder / "log.json").read_text(encoding="utf-8"))
     first, last = (pd.Timestamp(facts.pop(name)) for name in ("first", "last"))
     columns, given = (tuple(facts.pop(name)) for name in ("columns", "given"))
+    problems = list_unknown_columns(given, source.label, plan)
+    if problems:  # the plan may be newer than the prepared form
+        raise EventDataError(*problems)
     return Prepared(folder, source.label, columns=columns, given=given, first=first, last=last, **facts)
 
 

@@ -86,7 +86,7 @@ class Source:
 
     def shorten(self, name: str) -> str:
         """Name one of the source's files as briefly as tells it from the others."""
-        folder = Path(self.folder or str(self.given))
+        folder = Path(self.folder or str(self.given)).resolve()
         if name in self.files and folder.is_dir():
             return Path(name).relative_to(folder).as_posix()
         return Path(name).name if name in self.files and len(self.files) == 1 else name
@@ -108,7 +108,7 @@ class Source:
         if not self.is_local:
             return [[name, fsspec.core.url_to_fs(name)[0].ukey(name)] for name in self.files]
         # Size and times of change stand for a file's content: hashing 5 GB in every notebook would cost too much.
-        facts = [(str(Path(f).resolve()), Path(f).stat()) for f in self.files]
+        facts = [(name, Path(name).stat()) for name in self.files]
         return [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in facts] + [self.query]
 
     def fetch(self, folder: Path) -> Self:
@@ -207,16 +207,12 @@ class Source:
         """
         names = ", ".join(map(place, self.files))
         known = "coalesce(bool_and(stats_min_value IS NOT NULL OR stats_null_count = num_values), FALSE)"
-        return (
-            connect()
-            .sql(
-                f'SELECT path_in_schema AS "column", coalesce(sum(coalesce(stats_null_count, num_values)), 0) AS nulls, '
-                f"CASE WHEN {known} THEN coalesce(min(stats_min_value), 'empty') END AS least "
-                f"FROM parquet_metadata([{names}]) GROUP BY ALL"
-            )
-            .df()
-            .set_index("column")
+        nulls = "coalesce(sum(coalesce(stats_null_count, num_values)), 0)"
+        least = f"CASE WHEN {known} THEN coalesce(min(stats_min_value), 'none') END"
+        query = (
+            f'SELECT path_in_schema AS "column", {nulls} AS nulls, {least} AS least FROM parquet_metadata([{names}])'
         )
+        return connect().sql(f"{query} GROUP BY ALL").df().set_index("column")
 
     def check(self) -> None:
         """Refuse what the engine would read as something else, with every problem found.
@@ -288,6 +284,8 @@ def find_source(given: EventSource, *, encoding: str = "utf-8") -> Source:
         EventDataError: There is no such thing, or its files are of several kinds.
     """
     if not isinstance(given, str | Path):
+        if isinstance(given, pa.RecordBatchReader):
+            given = given.read_all()  # it gives its rows once, and they are needed twice
         if isinstance(given, pd.DataFrame) or hasattr(given, "__arrow_c_stream__"):
             return Source(given)
         msg = f"`events` is a {type(given).__name__}; give a file, a folder, a DataFrame or a table that exports Arrow."
@@ -313,16 +311,16 @@ def _find_files(place: str) -> list[str]:
         return _find_remote(place)
     path = Path(place)
     if path.is_dir():
-        found = [str(each) for each in sorted(path.rglob("*")) if _kind(str(each)) and each.is_file()]
+        found = [each for each in sorted(path.rglob("*")) if _kind(str(each)) and each.is_file()]
     else:
-        found = [place] if path.exists() else sorted(glob.glob(place, recursive=True))
+        found = [path] if path.exists() else [Path(each) for each in sorted(glob.glob(place, recursive=True))]
     if not found:
         msg = (
             f"No events at `{place}`: there is no such file, folder or match. Check `events`; in a run file a relative "
             "path starts at the run file's folder, in a notebook at the notebook's."
         )
         raise EventDataError(msg)
-    return found
+    return [str(each.resolve()) for each in found]  # the prepared form may be opened from another folder
 
 
 def _find_remote(place: str) -> list[str]:
