@@ -31,8 +31,10 @@ CANONICAL = {
 }
 #: Columns that preparing adds: the row's place in the prepared order, and dense codes of its user and session.
 ADDED = ("event", "user", "session", "conversion")
-#: A time outside these stands for "unknown" in most systems, and overflows in some.
-EARLIEST, LATEST = dt.datetime(1900, 1, 1), dt.datetime(2200, 1, 1)
+#: A time outside these stands for "unknown" in most systems (1970 is the zero of Unix time), and overflows in some.
+EARLIEST, LATEST = dt.datetime(1990, 1, 1), dt.datetime(2200, 1, 1)
+#: Ids that programs write for nobody; one user of all of them would have done everything. PostHog refuses the same.
+NOBODY = ("null", "NULL", "None", "undefined", "nan", "NaN", "(not set)", "[object Object]", "anonymous", "guest")
 #: Columns that typing adds: why a row can't be used, the rule that leaves it out, and an unusable row as it came.
 GARBLED = "the row is empty or garbled"
 REASON, LEFT_OUT, RAW = "convlib reason", "convlib left out", "convlib raw"
@@ -139,6 +141,8 @@ def _read(name: str, *, types: dict[str, str], zone: str, trim: bool) -> str:
         return f"to_number({name})"
     plain = name if types[name] == "VARCHAR" else f"CAST({name} AS VARCHAR)"
     filled = f"NULLIF({f'TRIM({plain})' if trim else plain}, '')"
+    if name in ("user_id", "anonymous_id"):
+        filled = f"CASE WHEN {filled} NOT IN ({', '.join(map(text, NOBODY))}) THEN {filled} END"
     # Who has not signed in is known by the anonymous id alone.
     is_user = name == "user_id" and "anonymous_id" in types
     return f"coalesce({filled}, {_read('anonymous_id', types=types, zone=zone, trim=trim)})" if is_user else filled
@@ -159,7 +163,7 @@ def _word_reason(types: dict[str, str], zone: str) -> str:
     """Word why a row can't be used: the first fault found, or null."""
     empty = " AND ".join(f"{quote(name)} IS NULL" for name in types if name not in (FILE, ROW))
     cases = [f"WHEN user_id IS NULL AND {empty} THEN '{GARBLED}'"]
-    nobody = " AND ".join(_is_blank(name, types) for name in ("user_id", "anonymous_id") if name in types)
+    nobody = " AND ".join(is_nobody(name, types) for name in ("user_id", "anonymous_id") if name in types)
     cases.append(f"WHEN {nobody} THEN 'user_id is missing'")
     cases += [f"WHEN {_is_blank(name, types)} THEN '{name} is missing'" for name in ("event_name", "timestamp")]
     if types["timestamp"] == "VARCHAR":
@@ -179,3 +183,8 @@ def _is_blank(name: str, types: dict[str, str]) -> str:
     if types[name] != "VARCHAR":
         return f"{name} IS NULL"
     return f"({name} IS NULL OR ({name} < '!' AND TRIM({name}) = ''))"  # the comparison spares trimming every text
+
+
+def is_nobody(name: str, types: dict[str, str]) -> str:
+    """Write when an id names no user."""
+    return f"({_is_blank(name, types)} OR CAST({name} AS VARCHAR) IN ({', '.join(map(text, NOBODY))}))"

@@ -15,6 +15,8 @@ FEWEST_DAYS = 21
 APART, STRAY = pd.Timedelta("60D"), 0.01
 #: Events a day below which chance alone makes days differ by half.
 STEADY = 50
+#: Events expected of a day by which none is no chance: e to the minus 14 is less than one in a million.
+SURE = 14
 #: Robust standard deviations beyond which a day stands out; in normal noise fewer than one day in a million does.
 FAR = 6.0
 #: Robust standard deviation of the logarithms beyond which days are too unlike one another to judge one.
@@ -25,14 +27,16 @@ JUMP = np.log(2)
 FEWEST_HOURLY = 500
 #: Smaller shifts than this are daylight saving, habit and chance.
 FEWEST_HOURS = 2
-#: How well a shifted curve must fit, and by how much better than unshifted.
-FIT, BETTER = 0.8, 0.3
+#: How well a shifted curve must fit, and how many times further from a fit it must be unshifted.
+FIT, BETTER = 0.9, 4
 #: A curve whose busiest hour has less than this times the mean of all hours tells no time of day.
 CURVE = 1.3
 #: Days before, of which a property's usual fill rate is the median, and the fewest that tell it.
 BEFORE, FEWEST_BEFORE = 28, 7
 #: A fall of the fill rate worth a person's time, and its level of chance; many events and columns are looked at.
 FALL, CHANCE = 0.2, 1e-6
+#: Columns that say where a visitor came from.
+ORIGINS = ("source", "medium", "campaign", "referrer")
 #: Rows a day that a fill rate needs.
 FEWEST_ROWS = 30
 #: Days without an event before it counts as stopped, and how many events had to be expected in them.
@@ -63,7 +67,8 @@ def find_unusual_days(daily: pd.DataFrame) -> pd.DataFrame:
     """Set each day of the steady events against what their trend and their weekdays expect.
 
     Logarithms of the counts, less the median of each weekday and a running median of 15 days; what is left is held
-    against its median absolute deviation (the rule of Hampel, 1974).
+    against its median absolute deviation (the rule of Hampel, 1974). A change that lasts is found by the median of a
+    week against that of the four weeks before, and stands at its first day.
 
     Returns:
         `event_name`, `day`, `rows`, `expected`, `gap` (none at all), `jump` (far more or fewer).
@@ -77,18 +82,29 @@ def find_unusual_days(daily: pd.DataFrame) -> pd.DataFrame:
 
 def _judge_days(counts: pd.Series, name: str) -> pd.DataFrame | None:
     alive = _cut_to_life(counts)
-    level, spread = _expect(alive)
-    if not (alive.median() >= STEADY and spread <= IRREGULAR):
+    level, habit, spread = _expect(alive)
+    if not (alive.median() >= SURE and spread <= IRREGULAR):
         return None
     frame = pd.DataFrame({"rows": alive, "expected": np.exp(level)})
     # No event at all counts as half of one. An event that rests every Sunday has no gap there.
     off = (np.log(alive.clip(lower=0.5)) - level).abs()
     rests = alive.groupby(_weekday(alive)).transform("median") == 0
-    frame["gap"] = (alive == 0) & ~rests & (off > FAR * spread)
-    bound = np.full(len(alive), max(JUMP, FAR * spread))
-    bound[-7:] *= 2  # the last week has no days after it to be compared with
-    frame["jump"] = (alive > 0) & (off > bound) & (frame[["rows", "expected"]].max(axis=1) >= STEADY)
+    frame["gap"] = (alive == 0) & ~rests & (frame["expected"] >= SURE) & (off > FAR * spread)
+    jump = (off > max(JUMP, FAR * spread)) | _begins_to_differ(alive, habit, spread)
+    frame["jump"] = (alive > 0) & jump & (frame[["rows", "expected"]].max(axis=1) >= STEADY)
     return frame.rename_axis("day").reset_index().assign(event_name=name)
+
+
+def _begins_to_differ(alive: pd.Series, habit: pd.Series, spread: float) -> pd.Series:
+    """Find the first day of each week whose median is far from that of the four weeks before it."""
+    rest = np.log(alive.where(alive > 0)) - habit
+    week = rest.rolling(7, min_periods=5).median().shift(-6)
+    before = rest.rolling(BEFORE, min_periods=BEFORE // 2).median().shift()
+    differs = (week - before).abs() > max(JUMP, FAR * spread / np.sqrt(7))
+    # The weeks that hold four days of the change differ first: its own first day is the last of their first days.
+    begins = differs & ~differs.shift(fill_value=False)
+    first = begins[begins].index + pd.Timedelta("3D")
+    return pd.Series(begins.index.isin(first), index=begins.index)
 
 
 def _weekday(days: pd.Series) -> pd.Series:
@@ -100,17 +116,22 @@ def _cut_to_life(counts: pd.Series) -> pd.Series:
     return counts.loc[days[0] : days[-1]] if len(days) else counts
 
 
-def _expect(alive: pd.Series) -> tuple[pd.Series, float]:
-    """Give the logarithm expected of each day, and the robust standard deviation from it (NaN for too few days)."""
+def _expect(alive: pd.Series) -> tuple[pd.Series, pd.Series, float]:
+    """Give the logarithm expected of each day, its weekday's part, and the robust standard deviation from it.
+
+    The last is NaN for too few days.
+    """
     logs = np.log(alive.where(alive > 0))
     if len(alive) < FEWEST_DAYS:
-        return logs, np.nan
+        return logs, logs, np.nan
     week = logs.rolling(7, center=True, min_periods=4).median()
     habit = (logs - week).groupby(_weekday(alive)).transform("median")
     # Medians keep the edge of a lasting change where it is; a smooth trend would blame the days around it.
-    level = (logs - habit).rolling(15, center=True, min_periods=6).median() + habit
+    trend = (logs - habit).rolling(15, center=True, min_periods=6).median()
+    trend.iloc[-7:] = (logs - habit).iloc[-22:-7].median()  # the last week has no days after it to be compared with
+    level = trend + habit
     rest = (logs - level).dropna()
-    return level, float(scipy_stats.median_abs_deviation(rest, scale="normal")) if len(rest) else np.nan
+    return level, habit, float(scipy_stats.median_abs_deviation(rest, scale="normal")) if len(rest) else np.nan
 
 
 def find_shifted_hours(hourly: pd.DataFrame) -> pd.DataFrame | str:
@@ -133,11 +154,9 @@ def find_shifted_hours(hourly: pd.DataFrame) -> pd.DataFrame | str:
     everyone = shares.median()
     if everyone.max() < CURVE * everyone.mean() or (everyone > 0).sum() < 24 / 2:
         return "The log has no daily curve: its events lie evenly over the day, or carry dates without times."
-    # A platform may have hours of its own; one that is off in every week must fit the others' far better when shifted.
+    # A platform may have hours of its own: off in every week is habit as well as a wrong zone.
     own = shares.groupby("platform").transform("median").to_numpy()
-    hours = [
-        _best_shift(a, b) or _best_shift(a, everyone.to_numpy()) for a, b in zip(shares.to_numpy(), own, strict=True)
-    ]
+    hours = [_best_shift(curve, usual) for curve, usual in zip(shares.to_numpy(), own, strict=True)]
     found = curves.sum(axis=1).rename("rows").reset_index()
     return found.assign(hours=hours)
 
@@ -146,13 +165,15 @@ def _best_shift(curve: NDArray[np.float64], usual: NDArray[np.float64]) -> int:
     fits = np.array([np.corrcoef(np.roll(curve, -hours), usual)[0, 1] for hours in range(24)])
     best = int(np.nanargmax(fits)) if np.isfinite(fits).any() else 0
     hours = best if best <= 12 else best - 24
-    return hours if abs(hours) >= FEWEST_HOURS and fits[best] >= FIT and fits[best] - fits[0] >= BETTER else 0
+    clear = fits[best] >= FIT and 1 - fits[0] >= BETTER * (1 - fits[best])
+    return hours if abs(hours) >= FEWEST_HOURS and clear else 0
 
 
 def find_lost_properties(daily: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFrame:
     """Set each day's fill rate of each event's properties against the median of the four weeks before.
 
-    Only events whose days are alike are judged: where they are not, another kind of row comes on another day.
+    Only events whose days are alike are judged: where they are not, another kind of row comes on another day. Where
+    visitors come from is not judged: it changes with every campaign.
 
     A day is `low` when the rate fell by at least 20 points, beyond chance (two-proportion z-test), and so did the
     day beside it.
@@ -161,7 +182,7 @@ def find_lost_properties(daily: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFr
         `event_name`, `column`, `day`, `rows`, `filled`, `usual`, `low`; only properties that were filled before.
     """
     wide = count_days(daily)
-    alike = [name for name in wide if _expect(_cut_to_life(wide[name]))[1] <= IRREGULAR]
+    alike = [name for name in wide if _expect(_cut_to_life(wide[name]))[2] <= IRREGULAR]
     daily = daily[daily["event_name"].isin(alike)]
     index = pd.MultiIndex.from_frame(daily[["event_name", "day"]], names=["event", "date"])
     by = ["event", "date"]
@@ -174,7 +195,7 @@ def find_lost_properties(daily: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFr
     shares = counts.div(rows, axis=0)
     before = shares.groupby("event").rolling(BEFORE, min_periods=FEWEST_BEFORE).median().droplevel(0)
     usual = before.groupby("event").shift()
-    names = usual.columns[(usual >= FALL).any()]
+    names = [name for name in usual.columns[(usual >= FALL).any()] if name not in ORIGINS]
     parts = [_judge_fill(rows, counts[name], usual[name]).assign(column=name) for name in names]
     columns = ["event_name", "column", "day", "rows", "filled", "usual", "low"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
@@ -192,7 +213,7 @@ def _judge_fill(rows: pd.Series, filled: pd.Series, usual: pd.Series) -> pd.Data
 
 
 def find_stopped_events(daily: pd.DataFrame, mapped: Collection[str]) -> pd.DataFrame:
-    """Find events that came steadily on a platform and then no more, while the platform went on.
+    """Find events that came steadily on a platform and then no more, while the platform, or the log, went on.
 
     An event that ends on every platform counts when it is mapped: no number is lost with another.
 
@@ -200,9 +221,16 @@ def find_stopped_events(daily: pd.DataFrame, mapped: Collection[str]) -> pd.Data
         `platform`, `event_name`, `last` (day), `expected` (how many events its share of the platform's promised
         since), `stopped`; only events that were steady.
     """
-    counts = keep_body(daily).groupby(["platform", "event_name", "day"])["rows"].sum()
+    known = keep_body(daily)
+    known = known.assign(platform=known["platform"].fillna(""))
+    everyone = known.groupby("day")["rows"].sum().asfreq("D", fill_value=0)
+    counts = known.groupby(["platform", "event_name", "day"])["rows"].sum()
     parts = [
-        _judge_silence(rows.droplevel("platform").unstack(fill_value=0).T.asfreq("D", fill_value=0), str(platform))
+        _judge_silence(
+            rows.droplevel("platform").unstack(fill_value=0).T.reindex(everyone.index, fill_value=0),
+            everyone,
+            str(platform),
+        )
         for platform, rows in counts.groupby("platform")
     ]
     if not parts:
@@ -212,14 +240,15 @@ def find_stopped_events(daily: pd.DataFrame, mapped: Collection[str]) -> pd.Data
     return found.assign(stopped=found["stopped"] & goes_on)
 
 
-def _judge_silence(wide: pd.DataFrame, platform: str) -> pd.DataFrame:
-    total, found = wide.sum(axis=1), []
+def _judge_silence(wide: pd.DataFrame, everyone: pd.Series, platform: str) -> pd.DataFrame:
+    own, found = wide.sum(axis=1), []
     for name, rows in wide.items():
         days = np.flatnonzero(rows)
         first, last = int(days[0]), int(days[-1])
         lived = last - first + 1
         if lived < FEWEST_BEFORE * 2 or len(days) < STEADY_DAYS * lived:
             continue
+        total = own if own.iloc[last + 1 :].any() else everyone  # a whole platform may have stopped
         before, after = total.iloc[first : last + 1].sum(), total.iloc[last + 1 :].sum()
         expected = rows.sum() / before * after
         silent = len(wide) - 1 - last

@@ -44,6 +44,13 @@ def scan(path: Path) -> duckdb.DuckDBPyRelation:
     return connect().sql(f"FROM read_parquet({place(path)})")
 
 
+def copy(rows: duckdb.DuckDBPyRelation, path: Path) -> None:
+    """Write rows as one Parquet file in their own order, which `write_parquet` does not keep for text files."""
+    rows.create_view("convlib_copied", replace=True)
+    options = "FORMAT parquet, COMPRESSION zstd, PRESERVE_ORDER true"
+    connect().execute(f"COPY (FROM convlib_copied) TO {text(str(path))} ({options})")
+
+
 def compile_rule(rule: Rule) -> Expression:
     """Translate a match rule into an engine expression, with every value passed as a constant, never as SQL text."""
     if isinstance(rule, All):

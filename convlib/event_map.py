@@ -1,6 +1,7 @@
 """What is tracked, set against the plan: what it covers, what it misses and what never fires."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
@@ -118,7 +119,7 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
         profile.conversions.rename(columns={"users": "units"}), on="conversion", how="left"
     )
     table = pd.concat([table, _list_unmapped(profile).assign(tier="", name="")], ignore_index=True)
-    repeated = table["conversion"].map(log.double_fired)
+    repeated = table["conversion"].map(log.double_fired).where(~table["conversion"].duplicated())
     table = table.assign(
         events=table["events"].fillna(0).astype("int64"),
         units=table["units"].fillna(0).astype("int64"),
@@ -140,7 +141,7 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
         names={c.id: c.name for c in plan.conversions},
         rows=log.row_counts,
         coverage=_cover(profile, known, plan),
-        fill=_describe_columns(profile),
+        fill=_describe_columns(profile, log.derived),
         volume=_count_volume(profile, plan),
         gaps=gaps,
     )
@@ -185,11 +186,16 @@ def _status(row: pd.Series) -> str:
     return "tracked" if row["events"] > 0 else "never fires"
 
 
-def _describe_columns(profile: Profile) -> pd.DataFrame:
-    """Say what each column holds; a value that one user alone has could name that user, and is not listed."""
+def _describe_columns(profile: Profile, derived: Sequence[str]) -> pd.DataFrame:
+    """Say what each column of the source holds; a value that one user alone has could name that user: not listed."""
     filled = profile.filled.sum()
+    filled[list(derived)] = 0
     shown = profile.values[profile.values["shared"].astype(bool)]
-    texts = (shown["value"] + " (" + shown["rows"].map("{:,}".format) + ")").groupby(shown["column"]).agg(", ".join)
+    texts = (
+        (shown["value"] + " (" + shown["rows"].map("{:,}".format).astype("str") + ")")
+        .groupby(shown["column"])
+        .agg(", ".join)
+    )
     counts = profile.values.groupby("column").size().reindex(filled.index).astype("Int64")
     return pd.DataFrame(
         {
@@ -197,7 +203,7 @@ def _describe_columns(profile: Profile) -> pd.DataFrame:
             "filled": filled.to_numpy("int64"),
             "share": divide(filled, profile.rows),
             "distinct": counts.where(filled > 0, 0).array,
-            "most_frequent": texts.reindex(filled.index).fillna("").array,
+            "most_frequent": texts.reindex(filled.index).fillna("").where(~filled.index.isin(derived), "derived").array,
         }
     )
 

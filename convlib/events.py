@@ -71,6 +71,11 @@ class EventLog:
         return self.prepared.columns
 
     @property
+    def derived(self) -> tuple[str, ...]:
+        """Name the columns that the source lacks and that are derived from the others: `session_id`, `land`."""
+        return tuple(name for name in DERIVED if name not in self.prepared.given)
+
+    @property
     def rows_read(self) -> int:
         """Give how many rows the source has: those used, those rejected and those left out by rule."""
         return self.prepared.rows_read
@@ -267,7 +272,7 @@ class EventLog:
         """Open the used rows of the segment's units in the period: the canonical columns, then the log's own."""
         reads = self.plan.columns if self.plan else frozenset[str]()
         is_whole = self.rule is None and self.row_rule is None and not (self.filters or self.start or self.end)
-        if is_whole and not (reads & set(DERIVED)) - set(self.prepared.given):
+        if is_whole and not reads & set(self.derived):
             return self.prepared.open()  # in the source's own order, and without the sort that the analyses need
         return self._members("events").project(", ".join(map(quote, self.columns)))
 

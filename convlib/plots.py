@@ -405,6 +405,8 @@ def _key(key: object) -> str:
 
 def _legend(ax: Axes) -> None:
     """Put the legend below, where it hides nothing."""
+    if not ax.get_legend_handles_labels()[0]:
+        return
     figure = ax.get_figure(root=True)
     if figure is not None and figure.get_layout_engine() is not None:
         figure.legend(loc="outside lower center", ncols=2, fontsize=9)

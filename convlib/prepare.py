@@ -32,12 +32,13 @@ from convlib.canonical import (
     REASON,
     REQUIRED,
     check_columns,
+    is_nobody,
     list_types,
     list_unknown_columns,
     rename_columns,
     type_rows,
 )
-from convlib.engine import compile_rule, connect, place, quote, scan
+from convlib.engine import compile_rule, connect, copy, place, quote, scan
 from convlib.errors import EventDataError
 from convlib.identity import (
     IDS,
@@ -219,9 +220,9 @@ class _Reading:
             return typed
         if self.mapping.hash_ids:  # nothing in clear is written
             connect().execute(f"DROP TABLE IF EXISTS {quote(STAGED)}")
-            typed.create(quote(STAGED))
-            return connect().sql(f"SELECT *, rowid + 1 AS {quote(ROW)} FROM {quote(STAGED)}")
-        typed.write_parquet(str(folder / STAGED), compression="zstd")
+            typed.project(f"*, row_number() OVER () AS {quote(ROW)}").create(quote(STAGED))
+            return connect().sql(f"FROM {quote(STAGED)}")
+        copy(typed, folder / STAGED)
         return _number_rows(folder / STAGED)
 
     def _stays(self, types: dict[str, str]) -> bool:
@@ -260,11 +261,11 @@ class _Reading:
         if self.source.kind != "parquet" and not (changed or self.leave_out or self.mapping.hash_ids):
             (folder / STAGED).rename(folder / "rows.parquet")
             return _number_rows(folder / "rows.parquet")
-        path = str(folder / "rows.parquet")
+        path = folder / "rows.parquet"
         # The raw form of a rejected row holds its ids in clear.
         hidden = f"* EXCLUDE ({quote(RAW)}), NULL::VARCHAR AS {quote(RAW)}"
-        (hash_ids(noted.project(hidden)) if self.mapping.hash_ids else noted).write_parquet(path, compression="zstd")
-        return scan(Path(path))
+        copy(hash_ids(noted.project(hidden)) if self.mapping.hash_ids else noted, path)
+        return scan(path)
 
     def _write_rejects(
         self, typed: duckdb.DuckDBPyRelation, counts: Counts, lines: pd.DataFrame, folder: Path
@@ -305,6 +306,7 @@ class _Reading:
         doubtful = kind == "VARCHAR" or (
             kind in ("DOUBLE", "FLOAT") and rows.filter("isinf(value)").limit(1).fetchall()
         )
+        doubtful = doubtful or rows.filter(is_nobody("user_id", list_types(rows))).limit(1).fetchall()
         moment = type_rows(rows, zone=self.mapping.timezone, trim=False)
         count, first, last = moment.aggregate("count(*), min(timestamp), max(timestamp)").fetchall()[0]
         if not complete or doubtful or not count or first < EARLIEST or last > LATEST:

@@ -43,8 +43,8 @@ class Profile:
         users: How many users have any event.
         platform: The column that tells platforms apart, or "".
         received: The column that says when a row arrived, or "".
-        daily: `day`, `event_name`, `platform`, `rows`, `first`, `last`, `negative` values, `late` rows by the
-            received column. Names beyond the 500 most frequent stand together.
+        daily: `day`, `event_name`, `platform`, `rows`, `first`, `last`, `negative` values, `arrived` and `late` rows by
+            the received column. Names beyond the 500 most frequent stand together.
         filled: For each row of `daily`, how many of its rows hold a value of each column.
         matched: For each row of `daily`, whether it is each conversion of the plan.
         hourly: `hour`, `platform`, `rows`.
@@ -164,7 +164,7 @@ def profile_rows(log: "EventLog") -> Profile:
         timed=timed,
         **check_keys(*seen, timed=timed),
         **find_busiest(*seen, users.totals),
-        **check_order(whole),
+        **check_order(log.prepared.open()),
     )
 
 
@@ -191,7 +191,7 @@ def _name_columns(rows: duckdb.DuckDBPyRelation, plan: Plan | None, platform: st
     conversions = plan.conversions if plan else ()
     rules = {c.id: f"match{n}" for n, c in enumerate(conversions) if c.match.columns != {"event_name"}}
     matches = {rules[c.id]: c.match for c in conversions if c.id in rules}
-    names, name = _choose_names(rows, [c.match for c in conversions if c.id not in rules])
+    names, name = _choose_names(rows, [c.match for c in conversions])
     columns = {column: f"c{number}" for number, column in enumerate(rows.columns)}
     relation = rows.select(
         SQLExpression("date_trunc('day', timestamp)::TIMESTAMP").alias("day"),
@@ -209,12 +209,18 @@ def _choose_names(rows: duckdb.DuckDBPyRelation, rules: Sequence[Rule]) -> tuple
     """List the event names, and write the expression that puts those beyond the most frequent together."""
     counted = rows.aggregate("event_name, count(*) AS n").order("n DESC, event_name")
     names = [name for (name,) in counted.project("event_name").fetchall()]
-    if len(names) <= MOST_NAMES:
+    telling = {name for name in names if "@" in name and count_personal([name], numbers=False)}
+    if len(names) <= MOST_NAMES and not telling:
         return names, ColumnExpression("event_name")
-    mapped = {name for rule in rules for (name, _) in counted.filter(compile_rule(rule)).fetchall()}
-    kept = [name for place, name in enumerate(names) if place < MOST_NAMES or name in mapped]
+    mapped = {name for rule in rules for (name,) in _distinct_names(rows.filter(compile_rule(rule)))}
+    kept = [name for place, name in enumerate(names) if name not in telling and (place < MOST_NAMES or name in mapped)]
     is_kept = ColumnExpression("event_name").isin(*map(ConstantExpression, kept))
     return [*kept, OTHER], CaseExpression(is_kept, ColumnExpression("event_name")).otherwise(ConstantExpression(OTHER))
+
+
+def _distinct_names(rows: duckdb.DuckDBPyRelation) -> list[tuple[str]]:
+    found: list[tuple[str]] = rows.project("event_name").distinct().fetchall()
+    return found
 
 
 def _count_days(rows: _Rows, received: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -227,6 +233,7 @@ def _count_days(rows: _Rows, received: str) -> tuple[pd.DataFrame, pd.DataFrame,
         "first": f"min({time})",
         "last": f"max({time})",
         "negative": f"count(*) FILTER ({short['value']} < 0)",
+        "arrived": f"count({arrived})" if received else "0",
         "late": f"count(*) FILTER ({arrived} - {time} > INTERVAL '{LATE}')" if received else "0",
         **{f"filled_{each}": "count(*)" if name in REQUIRED else f"count({each})" for name, each in short.items()},
     }

@@ -159,7 +159,9 @@ def _judge_order(facts: Facts) -> Finding | str:
 def _judge_late(facts: Facts) -> Finding | str:
     profile = facts.profile
     if profile.received:
-        tried = profile.filled[profile.received]
+        tried = profile.daily["arrived"]
+        if not tried.any():
+            return f"No time in `{profile.received}` can be read; write them as those of `timestamp`."
         return _judge_rows(profile.daily, tried, profile.daily["late"], f"By `{profile.received}`.")
     if profile.ordered < MOSTLY_ORDERED:
         return "The log has no column such as `received_at`, and its rows are not in order of time."
@@ -267,8 +269,6 @@ def _judge_lost_properties(facts: Facts) -> Finding | str:
 
 
 def _judge_stopped(facts: Facts) -> Finding | str:
-    if not facts.profile.platform:
-        return "The log has no column `platform` or `device_type` of few values."
     names = facts.profile.names
     found = drift.find_stopped_events(facts.profile.daily, set(names.loc[names["mapped"] > 0, "event_name"]))
     if found.empty:
@@ -278,7 +278,8 @@ def _judge_stopped(facts: Facts) -> Finding | str:
         return Finding(len(found), 0)
     worst = _worst(gone, gone["expected"])
     what = f"None since, about {worst['expected']:,.0f} expected."
-    example = f"{worst['event_name']}, {worst['platform']}, last on {worst['last']:%Y-%m-%d}"
+    where = ", ".join(filter(None, [str(worst["event_name"]), worst["platform"]]))
+    example = f"{where}, last on {worst['last']:%Y-%m-%d}"
     return Finding(len(found), len(gone), example, what, _own_event(facts, gone["event_name"]))
 
 
@@ -402,7 +403,7 @@ RULES: dict[str, QualityRule] = {
         "Days on which a property was lost", "error", 0, _judge_lost_properties,
         "Segments and breakdowns by this column lose these rows: look at what was released."),
     "stopped_event": QualityRule(
-        "Events that stopped on a platform", "error", 0, _judge_stopped,
+        "Events that stopped, on a platform or everywhere", "error", 0, _judge_stopped,
         "Its tag was probably lost in a release of that platform."),
     "busy_user": QualityRule(
         "Users with impossibly many events", "warning", 0, _judge_busiest,

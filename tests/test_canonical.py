@@ -330,7 +330,6 @@ HOSTILE_VALUES = [
     "%_.*[",
     "$1 {0} \\",
     "ünïcödé 🛒",
-    "NULL",
     "=1+1",
 ]
 HOSTILE_COLUMNS = [
@@ -388,3 +387,23 @@ def test_hostile_column_names_are_names(column: str, tmp_path: Path) -> None:
     assert len(log.rejects) == 1
     if column not in TAKEN:
         assert log.entries(columns=[column])[column].tolist() == ["yes", "no"]
+
+
+@pytest.mark.parametrize("nobody", ["null", "undefined", "None", "(not set)"])
+def test_type_rows_takes_ids_that_stand_for_nobody_as_missing(nobody: str) -> None:
+    rows = pd.DataFrame({"user_id": ["u1", nobody], "event_name": "x", "timestamp": "2026-01-01"})
+    assert rejected(read_events(rows)) == [["DataFrame", 2, "user_id is missing"]]
+    known = read_events(rows.assign(anonymous_id=["a1", "a2"]))
+    assert known.to_pandas()["user_id"].tolist() == ["a2", "u1"]
+
+
+def test_type_rows_takes_an_id_for_nobody_in_a_file_read_in_place_as_missing(tmp_path: Path) -> None:
+    times = pd.to_datetime(["2026-01-01", "2026-01-02", "1970-01-01"])
+    rows = pd.DataFrame({"user_id": ["u1", "null", "u2"], "event_name": "x", "timestamp": times})
+    rows.to_parquet(tmp_path / "log.parquet", index=False)
+    log = read_events(tmp_path / "log.parquet")
+    assert not (log.prepared.folder / "rows.parquet").exists()
+    assert rejected(log) == [
+        ["log.parquet", 2, "user_id is missing"],
+        ["log.parquet", 3, "timestamp is out of range"],
+    ]

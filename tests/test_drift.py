@@ -4,8 +4,8 @@ import pytest
 
 from convlib import drift
 
-#: Eight weeks from a Monday.
-DAYS = pd.date_range("2024-01-01", periods=56, unit="us")
+#: Twelve weeks from a Monday.
+DAYS = pd.date_range("2024-01-01", periods=84, unit="us")
 
 
 def make_days(counts: list[int], *, event: str = "view", platform: str | None = None) -> pd.DataFrame:
@@ -31,8 +31,8 @@ def noisy(counts: list[int], seed: int = 1) -> list[int]:
         pytest.param({30: 900}, [], [30], id="three times as many"),
         pytest.param({30: 60}, [], [30], id="a fifth"),
         pytest.param({30: 500}, [], [], id="half as many again"),
-        pytest.param({54: 450}, [], [], id="in the last week only a factor of four stands out"),
-        pytest.param({54: 1_500}, [], [54], id="and this is one"),
+        pytest.param({54: 450}, [], [54], id="three times as many on the last Saturday"),
+        pytest.param({51: 90, 52: 90, 53: 90}, [], [51, 52, 53], id="a third in the last days"),
         pytest.param({0: 20, 55: 20}, [], [], id="partial days at both ends"),
     ],
 )
@@ -51,16 +51,34 @@ def test_find_unusual_days_knows_an_event_that_rests_on_sundays() -> None:
     assert len(found) == 53  # to the last Saturday, without the first day and that one
 
 
-def test_find_unusual_days_keeps_the_edge_of_a_lasting_change() -> None:
-    found = drift.find_unusual_days(make_days(noisy(4 * week(300) + 4 * week(1_200))))
-    assert not found[["gap", "jump"]].any().any()
+@pytest.mark.parametrize("factor", [4, 0.35])
+def test_find_unusual_days_names_the_first_day_of_a_lasting_change(factor: float) -> None:
+    found = drift.find_unusual_days(make_days(noisy(5 * week(300) + 4 * week(int(300 * factor)))))
+    assert found.loc[found["gap"] | found["jump"], "day"].tolist() == [pd.Timestamp("2024-02-05")]
+
+
+def test_find_unusual_days_takes_growth_and_quiet_weekends_as_they_are() -> None:
+    growing = [int(count * 1.1**number) for number in range(12) for count in week(300)]
+    business = 10 * week(60, weekend=1)
+    business[6::14] = [0] * 5  # nothing on every other Sunday
+    for counts in (growing, business):
+        found = drift.find_unusual_days(make_days(noisy(counts)))
+        assert len(found) > 50
+        assert not found[["gap", "jump"]].any().any()
+
+
+def test_find_unusual_days_finds_days_without_a_small_event() -> None:
+    counts = noisy(8 * week(30))
+    counts[30:33] = [0, 0, 0]
+    found = drift.find_unusual_days(make_days(counts))
+    assert found.loc[found["gap"], "day"].dt.strftime("%m-%d").tolist() == ["01-31", "02-01", "02-02"]
 
 
 @pytest.mark.parametrize(
     "counts",
     [
         pytest.param(2 * week(300), id="two weeks"),
-        pytest.param(8 * week(20), id="few events"),
+        pytest.param(8 * week(10), id="few events"),
         pytest.param([10, 900, 60, 300] * 14, id="days unlike one another"),
     ],
 )
@@ -71,7 +89,7 @@ def test_find_unusual_days_judges_only_what_it_can(counts: list[int]) -> None:
 def test_keep_body_leaves_out_rows_far_from_all_others() -> None:
     far = pd.DataFrame({"day": pd.to_datetime(["1970-01-01", "2099-01-01"]), "event_name": "view", "rows": [3, 1]})
     daily = pd.concat([make_days(8 * week(300)), far], ignore_index=True)
-    assert drift.keep_body(daily)["day"].tolist() == DAYS.tolist()
+    assert drift.keep_body(daily)["day"].tolist() == DAYS[:56].tolist()
 
 
 def make_hours(curve: list[int], *, platform: str, weeks: range, late: int = 0) -> pd.DataFrame:
@@ -178,6 +196,18 @@ def test_find_stopped_events_needs_a_steady_event_and_enough_days(
     found = drift.find_stopped_events(platforms(app, web), mapped)
     gone = found[found["stopped"].astype(bool)]
     assert list(zip(gone["platform"], gone["event_name"], strict=True)) == stopped
+
+
+def test_find_stopped_events_finds_a_platform_that_fell_silent() -> None:
+    web, app = make_days(8 * week(100), platform="web"), make_days(6 * week(100), platform="app")
+    found = drift.find_stopped_events(pd.concat([web, app], ignore_index=True), set())
+    assert found.set_index("platform")["stopped"].to_dict() == {"app": True, "web": False}
+
+
+def test_find_stopped_events_judges_a_log_without_platforms_as_one() -> None:
+    view, buy = make_days(8 * week(100)), make_days(6 * week(20), event="buy")
+    found = drift.find_stopped_events(pd.concat([view, buy], ignore_index=True), {"buy"})
+    assert found.loc[found["stopped"].astype(bool), ["platform", "event_name"]].to_numpy().tolist() == [["", "buy"]]
 
 
 def test_find_stopped_events_says_how_many_were_expected() -> None:

@@ -157,7 +157,7 @@ def test_event_map_lists_the_values_that_several_users_have(event_map: EventMap)
 
 def test_event_map_lists_no_values_of_ids(event_map: EventMap) -> None:
     fill = event_map.fill.set_index("column")
-    assert fill.loc[["user_id", "session_id"], "most_frequent"].tolist() == ["", ""]
+    assert fill.loc[["user_id", "session_id"], "most_frequent"].tolist() == ["", "derived"]
     assert fill["distinct"].isna()["user_id"]
 
 
