@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lint lock environment clean
+.PHONY: help report test lint lock environment bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ endif
 lock: ## requirements.txt from pyproject.toml (needs uv); UPGRADE=--upgrade takes the newest versions
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
 	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements.txt
+
+bench: environment ## seconds and memory against peers, on 10 million seeded events (some minutes)
+	$(BIN)/python -m benchmarks.bench_quality
 
 clean: ## removes the environment, caches and builds; reports stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*

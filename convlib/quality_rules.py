@@ -9,6 +9,7 @@ import pandas as pd
 from babel.numbers import list_currencies
 
 from convlib import drift
+from convlib.canonical import GARBLED
 from convlib.event_names import name_action
 from convlib.events import EventLog
 from convlib.oddities import BUSY, MOSTLY_ORDERED
@@ -70,11 +71,11 @@ def _rejected(*reasons: str, column: str = "") -> Callable[[Facts], Finding | st
         if column and column not in facts.log.prepared.given:
             return f"The log has no column `{column}`."
         counts = facts.log.rejected_because
-        failed = sum(counts.get(reason, 0) for reason in reasons)
+        failed = sum(count for reason, count in counts.items() if reason.startswith(reasons))
         if not failed:
             return Finding(facts.log.rows_read, 0)
         rejects = facts.log.rejects
-        first = rejects[rejects["reason"].isin(reasons)].iloc[0]
+        first = rejects[rejects["reason"].str.startswith(reasons)].iloc[0]
         return Finding(facts.log.rows_read, failed, f"{first['source']}, row {first['row']}")
 
     return judge
@@ -348,6 +349,9 @@ def _judge_personal(facts: Facts) -> Finding:
 
 #: Every rule, with its severity, the largest share that still passes, and what to do when it fails.
 RULES: dict[str, QualityRule] = {
+    "unreadable_row": QualityRule(
+        "Rows that can't be read", "error", FEW, _rejected("line can't be split", GARBLED),
+        "They are rejected: separators or quotation marks are missing, or the export broke off."),
     "missing_user_id": QualityRule(
         "Rows without a user", "error", FEW, _rejected("user_id is missing"),
         "They can't be counted for anybody, and are rejected: find the source that sends no id."),

@@ -176,7 +176,12 @@ def write_address(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(search_term=rows["search_term"].where(rows.index != 5_000, "for ann.lee@example.com"))
 
 
+def garble(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.astype("object").where(rows.index >= 50, None)
+
+
 PLANTS: dict[str, Plant] = {
+    "unreadable_row": garble,
     "missing_user_id": blank("user_id", 200),
     "missing_event_name": blank("event_name", 200),
     "missing_session_id": blank("session_id", 20),
