@@ -177,7 +177,9 @@ def write_address(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def garble(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.astype("object").where(rows.index >= 50, None)
+    rows = rows.astype("object")
+    rows.loc[:49] = None
+    return rows
 
 
 PLANTS: dict[str, Plant] = {
