@@ -8,6 +8,7 @@ import duckdb
 
 from convlib.engine import quote, text
 from convlib.errors import EventDataError
+from convlib.mapping import find_preset
 from convlib.plan import Plan
 from convlib.sources import FILE, ROW
 
@@ -48,9 +49,11 @@ def check_columns(rows: duckdb.DuckDBPyRelation, label: str, plan: Plan | None) 
     """
     types = list_types(rows)
     shown = [name for name in rows.columns if name not in (FILE, ROW)]
+    preset = find_preset(shown)
+    fits = f"It looks like an export for the mapping `{preset}`."
+    advice = fits if preset else "Rename the column that holds it, or map it."
     problems = [
-        f"`{label}` has no column `{name}`, which every log needs; its columns are {shown}. "
-        "Rename the column that holds it, or map it."
+        f"`{label}` has no column `{name}`, which every log needs; its columns are {shown}. {advice}"
         for name in REQUIRED
         if name not in types
     ]
@@ -112,7 +115,7 @@ def type_rows(
     own = [name for name in rows.columns if name not in (FILE, ROW)]
     read = partial(_read, types=types, zone=zone, trim=trim)
     canonical = [
-        name
+        f"{name} AS {name}"
         if name in never_blank and types.get(name) == kind == "VARCHAR"
         else f"{read(name) if name in types else 'NULL'}::{kind} AS {name}"
         for name, kind in CANONICAL.items()
@@ -152,7 +155,10 @@ def _moment(types: dict[str, str], zone: str) -> str:
     kind = types["timestamp"]
     if kind == "VARCHAR":
         # A text with an offset keeps it; one without is wall time in the engine's zone, which reading sets.
-        return "timezone('UTC', TRY_CAST(timestamp AS TIMESTAMPTZ))"
+        # ISO 8601 may leave the seconds out before an offset; programs also write a blank there, or a decimal comma.
+        tidy = r"regexp_replace(replace(timestamp, ',', '.'), '\s+([+-]\d)', '\1')"
+        tidy = rf"regexp_replace({tidy}, '([T ]\d\d:\d\d)\s*(Z|[+-]\d)', '\1:00\2')"
+        return f"timezone('UTC', coalesce(TRY_CAST(timestamp AS TIMESTAMPTZ), TRY_CAST({tidy} AS TIMESTAMPTZ)))"
     if kind == "TIMESTAMP WITH TIME ZONE":
         return "timezone('UTC', timestamp)"
     plain = "CAST(timestamp AS TIMESTAMP)"

@@ -193,16 +193,14 @@ def _show_failures(made: "Run") -> None:
 def _show_preparation(preparation: "Preparation") -> None:
     from rich.table import Table
 
-    from convlib.takeaways import word_reasons
+    from convlib.takeaways import word_rows
 
     log, (start, end) = preparation.log, preparation.period
+    rows = word_rows(log.row_counts, rejected_because=log.rejected_because, left_out_because=log.left_out_because)
     console = Console(highlight=False, soft_wrap=True)
     for warning in preparation.plan.warnings:
         console.print(f"[yellow]Warning:[/] {escape(warning)}")
-    console.print(
-        f"{log.rows_read:,} rows read = {log.rows_used:,} used + {log.rows_rejected:,} rejected"
-        f"{escape(word_reasons(log.rejected_because))}. Entries from {start} to {end}, data to {log.last.date()}."
-    )
+    console.print(f"{escape(rows)}. Entries from {start} to {end}, data to {log.last.date()}.")
     segments, notebooks = preparation.segments, preparation.notebooks
     console.print(f"{len(segments)} segments: {escape(', '.join(segments))}.")
     table = Table("Notebook", "Title", "Parameters", title_justify="left", box=None, pad_edge=False)
@@ -211,7 +209,7 @@ def _show_preparation(preparation: "Preparation") -> None:
         table.add_row(template.name, escape(template.title), escape(given) or "-")
     console.print(table)
     total = len(segments) * len(notebooks.templates)
-    console.print(f"Nothing is wrong. `convlib run` makes {total} reports.")
+    console.print(f"The run file fits plan and log; the event map judges the log. `convlib run` makes {total} reports.")
 
 
 def _show_plan(plan: "Plan") -> None:

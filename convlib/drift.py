@@ -90,21 +90,23 @@ def _judge_days(counts: pd.Series, name: str) -> pd.DataFrame | None:
     off = (np.log(alive.clip(lower=0.5)) - level).abs()
     rests = alive.groupby(_weekday(alive)).transform("median") == 0
     frame["gap"] = (alive == 0) & ~rests & (frame["expected"] >= SURE) & (off > FAR * spread)
-    jump = (off > max(JUMP, FAR * spread)) | _begins_to_differ(alive, habit, spread)
+    before = _find_level_before(alive, habit, spread)
+    frame["expected"] = before.fillna(frame["expected"])
+    jump = (off > max(JUMP, FAR * spread)) | before.notna()
     frame["jump"] = (alive > 0) & jump & (frame[["rows", "expected"]].max(axis=1) >= STEADY)
     return frame.rename_axis("day").reset_index().assign(event_name=name)
 
 
-def _begins_to_differ(alive: pd.Series, habit: pd.Series, spread: float) -> pd.Series:
-    """Find the first day of each week whose median is far from that of the four weeks before it."""
+def _find_level_before(alive: pd.Series, habit: pd.Series, spread: float) -> pd.Series:
+    """Give, at the first day of a lasting change, what the four weeks before it promised; NaN on all other days."""
     rest = np.log(alive.where(alive > 0)) - habit
     week = rest.rolling(7, min_periods=5).median().shift(-6)
     before = rest.rolling(BEFORE, min_periods=BEFORE // 2).median().shift()
     differs = (week - before).abs() > max(JUMP, FAR * spread / np.sqrt(7))
-    # The weeks that hold four days of the change differ first: its own first day is the last of their first days.
     begins = differs & ~differs.shift(fill_value=False)
-    first = begins[begins].index + pd.Timedelta("3D")
-    return pd.Series(begins.index.isin(first), index=begins.index)
+    # The week that holds four days of the change differs first: the change begins on the last of its first four.
+    promised: pd.Series = (before.where(begins).shift(3) + habit).map(np.exp)
+    return promised
 
 
 def _weekday(days: pd.Series) -> pd.Series:

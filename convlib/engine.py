@@ -15,7 +15,8 @@ from convlib.rules import All, Any_, Rule, Test
 def connect() -> duckdb.DuckDBPyConnection:
     """One in-memory engine a process, opened at first use so that a forked process opens its own."""
     connection = duckdb.connect()
-    connection.execute("SET TimeZone = 'UTC'")
+    # A file that is rewritten within the same second would be read from the engine's own cache: old rows, or none.
+    connection.execute("SET TimeZone = 'UTC'; SET enable_external_file_cache = false")
     if connection.execute("SELECT current_setting('enable_progress_bar')").fetchall()[0][0]:
         # Off already in a notebook without widgets, where to set it is an error.
         connection.execute("SET enable_progress_bar = false")

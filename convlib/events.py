@@ -15,9 +15,11 @@ from convlib.documents import did_you_mean, quote_names
 from convlib.durations import PERIODS
 from convlib.engine import compile_rule, connect, quote, scan
 from convlib.errors import ParamError
+from convlib.identity import IDS
 from convlib.mapping import Mapping as SourceMapping
 from convlib.mapping import read_mapping
 from convlib.parts import DERIVED
+from convlib.personal import count_personal
 from convlib.plan import Plan, Segment, read_plan, read_segments
 from convlib.prepare import Prepared, prepare
 from convlib.profile import Profile, profile_rows
@@ -28,6 +30,8 @@ Unit = Literal["user", "session"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 #: How a null stands in segment names and breakdowns.
 NO_VALUE = "(none)"
+#: As many segments as one column may make, and as many as a message lists.
+MOST_SEGMENTS, MOST_SHOWN = 200, 20
 #: Columns of the tables that breakdowns stand in, those of results and those on the way there.
 TAKEN = frozenset(
     {
@@ -231,11 +235,14 @@ class EventLog:
             ParamError: A name is not in the segments file.
         """
         chosen = list(names) if names is not None else ["all", *(n for n in self.segments if n != "all")]
-        unknown = [n for n in chosen if n not in self.segments and n != "all"]
+        unknown = [n for n in chosen if n.partition("=")[0] not in (*self.segments, "all")]
         if unknown:
             raise ParamError(*[self._unknown_segment(name) for name in unknown])
         expanded: list[str] = []
         for name in chosen:
+            if "=" in name:
+                expanded.append(self.segment(name).segment_name)
+                continue
             segment = self.segments.get(name)
             values = self._entry_values(segment, segment.by) if segment and segment.by else None
             expanded += [name] if values is None else [f"{name}={value}" for value in values]
@@ -243,8 +250,19 @@ class EventLog:
 
     def _entry_values(self, segment: Segment, by: str) -> list[str]:
         if segment.scope == "event":
-            return self.values(by)
-        found = set(dataclasses.replace(self, rule=segment.rule).entries(columns=[by])[by])
+            found = set(self.values(by))
+        else:
+            found = set(dataclasses.replace(self, rule=segment.rule).entries(columns=[by])[by])
+        # The values become names of folders and pages.
+        if by in IDS:
+            fault = "it names users"
+        elif len(found) > MOST_SEGMENTS:
+            fault = f"it has {len(found):,} values, and at most {MOST_SEGMENTS} make segments"
+        else:
+            fault = "it holds personal data" if count_personal(found, numbers=False) else ""
+        if fault:
+            msg = f"`by: {by}` can't make segments: {fault}. Choose a column of few values, or map it to one."
+            raise ParamError(msg)
         return [*sorted(found - {NO_VALUE}), *(found & {NO_VALUE})]
 
     def values(self, column: str) -> list[str]:
@@ -412,7 +430,9 @@ class EventLog:
 
     def _unknown_segment(self, name: str) -> str:
         known = self.expand_segments()
-        return f"There is no segment `{name}`.{did_you_mean(name, known)} The segments are {', '.join(known)}."
+        more = f" and {len(known) - MOST_SHOWN} more" if len(known) > MOST_SHOWN else ""
+        listed = ", ".join(known[:MOST_SHOWN])
+        return f"There is no segment `{name}`.{did_you_mean(name, known)} The segments are {listed}{more}."
 
     def _unknown_event(self, name: str) -> str:
         events = [row[0] for row in self.whole().rows().project("event_name").distinct().order("event_name").fetchall()]

@@ -52,12 +52,17 @@ def read_identities(table: pd.DataFrame | str | Path | None) -> pd.DataFrame | N
 
 
 def add_identities(pairs: pd.DataFrame | None, learned: pd.DataFrame) -> pd.DataFrame:
-    """Put what a log teaches after what a table says, and follow chains through both."""
-    if pairs is None:
-        return _follow(learned, "the log")
-    return _follow(
-        pd.concat([pairs, learned], ignore_index=True).drop_duplicates("anonymous_id"), "identity and the log"
-    )
+    """Put what a log teaches after what a table says, and follow chains through both.
+
+    Learned ids that lead to each other in a circle say nothing, as those of shared devices: they stay themselves.
+    """
+    known = pd.concat([pairs, learned], ignore_index=True).drop_duplicates("anonymous_id")
+    stated = 0 if pairs is None else len(pairs)
+    while True:
+        followed, caught = _chase(known)
+        if caught.empty:
+            return followed
+        known = known[~known["anonymous_id"].isin(caught) | (known.index < stated)]
 
 
 def _read_table(path: str | Path) -> pd.DataFrame:
@@ -71,19 +76,24 @@ def _read_table(path: str | Path) -> pd.DataFrame:
 
 
 def _follow(pairs: pd.DataFrame, label: str) -> pd.DataFrame:
+    followed, caught = _chase(pairs)
+    if caught.empty:
+        return followed
+    msg = f"`{label}`: ids lead to each other in a circle, such as {caught.iloc[0]!r}. Remove one of the rows."
+    raise EventDataError(msg)
+
+
+def _chase(pairs: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """Follow every id to its end, or to itself: the ids of the first circles found are given too."""
     leads = pairs.set_index("anonymous_id")["user_id"]
     for _ in range(len(pairs)):
         further = pairs["user_id"].map(leads)
         if further.isna().all():
-            return pairs
+            break
         pairs = pairs.assign(user_id=further.fillna(pairs["user_id"]))
         if (pairs["user_id"] == pairs["anonymous_id"]).any():
             break
-    caught = pairs.loc[pairs["user_id"] == pairs["anonymous_id"], "anonymous_id"]
-    if caught.empty:
-        return pairs
-    msg = f"`{label}`: ids lead to each other in a circle, such as {caught.iloc[0]!r}. Remove one of the rows."
-    raise EventDataError(msg)
+    return pairs, pairs.loc[pairs["user_id"] == pairs["anonymous_id"], "anonymous_id"]
 
 
 def learn_identities(rows: duckdb.DuckDBPyRelation) -> pd.DataFrame:

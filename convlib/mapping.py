@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import duckdb
 import pydantic
@@ -68,6 +68,7 @@ class ColumnSource(Entry):
         default: What stands where none is filled.
         format: How a time is written: `epoch_s`, `epoch_ms`, `epoch_us` or strptime patterns, tried in their order;
             what fits none of them is read as ISO 8601, and rejected if it is not.
+        decimal: `,` where numbers are written as 1.234,50.
         constant: The same text or number in every row.
         expression: A DuckDB expression over the source's columns; `{path}` in it is that field as text.
         optional: Fields that the source does not have are left out instead of refused.
@@ -76,6 +77,7 @@ class ColumnSource(Entry):
     column: Texts = ()
     default: Text | None = None
     format: Formats = ()
+    decimal: Literal[".", ","] = "."
     constant: Text | None = None
     expression: str | None = None
     optional: Annotated[bool, Strict()] = False
@@ -108,6 +110,7 @@ class Mapping(Entry):
         session_gap: Inactivity after which a new session begins where there is no `session_id`.
         identity: A file with `anonymous_id` and `user_id`; relative to the mapping's file.
         hash_ids: Whether ids are hashed on reading.
+        drop: Columns of the source that are left out of the log, such as those with personal data.
         columns: The columns, canonical or the log's own, with where they come from.
     """
 
@@ -121,6 +124,7 @@ class Mapping(Entry):
     session_gap: Duration = "30min"
     identity: str | None = None
     hash_ids: Annotated[bool, Strict()] = False
+    drop: Texts = ()
     columns: dict[str, Annotated[ColumnSource, BeforeValidator(_accept_plain)]] = pydantic.Field(default={})
 
     @model_validator(mode="before")
@@ -198,6 +202,10 @@ def apply_mapping(relation: duckdb.DuckDBPyRelation, mapping: Mapping, *, label:
             is listed.
     """
     problems = _find_misfit(relation.columns, mapping, label)
+    problems += [
+        f"`{label}`: `drop` names the column `{name}`, which is not there.{did_you_mean(name, relation.columns)}"
+        for name in _find_missing(relation.columns, mapping.drop)
+    ]
     fields = Fields(label, relation)
     try:
         fields = fields.unnest(mapping.each) if mapping.each is not None else fields
@@ -212,7 +220,7 @@ def apply_mapping(relation: duckdb.DuckDBPyRelation, mapping: Mapping, *, label:
     if problems:
         raise EventDataError(*dict.fromkeys(problems))
     renamed = {source.column[0].lower() for source in mapping.columns.values() if source.column}
-    gone = renamed | {name.lower() for name in mapping.columns}
+    gone = renamed | {name.lower() for name in (*mapping.columns, *mapping.drop)}
     return fields.select([*mapped, *(SQLExpression(quote(c)) for c in relation.columns if c.lower() not in gone)])
 
 
@@ -233,14 +241,19 @@ def _find_misfit(columns: list[str], mapping: Mapping, label: str) -> list[str]:
     missing = _find_missing(columns, mapping.expect)
     if not missing:
         return []
-    fitting = [name for name in list_presets() if not _find_missing(columns, _read_preset(name).expect)]
-    best = max(fitting, key=lambda name: len(_read_preset(name).expect), default=None)
+    best = find_preset(columns)
     what = f"the preset {mapping.preset!r} ({mapping.title})" if mapping.preset else "the mapping"
     advice = f"The preset {best!r} would fit." if best else "No preset fits: write a mapping file."
     return [
         f"`{label}` does not fit {what}: it has no column {quote_names(missing)}. {advice} Its columns are "
         f"{quote_columns(columns)}."
     ]
+
+
+def find_preset(columns: list[str]) -> str | None:
+    """Find the preset that an export with these columns is known by."""
+    fitting = [name for name in list_presets() if not _find_missing(columns, _read_preset(name).expect)]
+    return max(fitting, key=lambda name: len(_read_preset(name).expect), default=None)
 
 
 def _find_missing(columns: list[str], expected: Iterable[str]) -> list[str]:
@@ -276,6 +289,8 @@ def _write(fields: Fields, name: str, source: ColumnSource) -> list[str]:
     else:
         default = [] if source.default is None else [literal(source.default)]
         field = Field(f"COALESCE({', '.join([*(each.text for each in found), *default])})")
+    if source.decimal == ",":
+        return [f"replace(replace({field.text}, '.', ''), ',', '.')"]
     return [_read_time(field, source.format) if source.format else field.sql]
 
 

@@ -60,6 +60,7 @@ class Parameters:
             rows=word_rows(
                 log.row_counts, rejected_because=log.rejected_because, left_out_because=log.left_out_because
             ),
+            identities=log.prepared.identities,
             fingerprint=log.fingerprint,
             end=log.last,
         )

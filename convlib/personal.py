@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-EMAIL = re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*\.(?!png|jpe?g|gif|svg|webp)[a-zA-Z]{2,}", re.ASCII)
+EMAIL = re.compile(r"[\w.+-]+(?:@|%40)[\w-]+(?:\.[\w-]+)*\.(?!png|jpe?g|gif|svg|webp)[a-zA-Z]{2,}", re.ASCII)
 #: With a country's code or brackets, as people write it: bare digits are more often ids.
 PHONE = re.compile(r"(?<![\w+])(?:\+\d{1,3}[\s./-]?|\(\+?\d{1,5}\)\s?)(?:\d[\s./()-]?){6,12}\d(?!\w)")
 CARD = re.compile(r"(?<![\w.-])[3-6]\d{3}(?:[ -]?\d){9,15}(?![\w.-])")

@@ -59,6 +59,8 @@ from convlib.sources import FILE, ROW, Source
 #: Raise when the prepared form changes, so that older caches are left aside.
 FORMAT = 5
 STAGED = "staged.parquet"
+#: Stands in a query for the place of the rows, which are moved after writing; no name can hold it.
+ROWS = "\0rows\0"
 Counts = list[tuple[Any, ...]]
 #: Settings of a mapping under which a Parquet file can still be read as it is.
 HARMLESS = {"timezone", "session_gap", "title", "documentation"}
@@ -109,7 +111,11 @@ class Prepared:
 
     def open(self) -> duckdb.DuckDBPyRelation:
         """Open the used rows in the source's order: the canonical columns, then the log's own."""
-        return connect().sql(self.select.replace("{rows}", place(self.folder / "rows.parquet")))
+        try:
+            return connect().sql(self.select.replace(ROWS, place(self.folder / "rows.parquet")))
+        except duckdb.IOException as error:
+            msg = f"`{self.source}` has gone or changed since it was read; read it again."
+            raise EventDataError(msg) from error
 
     def find(self, part: str, plan: Plan | None) -> Path:
         """Give the file of one part of what analyses read, written at the first need (see `parts.write_parts`)."""
@@ -183,7 +189,7 @@ class _Reading:
         connect().execute("SET TimeZone = ?", [self.mapping.timezone])
         try:
             rows = self.source.open()
-            if self.mapping.columns or self.mapping.each or self.mapping.expect:
+            if self.mapping.columns or self.mapping.drop or self.mapping.each or self.mapping.expect:
                 rows = apply_mapping(rows, self.mapping, label=self.source.label)
             if self.mapping.hash_ids:
                 hidden = find_id_fields(self.mapping, rows.columns, IDS)
@@ -200,7 +206,7 @@ class _Reading:
             given = [name for name in rename_columns(rows.columns) if name not in (FILE, ROW)]
             facts = {"given": given, "identities": identities, **self._settle(counts, rejects, broken=len(lines))}
             names = [*CANONICAL, *(name for name in given if name.lower() not in CANONICAL)]
-            origin = f"({final.sql_query()})" if in_place else "read_parquet({rows})"
+            origin = f"({final.sql_query()})" if in_place else f"read_parquet({ROWS})"
             facts |= {
                 "columns": names,
                 "select": _select(names, origin, whole=facts["rows_used"] == facts["rows_read"]),
@@ -234,6 +240,8 @@ class _Reading:
             and self.mapping.model_dump(exclude_defaults=True).keys() <= HARMLESS
             and not (self.leave_out or self.identities is not None or "anonymous_id" in types)
             and types["timestamp"].startswith("TIMESTAMP")
+            # Files of both kinds read as one: then the zone of the plain ones is the engine's at that moment.
+            and (self.mapping.timezone == "UTC" or types["timestamp"] == "TIMESTAMP")
         )
 
     def _join(self, typed: duckdb.DuckDBPyRelation) -> tuple[duckdb.DuckDBPyRelation, int]:
@@ -263,6 +271,8 @@ class _Reading:
             return _number_rows(folder / "rows.parquet")
         path = folder / "rows.parquet"
         # The raw form of a rejected row holds its ids in clear.
+        if changed:  # a join does not keep the order
+            noted = noted.order(f"{quote(FILE)}, {quote(ROW)}")
         hidden = f"* EXCLUDE ({quote(RAW)}), NULL::VARCHAR AS {quote(RAW)}"
         copy(hash_ids(noted.project(hidden)) if self.mapping.hash_ids else noted, path)
         return scan(path)
@@ -307,9 +317,11 @@ class _Reading:
             kind in ("DOUBLE", "FLOAT") and rows.filter("isinf(value)").limit(1).fetchall()
         )
         doubtful = doubtful or rows.filter(is_nobody("user_id", list_types(rows))).limit(1).fetchall()
-        moment = type_rows(rows, zone=self.mapping.timezone, trim=False)
-        count, first, last = moment.aggregate("count(*), min(timestamp), max(timestamp)").fetchall()[0]
-        if not complete or doubtful or not count or first < EARLIEST or last > LATEST:
+        moments = type_rows(rows, zone=self.mapping.timezone, trim=False)
+        in_range = f"min(timestamp) >= '{EARLIEST}' AND max(timestamp) <= '{LATEST}'"
+        counted = moments.aggregate(f"count(*), {in_range}, min(timestamp), max(timestamp)").fetchall()
+        count, fits, first, last = counted[0]
+        if not (complete and fits and (known["values"] == count).all()) or doubtful:
             return None
         return [(True, None, count, first, last)]
 
@@ -377,8 +389,14 @@ def _check_counts(facts: dict[str, Any], label: str, rejects: pd.DataFrame) -> N
 @contextlib.contextmanager
 def _write_whole(folder: Path) -> Iterator[Path]:
     """Write beside the final place and move there whole, so that no reader sees half of it."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="preparing-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix="preparing-", dir=folder.parent))
+    except OSError as error:
+        msg = (
+            f"The cache folder `{folder.parent}` can't be written to: {error.strerror}. Name another in CONVLIB_CACHE."
+        )
+        raise EventDataError(msg) from error
     try:
         yield scratch
         try:

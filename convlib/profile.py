@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from duckdb import CaseExpression, ColumnExpression, ConstantExpression, Expression, FunctionExpression, SQLExpression
 
+from convlib import identity
+from convlib.canonical import REQUIRED
 from convlib.engine import compile_rule, connect, quote, text
 from convlib.oddities import LATE, check_keys, check_order, find_busiest, has_seconds
 from convlib.personal import count_personal
@@ -26,9 +28,8 @@ OTHER = "(other names)"
 #: So many different values of a column are searched for telephone and card numbers; e-mail addresses in all.
 MOST_SEARCHED = 5_000
 #: Columns whose values are ids: never shown, and numbers in them are no telephone or card numbers.
-IDS = ("user_id", "session_id", "anonymous_id", "product_id")
+IDS = (*identity.IDS, "product_id")
 #: Columns that every used row holds.
-REQUIRED = ("event_name", "timestamp", "user_id")
 #: A column of this name says when the row arrived.
 RECEIVED = ("received_at", "ingested_at", "server_timestamp")
 #: Bits of a mask, below the sign.
@@ -48,6 +49,7 @@ class Profile:
         filled: For each row of `daily`, how many of its rows hold a value of each column.
         matched: For each row of `daily`, whether it is each conversion of the plan.
         hourly: `hour`, `platform`, `rows`.
+        future: `day` and `rows` after now, in the whole log.
         names: `event_name`, `rows`, `users`, `mapped`: how many of its rows are a conversion.
         conversions: `conversion`, `event_name`, `events`, `users`, `first`, `last`.
         covered: Users of each conversion.
@@ -71,6 +73,7 @@ class Profile:
     filled: pd.DataFrame
     matched: pd.DataFrame
     hourly: pd.DataFrame
+    future: pd.DataFrame
     names: pd.DataFrame
     conversions: pd.DataFrame
     covered: dict[str, int]
@@ -155,6 +158,7 @@ def profile_rows(log: "EventLog") -> Profile:
         filled=filled,
         matched=matched,
         hourly=hourly,
+        future=_find_future(log.prepared.open(), log.last),
         names=_tabulate_names(daily, matched, users.found),
         conversions=_tabulate(daily, matched, users.found),
         covered={each: users.found[each, ""] for each in map(str, matched)},
@@ -168,6 +172,13 @@ def profile_rows(log: "EventLog") -> Profile:
     )
 
 
+def _find_future(whole: duckdb.DuckDBPyRelation, last: pd.Timestamp) -> pd.DataFrame:
+    """Count the rows of days to come: they move the end of the data, whatever period is looked at."""
+    now = pd.Timestamp.now("UTC").tz_localize(None)
+    rows = whole.filter(f"timestamp > '{now}'") if last > now else whole.limit(0)
+    return rows.aggregate("CAST(date_trunc('day', timestamp) AS TIMESTAMP) AS day, count(*) AS rows").order("day").df()
+
+
 def _find_platform(whole: duckdb.DuckDBPyRelation, given: Sequence[str]) -> str:
     """Choose the column that names platforms; one of many values names something else."""
     for name in ("platform", "device_type"):
@@ -178,7 +189,7 @@ def _find_platform(whole: duckdb.DuckDBPyRelation, given: Sequence[str]) -> str:
 
 def _distinct(rows: duckdb.DuckDBPyRelation, column: str, most: int, *, holding: str = "") -> list[str]:
     texts = rows.project(f"CAST({quote(column)} AS VARCHAR) AS v").filter("v IS NOT NULL")
-    texts = texts.filter(ColumnExpression("v").isnotnull() & _contains("v", holding)) if holding else texts
+    texts = texts.filter(f"regexp_matches(v, {text(holding)})") if holding else texts
     return [value for (value,) in texts.distinct().limit(most).fetchall()]
 
 
@@ -189,9 +200,10 @@ def _contains(column: str, text: str) -> Expression:
 def _name_columns(rows: duckdb.DuckDBPyRelation, plan: Plan | None, platform: str) -> _Rows:
     """Give the columns safe names, and each row its keys."""
     conversions = plan.conversions if plan else ()
-    rules = {c.id: f"match{n}" for n, c in enumerate(conversions) if c.match.columns != {"event_name"}}
-    matches = {rules[c.id]: c.match for c in conversions if c.id in rules}
     names, name = _choose_names(rows, [c.match for c in conversions])
+    whole = OTHER not in names  # else a name does not tell which rules it matches
+    rules = {c.id: f"match{n}" for n, c in enumerate(conversions) if c.match.columns != {"event_name"} or not whole}
+    matches = {rules[c.id]: c.match for c in conversions if c.id in rules}
     columns = {column: f"c{number}" for number, column in enumerate(rows.columns)}
     relation = rows.select(
         SQLExpression("date_trunc('day', timestamp)::TIMESTAMP").alias("day"),
@@ -201,7 +213,7 @@ def _name_columns(rows: duckdb.DuckDBPyRelation, plan: Plan | None, platform: st
         *[SQLExpression(quote(column)).alias(short) for column, short in columns.items()],
     )
     # Rules that read no more than name and platform are asked of each group instead of each row.
-    own = [short for short, rule in matches.items() if not rule.columns <= {"event_name", platform}]
+    own = [short for short, rule in matches.items() if not (whole and rule.columns <= {"event_name", platform})]
     return _Rows(relation, columns, names, rules, ["day", "name", "platform", *own], platform)
 
 
@@ -209,18 +221,14 @@ def _choose_names(rows: duckdb.DuckDBPyRelation, rules: Sequence[Rule]) -> tuple
     """List the event names, and write the expression that puts those beyond the most frequent together."""
     counted = rows.aggregate("event_name, count(*) AS n").order("n DESC, event_name")
     names = [name for (name,) in counted.project("event_name").fetchall()]
-    telling = {name for name in names if "@" in name and count_personal([name], numbers=False)}
+    telling = {name for name in names if count_personal([name], numbers=False)}
     if len(names) <= MOST_NAMES and not telling:
         return names, ColumnExpression("event_name")
-    mapped = {name for rule in rules for (name,) in _distinct_names(rows.filter(compile_rule(rule)))}
-    kept = [name for place, name in enumerate(names) if name not in telling and (place < MOST_NAMES or name in mapped)]
+    mapped = [rows.filter(compile_rule(rule)).project("event_name").distinct().fetchall() for rule in rules]
+    frequent = {*names[:MOST_NAMES], *(name for found in mapped for (name,) in found)}
+    kept = [name for name in names if name in frequent - telling]
     is_kept = ColumnExpression("event_name").isin(*map(ConstantExpression, kept))
     return [*kept, OTHER], CaseExpression(is_kept, ColumnExpression("event_name")).otherwise(ConstantExpression(OTHER))
-
-
-def _distinct_names(rows: duckdb.DuckDBPyRelation) -> list[tuple[str]]:
-    found: list[tuple[str]] = rows.project("event_name").distinct().fetchall()
-    return found
 
 
 def _count_days(rows: _Rows, received: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -278,7 +286,7 @@ def _describe(whole: duckdb.DuckDBPyRelation, columns: Sequence[str]) -> tuple[l
         if kind not in ("DOUBLE", "FLOAT", "BOOLEAN"):
             hits = count_personal(sample, numbers=column not in IDS)
             if len(sample) == MOST_SEARCHED:
-                hits |= count_personal(_distinct(whole, column, MOST_SEARCHED, holding="@"), numbers=False)
+                hits |= count_personal(_distinct(whole, column, MOST_SEARCHED, holding="@|%40"), numbers=False)
         found += [(column, named, count) for named, count in hits.items()]
         few += [column] if 0 < len(sample) <= FEW_VALUES and column not in IDS and not hits else []
     return few, found

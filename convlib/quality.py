@@ -1,6 +1,7 @@
 """What is broken in the log: every rule with its severity and threshold, judged on the log's profile."""
 
 import dataclasses
+import html
 from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
@@ -9,7 +10,7 @@ from convlib import plots, takeaways
 from convlib.events import EventLog
 from convlib.plan import Plan
 from convlib.quality_rules import RULES, Facts, Finding, QualityRule
-from convlib.results import Kind, Result
+from convlib.results import Kind, Result, show_table
 from convlib.stats import divide
 
 if TYPE_CHECKING:
@@ -29,19 +30,23 @@ class Quality(Result):
     """
 
     SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
-        ("name", "Rule", "text"),
-        ("status", "Status", "text"),
+        ("name", "Failed rule", "text"),
         ("severity", "Severity", "text"),
         ("failed", "Failed", "count"),
         ("tried", "Of", "count"),
-        ("share", "Share", "percent"),
-        ("note", "Note", "text"),
-        ("example", "Example", "text"),
+        ("note", "What it means", "text"),
+        ("example", "For example", "text"),
         ("owner", "Owner", "text"),
-        ("threshold", "Passes to", "percent"),
     )
 
     daily: pd.DataFrame
+
+    def _repr_html_(self) -> str:
+        """Show what failed in full, and of the other rules the names: what to mend comes first, on a phone too."""
+        failed = self.table[self.table["status"] == "failed"]
+        columns = [column for column in self.SHOWN if failed[column[0]].ne("").any()]
+        listed = show_table(failed, columns) if len(failed) else ""
+        return listed + "".join(f"<p>{html.escape(text)}</p>" for text in takeaways.word_other_rules(self.table))
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw on which days the failed rules failed."""

@@ -123,10 +123,9 @@ def _judge_sessions_given(facts: Facts) -> Finding | str:
 
 
 def _judge_future(facts: Facts) -> Finding:
-    hourly = facts.profile.hourly
-    future = hourly["hour"] > pd.Timestamp.now("UTC").tz_localize(None)
-    frame = hourly.assign(day=hourly["hour"].dt.floor("D"))
-    return _judge_rows(frame, frame["rows"], frame["rows"].where(future, 0))
+    future = facts.profile.future
+    example = "" if future.empty else f"{future['day'].iloc[0]:%Y-%m-%d}, in the whole log"
+    return Finding(facts.log.rows_used, int(future["rows"].sum()), example)
 
 
 def _judge_shifted_hours(facts: Facts) -> Finding | str:
@@ -271,17 +270,28 @@ def _judge_lost_properties(facts: Facts) -> Finding | str:
 
 def _judge_stopped(facts: Facts) -> Finding | str:
     names = facts.profile.names
-    found = drift.find_stopped_events(facts.profile.daily, set(names.loc[names["mapped"] > 0, "event_name"]))
+    mapped = set(names.loc[names["mapped"] > 0, "event_name"])
+    actions = _name_actions(facts)
+    daily = facts.profile.daily.assign(event_name=facts.profile.daily["event_name"].replace(actions))
+    found = drift.find_stopped_events(daily, {actions.get(name, name) for name in mapped})
     if found.empty:
         return "No event comes steadily, day by day, on any platform for two weeks."
     gone = found[found["stopped"].astype(bool)]
     if gone.empty:
         return Finding(len(found), 0)
-    worst = _worst(gone, gone["expected"])
-    what = f"None since, about {worst['expected']:,.0f} expected."
-    where = ", ".join(filter(None, [str(worst["event_name"]), worst["platform"]]))
-    example = f"{where}, last on {worst['last']:%Y-%m-%d}"
-    return Finding(len(found), len(gone), example, what, _own_event(facts, gone["event_name"]))
+    places = [
+        ", ".join(filter(None, [str(row["event_name"]), row["platform"]])) + f" (last on {row['last']:%Y-%m-%d})"
+        for row in gone.sort_values("expected", ascending=False).to_dict("records")
+    ]
+    what = f"{_list(places)}. About {gone['expected'].sum():,.0f} events were expected since."
+    events = [name for name in names["event_name"] if actions.get(name, name) in set(gone["event_name"])]
+    return Finding(len(found), len(gone), places[0], what, _own_event(facts, pd.Series(events, dtype="str")))
+
+
+def _name_actions(facts: Facts) -> dict[str, str]:
+    """Name events that are one conversion together: one that goes on under another name has not stopped."""
+    named = facts.profile.conversions.groupby("conversion")["event_name"].agg(list)
+    return {name: " / ".join(sorted(names)) for names in named if len(names) > 1 for name in names}
 
 
 def _judge_busiest(facts: Facts) -> Finding:

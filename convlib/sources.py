@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -15,18 +16,22 @@ import duckdb
 import fsspec
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from convlib.datasets.files import dataset_path
 from convlib.engine import connect, place, quote, text
 from convlib.errors import EventDataError
 from convlib.text_files import (
+    ENCODINGS,
     PACKED,
+    begins_with,
     find_delimiter,
     find_line_fault,
     find_start_faults,
     find_twins,
     list_keys,
     read_rows,
+    recode,
     word_bad_line,
     word_encoding,
 )
@@ -87,7 +92,7 @@ class Source:
     def shorten(self, name: str) -> str:
         """Name one of the source's files as briefly as tells it from the others."""
         folder = Path(self.folder or str(self.given)).resolve()
-        if name in self.files and folder.is_dir():
+        if name in self.files and folder.is_dir() and len(self.files) > 1:
             return Path(name).relative_to(folder).as_posix()
         return Path(name).name if name in self.files and len(self.files) == 1 else name
 
@@ -106,17 +111,20 @@ class Source:
         if not self.files:
             return [self.digest()]
         if not self.is_local:
-            return [[name, fsspec.core.url_to_fs(name)[0].ukey(name)] for name in self.files]
+            return [[name, *_find_version(name)] for name in self.files]
         # Size and times of change stand for a file's content: hashing 5 GB in every notebook would cost too much.
-        facts = [(name, Path(name).stat()) for name in self.files]
+        logs = [f"{name}.wal" for name in self.files if self.kind == "duckdb" and Path(f"{name}.wal").exists()]
+        facts = [(name, Path(name).stat()) for name in (*self.files, *logs)]
         return [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for name, s in facts] + [self.query]
 
     def fetch(self, folder: Path) -> Self:
-        """Copy what lies at an address into a folder: then it is read as any file, and once over the network.
+        """Copy what lies at an address, or in an encoding that the engine lacks, into a folder: then it is any file.
 
         Raises:
-            EventDataError: An object can't be fetched.
+            EventDataError: An object can't be fetched, or a file is not in the stated encoding.
         """
+        if self.kind == "csv" and self.is_local and self.encoding not in ENCODINGS:
+            return self._recode(folder)
         if self.is_local or not self.files:
             return self
         system, _ = fsspec.core.url_to_fs(self.files[0])
@@ -128,6 +136,16 @@ class Source:
         except OSError as error:
             raise EventDataError(f"`{self.label}` can't be fetched: {error}.") from error
         return dataclasses.replace(self, files=tuple(local), folder=str(folder))
+
+    def _recode(self, folder: Path) -> Self:
+        local = [
+            folder / str(number) / Path(name).name.removesuffix(".gz").removesuffix(".zst")
+            for number, name in enumerate(self.files)
+        ]
+        for name, path in zip(self.files, local, strict=True):
+            path.parent.mkdir()
+            recode(Path(name), path, self.encoding)
+        return dataclasses.replace(self, files=tuple(map(str, local)), folder=str(folder), encoding="utf-8")
 
     def digest(self) -> str:
         """Hash the content."""
@@ -191,7 +209,8 @@ class Source:
 
     def _read_json(self, name: str) -> str:
         # As text, like CSV: a guessed type fails the whole log at its first odd row, and drops the times' offsets.
-        options = "ignore_errors=true, hive_partitioning=true, hive_types_autocast=false"
+        layout = "auto" if begins_with(Path(name), b"[") else "newline_delimited"
+        options = f"ignore_errors=true, format='{layout}', hive_partitioning=true, hive_types_autocast=false"
         found = connect().sql(f"FROM read_json({place(name)}, {options}, sample_size=-1)").columns
         if found == ["json"]:  # a line that is JSON, but no object, hides the columns of all others
             found = list_keys(Path(name)) or found
@@ -201,7 +220,7 @@ class Source:
         )
 
     def read_statistics(self) -> pd.DataFrame:
-        """Read what Parquet files say of their columns: by `column`, `nulls` and the `least` value as text.
+        """Read what Parquet files say of their columns: by `column` the `values`, `nulls` and `least` value as text.
 
         `least` is null where a file says nothing of it.
         """
@@ -209,9 +228,8 @@ class Source:
         known = "coalesce(bool_and(stats_min_value IS NOT NULL OR stats_null_count = num_values), FALSE)"
         nulls = "coalesce(sum(coalesce(stats_null_count, num_values)), 0)"
         least = f"CASE WHEN {known} THEN coalesce(min(stats_min_value), 'none') END"
-        query = (
-            f'SELECT path_in_schema AS "column", {nulls} AS nulls, {least} AS least FROM parquet_metadata([{names}])'
-        )
+        counts = f"sum(num_values) AS values, {nulls} AS nulls, {least} AS least"
+        query = f'SELECT path_in_schema AS "column", {counts} FROM parquet_metadata([{names}])'
         return connect().sql(f"{query} GROUP BY ALL").df().set_index("column")
 
     def check(self) -> None:
@@ -225,12 +243,21 @@ class Source:
             frame = self.given if isinstance(self.given, pd.DataFrame) else None
             names = self._stream().schema.names if frame is None else frame.columns.map(str)
             problems += find_twins(self.label, list(names))
+        for name in self.files if self.kind == "parquet" else ():
+            problems += find_twins(Path(name).name, self._read_schema(name))
         for name in self.files if self.is_text else ():
             problems += find_start_faults(Path(name), kind=str(self.kind), encoding=self.encoding)
         if self.files and not any(Path(name).stat().st_size for name in self.files):
             problems = [f"`{self.label}` is empty: it has no rows. Check the export."]
         if problems:
             raise EventDataError(*problems)
+
+    def _read_schema(self, name: str) -> list[str]:
+        try:
+            names: list[str] = pq.read_schema(name).names
+        except (OSError, pa.ArrowException):
+            return []  # the engine says what is wrong with it
+        return names
 
     def explain(self, error: Exception) -> str:
         """Say what the engine could not read, with the line where one can be found."""
@@ -334,6 +361,14 @@ def _find_remote(place: str) -> list[str]:
     if not found:
         raise EventDataError(f"No events at `{place}`: no object of a kind among {sorted(READERS)} is there.")
     return found
+
+
+def _find_version(address: str) -> list[str]:
+    """Say which version of an object lies at an address; where nobody says, every reading is a new one."""
+    system, path = fsspec.core.url_to_fs(address)
+    info = system.info(path)
+    known = [str(info[key]) for key in ("ETag", "etag", "LastModified", "mtime", "updated", "created") if info.get(key)]
+    return [str(info.get("size")), *(known or [str(time.time_ns())])]
 
 
 def _kind(name: str) -> Kind | None:

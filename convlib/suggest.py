@@ -30,6 +30,7 @@ from convlib.event_names import (
 )
 from convlib.events import EventLog
 from convlib.plan import MOST_MICROS, STAGES
+from convlib.takeaways import word_reasons
 
 #: How much is looked at; more would change little in a plan that a person edits.
 MOST_NAMES, MOST_USERS = 200, 200_000
@@ -145,11 +146,13 @@ def _look(log: EventLog) -> _Found:
     # The names of one action stand in the order of their events.
     names = counted.nlargest(MOST_NAMES, "units").sort_values("events", ascending=False, kind="stable")["event_name"]
     keys = {str(name): name_action(str(name)) for name in names}
-    columns = "user, event_name, count(*) AS events, count(value) AS valued, min(event) AS first"
+    columns = "user, event_name, count(*) AS events, count(*) FILTER (value > 0) AS valued, min(event) AS first"
     named = rows.aggregate(columns, "user, event_name").df()
     grouped = named.assign(key=named["event_name"].map(keys)).dropna(subset=["key"]).groupby(["user", "key"])
     firsts = grouped.agg({"events": "sum", "valued": "sum", "first": "min"}).reset_index()
     remarks = [f"One user in {every} was looked at"] if every > 1 else []
+    if log.rows_rejected:
+        remarks.append(f"{log.rows_rejected:,} rows could not be used{word_reasons(log.rejected_because)}")
     if len(counted) > MOST_NAMES:
         remarks.append(f"Only the {MOST_NAMES} event names that most users have were looked at, of {len(counted):,}")
     return _Found(log, users, sample, tuple(remarks), _describe(firsts, keys, users), firsts)
@@ -195,11 +198,12 @@ def _find_success(log: EventLog, names: Sequence[str]) -> dict[str, list[str]]:
 def _miss_outcome(found: _Found) -> str:
     names = [name for each in found.actions for name in each.names]
     more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    lost = f" {found.log.rows_rejected:,} rows could not be used{word_reasons(found.log.rejected_because)}."
     return (
         f"No plan can be suggested for `{found.log.prepared.source}`: no event that at most {MOST_OUTCOME:.0%} of "
         "users have is named like a purchase, a subscription, an enquiry, joining or an end reached, or carries a "
-        f"`value`. The events are {quote_names(names[:MOST_LISTED])}{more}. Write the plan by hand, from "
-        "`params/plan.yaml`, with the event that pays as its macro."
+        f"`value`. The events are {quote_names(names[:MOST_LISTED])}{more}.{lost if found.log.rows_rejected else ''} "
+        "Write the plan by hand, from `params/plan.yaml`, with the event that pays as its macro."
     )
 
 

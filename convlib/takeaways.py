@@ -290,18 +290,28 @@ def _small(share: float) -> str:
     return f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
 
 
+def word_other_rules(table: pd.DataFrame) -> list[str]:
+    """Name the quality rules that passed, and say why the others could not be tried."""
+    passed = table.loc[table["status"] == "passed", "name"]
+    idle = _records(table[table["status"] == "not applicable"])
+    sentences = [f"{len(passed)} rules passed: {'; '.join(passed)}."] if len(passed) else []
+    return sentences + [f"{row['name']}: not tried. {row['note']}" for row in idle]
+
+
 def word_provenance(
     source: str,
     *,
     segment: str,
     period: tuple[object, object],
     rows: str,
+    identities: int,
     fingerprint: str,
     end: pd.Timestamp,
 ) -> str:
     """Say where a report's numbers come from."""
+    joined = f"; {identities:,} anonymous ids joined to users" if identities else ""
     return (
-        f"Segment {segment}, entries from {period[0]} to {period[1]}. {source}: {rows}; data end on "
+        f"Segment {segment}, entries from {period[0]} to {period[1]}. {source}: {rows}{joined}; data end on "
         f"{end:%Y-%m-%d %H:%M} UTC; fingerprint {fingerprint[:12]}."
     )
 

@@ -1,5 +1,6 @@
 """What is wrong with a text file: its encoding, its columns, its lines, its packing."""
 
+import codecs
 import csv
 import io
 import json
@@ -9,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+
+from convlib.errors import EventDataError
 
 ENCODINGS = {"utf-8": "UTF-8", "utf-16": "UTF-16", "latin-1": "Latin-1"}
 PACKED = {".gz", ".zst"}
@@ -33,9 +36,37 @@ def find_start_faults(path: Path, *, kind: str, encoding: str) -> list[str]:
     if encoding != "utf-16" and b"\0" in start:
         return [word_encoding(path.name, kind, encoding, "it holds NUL bytes, as UTF-16 does")]
     if kind == "json":
-        return []
+        return _find_garbled(start, path.name)
     first = _first_line(start, encoding)
     return find_twins(path.name, next(csv.reader([first], delimiter=_delimiter(first, path)), []))
+
+
+def _find_garbled(start: bytes, name: str) -> list[str]:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(start)  # a letter cut in two at the end is no fault
+    except UnicodeDecodeError as error:
+        line = start.count(b"\n", 0, error.start) + 1
+        return [word_encoding(name, "json", "utf-8", f"line {line} holds other bytes")]
+    return []
+
+
+def recode(source: Path, target: Path, encoding: str) -> None:
+    """Write a text file again as UTF-8.
+
+    Raises:
+        EventDataError: There is no such encoding, or the file is not in it.
+    """
+    try:
+        with _open(source) as stream, target.open("w", encoding="utf-8", newline="") as written:
+            for line in codecs.getreader(encoding)(stream):
+                written.write(line)
+    except LookupError:
+        known = ", ".join(map(repr, (*ENCODINGS, "cp1252")))
+        msg = f"`encoding` is {encoding!r}; it must be one that Python knows, such as {known}."
+        raise EventDataError(msg) from None
+    except UnicodeDecodeError as error:
+        msg = f"`{source.name}` is not {encoding}: {error.reason} at byte {error.start:,}. State its true encoding."
+        raise EventDataError(msg) from None
 
 
 def find_delimiter(path: Path, encoding: str) -> str:
@@ -72,11 +103,17 @@ def find_line_fault(path: Path, *, kind: str, encoding: str) -> str | None:
     return _find_open_quote(path, encoding) if kind == "csv" else None
 
 
+def begins_with(path: Path, mark: bytes) -> bool:
+    """Say whether the first thing in a file, blanks apart, is this mark."""
+    with _open(path) as stream:
+        return stream.read(START).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(mark)
+
+
 def word_encoding(name: str, kind: str, encoding: str, found: str) -> str:
     """Say that a file is not in the encoding that was stated."""
-    others = ", ".join(f"`encoding: {other}`" for other in ENCODINGS if other != encoding)
+    others = ", ".join(f"`encoding: {other}`" for other in (*ENCODINGS, "cp1252") if other != encoding)
     stated = f", or state {others} in a mapping file" if kind == "csv" else ""
-    return f"`{name}` is not {ENCODINGS[encoding]}: {found}. Save it as UTF-8{stated}."
+    return f"`{name}` is not {ENCODINGS.get(encoding, encoding)}: {found}. Save it as UTF-8{stated}."
 
 
 def read_rows(path: Path, rows: Sequence[int]) -> list[str | None]:
@@ -107,18 +144,25 @@ def word_bad_line(messages: Sequence[str]) -> str:
 
 
 def _find_open_quote(path: Path, encoding: str) -> str | None:
-    """Find the line from which an odd number of quotation marks is left open: what follows it reads as one field."""
-    opened = 0
+    """Find the line from which a quotation mark is left open, or the first with text beside a closed one."""
+    opened, shown, stray = 0, b"", 0
+    part = re.escape(find_delimiter(path, encoding).encode())
+    beside = re.compile(rb'(?:^|%b)"(?:[^"]|"")*"[^%b\r\n]' % (part, part))
     with _open(path) as stream:
         for number, line in enumerate(stream, start=1):
             if line.count(b'"') % 2:
-                opened = 0 if opened else number
-                shown = line if opened else b""
-    if not opened:
+                opened, shown = (0, shown) if opened else (number, line)
+            elif not opened and not stray and beside.search(line):
+                stray, shown = number, line
+    if not (opened or stray):
         return None
+    fault = (
+        f"line {opened} opens a quotation mark that is never closed"
+        if opened
+        else f"line {stray} has text beside a quoted field"
+    )
     return (
-        f"`{path.name}` can't be read: line {opened} opens a quotation mark that is never closed: "
-        f"{_show(shown, encoding)}. Close it, or double it inside a quoted field."
+        f"`{path.name}` can't be read: {fault}: {_show(shown, encoding)}. Close it, or double it inside a quoted field."
     )
 
 

@@ -407,3 +407,18 @@ def test_type_rows_takes_an_id_for_nobody_in_a_file_read_in_place_as_missing(tmp
         ["log.parquet", 2, "user_id is missing"],
         ["log.parquet", 3, "timestamp is out of range"],
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-01T10:00Z",
+        "2026-01-01 10:00+00",
+        "2026-01-01 12:00:00 +0200",
+        "2026-01-01T10:00:00,000Z",
+        "2026-01-01 10:00",
+    ],
+)
+def test_type_rows_reads_times_as_programs_write_them(text: str) -> None:
+    rows = pd.DataFrame({"user_id": ["u"], "event_name": "x", "timestamp": [text]})
+    assert read_events(rows).to_pandas()["timestamp"].tolist() == [pd.Timestamp("2026-01-01 10:00")]

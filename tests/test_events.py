@@ -431,3 +431,29 @@ def test_breakdowns_by_a_taken_column_name_are_refused(column: str) -> None:
 def test_count_by_day_counts_days_also_when_the_log_has_a_column_of_that_name() -> None:
     days = read_events(ROWS.assign(day="Thursday")).count("events", "day")["day"]
     assert sorted(days) == [pd.Timestamp(f"2026-01-{day}") for day in ("05", "06", "07", "12", "20")]
+
+
+@pytest.mark.parametrize(
+    ("column", "fault"),
+    [
+        ("user_id", "it names users"),
+        ("page_path", "it has 201 values, and at most 200 make segments"),
+        ("referrer", "it holds personal data"),
+    ],
+)
+def test_expand_segments_refuses_columns_that_name_users_or_have_too_many_values(column: str, fault: str) -> None:
+    rows = pd.DataFrame(
+        {
+            "user_id": [f"u{n}" for n in range(201)],
+            "page_path": [f"/{n}" for n in range(201)],
+            "referrer": "https://shop.example/?mail=ann%40example.com",
+            "event_name": "view",
+            "timestamp": "2026-01-01",
+        }
+    )
+    log = read_events(rows, segments={"each": Segment("each", by=column)})
+    with pytest.raises(ParamError) as caught:
+        log.expand_segments()
+    assert str(caught.value) == (
+        f"`by: {column}` can't make segments: {fault}. Choose a column of few values, or map it to one."
+    )

@@ -244,3 +244,30 @@ def test_hash_ids_shows_no_plain_id_when_no_row_can_be_used(cache: Path, tmp_pat
     error = refuse(write_csv(tmp_path, "SECRET-ann,view,soon", "SECRET-ben,view"), hash_ids=True)
     assert "SECRET-" not in str(error)
     assert not find_plain(cache, "SECRET-")
+
+
+def test_learned_ids_in_a_circle_stay_themselves() -> None:
+    rows = pd.DataFrame(
+        {
+            "anonymous_id": ["x", "y", "a"],
+            "user_id": ["y", "x", "u"],
+            "event_name": "view",
+            "timestamp": "2026-01-01",
+        }
+    )
+    log = read_events(pd.concat([rows, pd.DataFrame({**rows.iloc[2].to_dict(), "user_id": [None]})]))
+    assert log.to_pandas()["user_id"].tolist() == ["u", "u", "x", "y"]
+
+
+def test_joined_rows_keep_the_order_of_the_source() -> None:
+    count = 50_000
+    rows = pd.DataFrame(
+        {
+            "anonymous_id": [f"a{n % 7}" for n in range(count)],
+            "user_id": [f"u{n % 7}" if n % 3 == 0 else None for n in range(count)],
+            "event_name": "view",
+            "timestamp": pd.Timestamp("2026-01-01") + pd.to_timedelta(range(count), unit="s"),
+        }
+    )
+    log = read_events(rows)
+    assert log.prepared.open().project("timestamp < lag(timestamp) OVER () AS back").filter("back").fetchall() == []

@@ -367,15 +367,15 @@ columns:
     with pytest.raises(PlanError) as caught:
         read_mapping(path)
     presets = "'amplitude', 'ga4', 'matomo', 'mixpanel', 'posthog', 'segment', 'snowplow'"
-    fields = "'column', 'default', 'format', 'constant', 'expression', 'optional'"
+    fields = "'column', 'default', 'format', 'decimal', 'constant', 'expression', 'optional'"
     one = "give one of 'column', 'constant' and 'expression'."
     top = "'preset', 'title', 'documentation', 'expect', 'each', 'encoding', 'timezone', 'session_gap', 'identity'"
     assert caught.value.problems == (
         f"{path}:1: preset is 'gaa4'; it must be one of {presets}. Did you mean 'ga4'?",
         f"{path}:2: session_gap is 'often'; it must be a number and one of the units s, min, h, D, W, such as '30min' "
         "or '7D'.",
-        f"{path}:3: the file has an unknown field 'colums'; the fields are {top}, 'hash_ids', 'columns'. Did you mean "
-        "'columns'?",
+        f"{path}:3: the file has an unknown field 'colums'; the fields are {top}, 'hash_ids', 'drop', 'columns'. Did "
+        "you mean 'columns'?",
         f"{path}:5: columns.user_id is empty; {one}",
         f"{path}:6: columns.event_name has 'column', 'constant'; {one}",
         f"{path}:7: columns.currency.default has no meaning without 'column', but there is 'constant'.",
@@ -431,3 +431,26 @@ def test_read_events_reads_a_list_of_visits_as_matomo_s_interface_returns_it(pla
     visits = [json.loads(line) for line in (EXPORTS / "matomo.jsonl").read_text("utf-8").splitlines()]
     (tmp_path / "visits.json").write_text(json.dumps(visits, indent=1), encoding="utf-8")
     check_same(read_events(tmp_path / "visits.json", preset="matomo", plan=plan), "matomo", plan)
+
+
+def test_apply_mapping_drops_columns_and_reads_decimal_commas(tmp_path: Path) -> None:
+    source = tmp_path / "log.csv"
+    source.write_bytes(
+        "Kunde;Aktion;Zeit;Umsatz;Mail\nJürgen;Kauf;2026-01-01;1.234,50 €;a@b.de\n".replace(" €", "").encode("cp1252")
+    )
+    mapping = write(
+        tmp_path,
+        "encoding: cp1252\ndrop: [Mail]\ncolumns:\n  user_id: Kunde\n  event_name: Aktion\n  timestamp: Zeit\n"
+        '  value: {column: Umsatz, decimal: ","}\n',
+    )
+    row = read_events(source, mapping=mapping).to_pandas().iloc[0]
+    assert (row["user_id"], row["value"]) == ("Jürgen", 1234.5)
+    assert not {"Mail", "Kunde"} & set(row.index)
+
+
+def test_apply_mapping_names_columns_to_drop_that_are_not_there(tmp_path: Path) -> None:
+    source = tmp_path / "log.csv"
+    source.write_text("user_id,event_name,timestamp,mail\nu,x,2026-01-01,y\n")
+    with pytest.raises(EventDataError) as caught:
+        read_events(source, mapping=write(tmp_path, "drop: [mial]\n"))
+    assert str(caught.value) == f"`{source}`: `drop` names the column `mial`, which is not there. Did you mean 'mail'?"

@@ -43,3 +43,7 @@ def test_count_personal_looks_for_addresses_alone_among_ids() -> None:
 )
 def test_is_card_checks_the_last_digit(number: str, valid: bool) -> None:
     assert is_card(number) is valid
+
+
+def test_count_personal_finds_addresses_as_urls_write_them() -> None:
+    assert count_personal(["/leave?mail=ann%40example.com"], numbers=False) == {"e-mail addresses": 1}

@@ -260,3 +260,22 @@ def test_digest_of_a_frame_takes_columns_of_anything() -> None:
     mixed = pd.DataFrame({"a": [1, "x", None], "b": [[1], {"k": 2}, b"\xff"]})
     assert find_source(mixed).digest() == find_source(mixed.copy()).digest()
     assert find_source(mixed).digest() != find_source(mixed.assign(b=0)).digest()
+
+
+def test_read_events_reads_a_file_anew_that_is_rewritten_at_once(tmp_path: Path) -> None:
+    for count in range(1, 20):
+        times = pd.Timestamp("2026-01-01") + pd.to_timedelta(range(count), unit="s")
+        rows = pd.DataFrame({"user_id": [f"u{n}" for n in range(count)], "event_name": "x", "timestamp": times})
+        rows.to_parquet(tmp_path / "log.parquet", index=False)
+        log = read_events(tmp_path / "log.parquet")
+        assert (log.rows_used, len(log.to_pandas())) == (count, count)
+
+
+def test_read_events_refuses_a_parquet_file_with_a_column_in_two_spellings(tmp_path: Path) -> None:
+    rows = pd.DataFrame(
+        {"user_id": ["u"], "USER_ID": ["v"], "event_name": "x", "timestamp": pd.Timestamp("2026-01-01")}
+    )
+    rows.to_parquet(tmp_path / "log.parquet", index=False)
+    assert str(refuse(tmp_path / "log.parquet")) == (
+        "`log.parquet` has the column `user_id` 2 times; rename or remove all but one."
+    )

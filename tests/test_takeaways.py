@@ -302,12 +302,13 @@ def test_word_provenance_says_where_the_numbers_come_from() -> None:
         segment="mobile",
         period=("2026-01-01", "2026-01-31"),
         rows="1,010 rows read = 1,010 used + 0 rejected",
+        identities=12,
         fingerprint="0123456789abcdef",
         end=pd.Timestamp("2026-02-14 13:05"),
     )
     assert said == (
         "Segment mobile, entries from 2026-01-01 to 2026-01-31. events.csv: 1,010 rows read = 1,010 used + 0 rejected; "
-        "data end on 2026-02-14 13:05 UTC; fingerprint 0123456789ab."
+        "12 anonymous ids joined to users; data end on 2026-02-14 13:05 UTC; fingerprint 0123456789ab."
     )
 
 

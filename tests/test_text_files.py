@@ -91,7 +91,7 @@ def test_read_events_refuses_a_json_array_that_was_cut_off(tmp_path: Path) -> No
     assert message.startswith("`log.json` can't be read: line 1 is no JSON object: ")
 
 
-OTHERS = "Save it as UTF-8, or state `encoding: utf-16`, `encoding: latin-1` in a mapping file."
+OTHERS = "Save it as UTF-8, or state `encoding: utf-16`, `encoding: latin-1`, `encoding: cp1252` in a mapping file."
 
 
 @pytest.mark.parametrize("good_rows", [1, 40_000], ids=["early", "late"])
@@ -176,3 +176,20 @@ def test_read_events_refuses_a_column_twice_in_csv(suffix: str, tmp_path: Path) 
     write_zst(source, data) if suffix == "csv.zst" else write(source, data)
     message = f"`log.{suffix}` has the column `user_id` 2 times; rename or remove all but one."
     assert str(refuse(source)) == message
+
+
+def test_read_events_rejects_a_first_line_that_is_no_json(tmp_path: Path) -> None:
+    log = read_events(write_json(tmp_path, "log rotated", GOOD_JSON))
+    assert rejected(log) == [["log.jsonl", 1, "the row is empty or garbled"]]
+
+
+@pytest.mark.parametrize("good_rows", [1, 50_000], ids=["early", "late"])
+def test_read_events_names_a_line_with_text_beside_a_quoted_field(good_rows: int, tmp_path: Path) -> None:
+    source = write_csv(tmp_path, *[GOOD] * good_rows, 'u2,"a"b,2026-01-01', GOOD)
+    if good_rows == 1:
+        assert str(refuse(source)) == (
+            f"`log.csv` can't be read: line {good_rows + 2} has text beside a quoted field: 'u2,\"a\"b,2026-01-01'. "
+            "Close it, or double it inside a quoted field."
+        )
+    else:
+        assert f"line {good_rows + 2}" in str(refuse(source))
