@@ -295,7 +295,7 @@ def draw_quality(table: pd.DataFrame, daily: pd.DataFrame, *, segment: str, ax: 
     """Draw on which days each failed rule failed, and how much of what it tried."""
     daily = daily[daily["failed"] > 0]
     failed = table[(table["status"] == "failed") & table["rule"].isin(daily["rule"])].head(MOST_ROWS)
-    ax = _axes(ax, height=1.6 + 0.42 * max(2, len(failed)))
+    ax = _axes(ax, height=1.6 + 0.42 * max(2, len(failed)) if len(failed) else 1.2)
     colours = {"error": RED, "warning": ORANGE, "info": BLUE}
     for place, row in enumerate(failed.to_dict("records")):
         days = daily[daily["rule"] == row["rule"]]

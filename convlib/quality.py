@@ -2,7 +2,7 @@
 
 import dataclasses
 import html
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -10,7 +10,7 @@ from convlib import plots, takeaways
 from convlib.events import EventLog
 from convlib.plan import Plan
 from convlib.quality_rules import RULES, Facts, Finding, QualityRule
-from convlib.results import Kind, Result, show_table
+from convlib.results import Result
 from convlib.stats import divide
 
 if TYPE_CHECKING:
@@ -29,24 +29,13 @@ class Quality(Result):
         daily: What the rules that look at days found: `rule`, `day`, `tried`, `failed`.
     """
 
-    SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
-        ("name", "Failed rule", "text"),
-        ("severity", "Severity", "text"),
-        ("failed", "Failed", "count"),
-        ("tried", "Of", "count"),
-        ("note", "What it means", "text"),
-        ("example", "For example", "text"),
-        ("owner", "Owner", "text"),
-    )
-
     daily: pd.DataFrame
 
     def _repr_html_(self) -> str:
-        """Show what failed in full, and of the other rules the names: what to mend comes first, on a phone too."""
-        failed = self.table[self.table["status"] == "failed"]
-        columns = [column for column in self.SHOWN if failed[column[0]].ne("").any()]
-        listed = show_table(failed, columns) if len(failed) else ""
-        return listed + "".join(f"<p>{html.escape(text)}</p>" for text in takeaways.word_other_rules(self.table))
+        """Show what failed in full, and of the other rules the names; as a list, which a phone shows whole."""
+        items = "".join(f"<li>{html.escape(text)}</li>" for text in takeaways.word_failed_rules(self.table))
+        others = "".join(f"<p>{html.escape(text)}</p>" for text in takeaways.word_other_rules(self.table))
+        return (f"<ul>{items}</ul>" if items else "") + others
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw on which days the failed rules failed."""

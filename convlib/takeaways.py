@@ -290,6 +290,18 @@ def _small(share: float) -> str:
     return f"{share:.1%}" if share >= 0.001 else "less than 0.1%"
 
 
+def word_failed_rules(table: pd.DataFrame) -> list[str]:
+    """Say of each quality rule that failed how much did, what that means, where to look, and whose it is."""
+    sentences = []
+    for row in _records(table[table["status"] == "failed"]):
+        share = format_value(row["share"], "percent")
+        example = f" For example: {row['example']}." if row["example"] else ""
+        owner = f" Owner: {row['owner']}." if row["owner"] else ""
+        count = f"{row['failed']:,} of {row['tried']:,} ({share})"
+        sentences.append(f"{row['name']} ({row['severity']}): {count}. {row['note']}{example}{owner}")
+    return sentences
+
+
 def word_other_rules(table: pd.DataFrame) -> list[str]:
     """Name the quality rules that passed, and say why the others could not be tried."""
     passed = table.loc[table["status"] == "passed", "name"]

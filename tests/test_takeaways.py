@@ -396,3 +396,35 @@ def test_word_rows_says_what_became_of_them(left_out: int, said: str) -> None:
     counts = {"read": 10 + left_out, "used": 7, "rejected": 3, "left_out": left_out}
     rejected = {"user_id is missing": 2, "timestamp is missing": 1}
     assert takeaways.word_rows(counts, rejected_because=rejected, left_out_because={"bots": 4}) == said
+
+
+def test_word_failed_rules_say_how_much_what_it_means_where_and_whose() -> None:
+    row = {
+        "name": "Values in several currencies",
+        "status": "failed",
+        "severity": "error",
+        "failed": 274,
+        "tried": 2_432,
+        "share": 274 / 2_432,
+        "note": "Values are added as if they were one currency.",
+        "example": "purchase, 2024-01-03",
+        "owner": "commerce",
+    }
+    assert takeaways.word_failed_rules(pd.DataFrame([row, row | {"status": "passed"}])) == [
+        "Values in several currencies (error): 274 of 2,432 (11.3%). Values are added as if they were one currency. "
+        "For example: purchase, 2024-01-03. Owner: commerce."
+    ]
+
+
+def test_word_other_rules_names_what_passed_and_why_others_were_not_tried() -> None:
+    table = pd.DataFrame(
+        {
+            "name": ["Rows without a user", "Negative values", "Late rows"],
+            "status": ["passed", "passed", "not applicable"],
+            "note": ["", "", "Needs three weeks."],
+        }
+    )
+    assert takeaways.word_other_rules(table) == [
+        "2 rules passed: Rows without a user; Negative values.",
+        "Late rows: not tried. Needs three weeks.",
+    ]
