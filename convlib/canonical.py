@@ -145,7 +145,7 @@ def _read(name: str, *, types: dict[str, str], zone: str, trim: bool) -> str:
     plain = name if types[name] == "VARCHAR" else f"CAST({name} AS VARCHAR)"
     filled = f"NULLIF({f'TRIM({plain})' if trim else plain}, '')"
     if name in ("user_id", "anonymous_id"):
-        filled = f"CASE WHEN {filled} NOT IN ({', '.join(map(text, NOBODY))}) THEN {filled} END"
+        filled = f"CASE WHEN NOT {_is_listed(filled)} THEN {filled} END"
     # Who has not signed in is known by the anonymous id alone.
     is_user = name == "user_id" and "anonymous_id" in types
     return f"coalesce({filled}, {_read('anonymous_id', types=types, zone=zone, trim=trim)})" if is_user else filled
@@ -193,4 +193,9 @@ def _is_blank(name: str, types: dict[str, str]) -> str:
 
 def is_nobody(name: str, types: dict[str, str]) -> str:
     """Write when an id names no user."""
-    return f"({_is_blank(name, types)} OR CAST({name} AS VARCHAR) IN ({', '.join(map(text, NOBODY))}))"
+    return f"({_is_blank(name, types)} OR {_is_listed(f'CAST({name} AS VARCHAR)')})"
+
+
+def _is_listed(name: str) -> str:
+    """Write whether an id stands for nobody; of `IN` the engine would make a join, which every query carries."""
+    return f"list_contains([{', '.join(map(text, NOBODY))}], {name})"
