@@ -1,0 +1,178 @@
+"""From conversions to attempts: the rules of one funnel, laid out for the kernel that counts by them."""
+
+import dataclasses
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from convlib import kernels
+from convlib.conversions import Conversions, Ints
+from convlib.events import NO_VALUE
+
+Order = Literal["ordered", "strict", "unordered"]
+Anchor = Literal["best", "first"]
+Excluded = Literal["stop_attempt", "drop_unit"]
+Count = Literal["uniques", "totals", "sessions"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+Bools = NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """How a funnel counts; `docs/funnel.md` has the words.
+
+    Attributes:
+        required: For each step, whether it is required.
+        window: Microseconds from the first step.
+        order: How the steps follow one another.
+        anchor: Which openings count.
+        barred: For each exclusion the steps, from 0, after and before which it holds.
+        drops: Whether a unit whose furthest attempt met an exclusion is in no step.
+        step_windows: For each step the most microseconds since the one taken before.
+        gap: The least microseconds between two steps.
+        tolerance: Microseconds by which a step may be too early.
+        first_time: Whether only a unit's first event of the first step opens.
+        totals: Whether all attempts count that follow one another.
+    """
+
+    required: tuple[bool, ...]
+    window: int
+    order: Order = "ordered"
+    anchor: Anchor = "best"
+    barred: tuple[tuple[int, int], ...] = ()
+    drops: bool = False
+    step_windows: tuple[int, ...] = ()
+    gap: int = 0
+    tolerance: int = 0
+    first_time: bool = False
+    totals: bool = False
+
+    @property
+    def are_default(self) -> bool:
+        """Say whether the quick kernel knows these rules."""
+        return self == Rules(self.required, self.window, first_time=self.first_time) and all(self.required)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempts:
+    """The attempts that count.
+
+    Attributes:
+        unit: Position of each attempt's unit.
+        rows: The conversion at which each step was reached, attempts x steps; NEVER where not.
+        entered: Microseconds from which the window runs that makes the attempt pending.
+    """
+
+    unit: Ints
+    rows: Ints
+    entered: Ints
+
+
+def find_attempts(
+    conversions: Conversions,
+    rules: Rules,
+    *,
+    period: tuple[int, int],
+    held: pd.DataFrame | None = None,
+    used: tuple[Ints, Ints] | None = None,
+) -> Attempts:
+    """Find the attempts that count by some rules.
+
+    Args:
+        conversions: The steps' rows, and after them those of exclusions, numbered on.
+        rules: The rules.
+        period: Microseconds from which, and before which, attempts open.
+        held: Columns of each row that keep one value through an attempt, as text.
+        used: Unit and time of every used event, in order, for strict order.
+
+    Returns:
+        Attempts, by unit and opening.
+    """
+    units, steps = len(conversions.codes), len(rules.required)
+    time, step = conversions.time, conversions.step
+    opens = step < steps if rules.order == "unordered" else step == 0
+    in_period = (time >= period[0]) & (time < period[1])
+    if rules.first_time:
+        in_period &= time == _first_times(conversions, opens)[conversions.unit]
+    opens = opens & in_period
+    entered = _first_times(conversions, opens)
+    if rules.are_default and held is None:
+        depth, rows, _ = kernels.match_funnel(
+            conversions.offsets, time, step, conversions.event, opens, steps, rules.window
+        )
+        some = np.flatnonzero(depth)
+        return Attempts(some, rows[some], entered[some])
+    if rules.anchor == "first" and not rules.totals:
+        opens &= time == entered[conversions.unit]
+    unit, rows, start = _match(conversions, rules, opens, held, used or (np.empty(0, np.int64),) * 2)
+    order = np.lexsort((start, unit))
+    unit, rows, start = unit[order], rows[order], start[order]
+    return Attempts(unit, rows, start if rules.totals else entered[unit] if units else start)
+
+
+def _match(
+    conversions: Conversions, rules: Rules, opens: Bools, held: pd.DataFrame | None, used: tuple[Ints, Ints]
+) -> tuple[Ints, Ints, Ints]:
+    """Lay the rows out by block and step, and give them to the kernel."""
+    units, steps, bars = len(conversions.codes), len(rules.required), len(rules.barred)
+    values = _number_held(held) if held is not None else np.zeros(len(conversions.time), np.int64)
+    block = conversions.unit * (int(values.max(initial=0)) + 2) + values + 1
+    mine = np.flatnonzero(conversions.step < steps)
+    mine = mine[np.argsort(block[mine] * steps + conversions.step[mine], kind="stable")]
+    blocks, offsets = np.unique(block[mine], return_index=True)
+    openings = mine[opens[mine]]
+    openings = openings[np.lexsort((conversions.time[openings], block[openings]))]
+    opened, opened_at = block[openings], conversions.time[openings]
+    new = np.ones(len(openings), bool)
+    new[1:] = (np.diff(opened) != 0) | (np.diff(opened_at) != 0)
+    key = conversions.unit * max(bars, 1) + conversions.step - steps
+    others = np.flatnonzero(conversions.step >= steps)
+    others = others[np.argsort(key[others], kind="stable")]
+    after, before = np.array(rules.barred, np.int64).reshape(-1, 2).T.copy()
+    event = conversions.event[mine]
+    unit, rows, start = kernels.match_attempts(
+        np.append(offsets, len(mine)),
+        conversions.unit[mine[offsets]],
+        values[mine[offsets]] < 0,
+        conversions.time[mine],
+        conversions.step[mine],
+        event,
+        np.searchsorted(opened[new], np.append(blocks, blocks[-1:] + 1)),
+        opened_at[new],
+        np.searchsorted(used[0], np.arange(units + 1)),
+        used[1],
+        np.searchsorted(key[others], np.arange(units * bars + 1)),
+        conversions.time[others],
+        after,
+        before,
+        ORDERS.index(rules.order),
+        rules.drops,
+        rules.window,
+        np.array(rules.step_windows or (rules.window,) * steps, np.int64),
+        np.array(rules.required),
+        rules.gap,
+        rules.tolerance,
+        rules.order == "unordered" and len(np.unique(event)) < len(event),
+        rules.totals,
+        rules.anchor == "best",
+    )
+    return unit, np.where(rows == kernels.NEVER, kernels.NEVER, mine[rows.clip(0)] if len(mine) else rows), start
+
+
+def _number_held(held: pd.DataFrame) -> Ints:
+    """Number the held values of rows in their order; -1 where one is missing."""
+    missing = (held == NO_VALUE).any(axis=1).to_numpy()
+    return np.where(missing, -1, held.groupby(list(held.columns), sort=True).ngroup().to_numpy(np.int64))
+
+
+def _first_times(conversions: Conversions, mask: Bools) -> Ints:
+    """Give when each unit has its first marked row, FOREVER without one: rows are in order of time."""
+    rows = np.flatnonzero(mask)
+    unit = conversions.unit[rows]
+    first = np.ones(len(rows), bool)
+    first[1:] = unit[1:] != unit[:-1]
+    times = np.full(len(conversions.codes), kernels.FOREVER)
+    times[unit[first]] = conversions.time[rows[first]]
+    return times
