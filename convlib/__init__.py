@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from convlib.conversions import Exclusion as Exclusion
     from convlib.conversions import Step as Step
     from convlib.correlation import Correlation as Correlation
     from convlib.correlation import correlate as correlate
@@ -43,7 +44,7 @@ __version__ = "0.1.0"
 
 #: Where each public name lives; a module is imported when one of its names is first used.
 _HOMES = {
-    "conversions": ["Step"],
+    "conversions": ["Exclusion", "Step"],
     "correlation": ["Correlation", "correlate"],
     "datasets.load": ["list_datasets", "load_dataset", "simulate_shop"],
     "errors": ["ConvlibError", "EventDataError", "ParamError", "PlanError", "RunError"],

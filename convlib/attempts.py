@@ -1,7 +1,8 @@
 """From conversions to attempts: the rules of one funnel, laid out for the kernel that counts by them."""
 
 import dataclasses
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ Order = Literal["ordered", "strict", "unordered"]
 Anchor = Literal["best", "first"]
 Excluded = Literal["stop_attempt", "drop_unit"]
 Count = Literal["uniques", "totals", "sessions"]
+#: Where a unit stands that does not reach the step whose value is asked for.
+NOT_REACHED = "(not reached)"
 ORDERS: tuple[Order, ...] = get_args(Order)
 Bools = NDArray[np.bool_]
 
@@ -110,6 +113,46 @@ def find_attempts(
     order = np.lexsort((start, unit))
     unit, rows, start = unit[order], rows[order], start[order]
     return Attempts(unit, rows, start if rules.totals else entered[unit] if units else start)
+
+
+def describe_attempts(
+    conversions: Conversions, found: Attempts, window: int, by: Sequence[str], breakdown: str
+) -> pd.DataFrame:
+    """Give one row for each attempt: its time at each step, its value, its groups, and if it is pending.
+
+    Args:
+        conversions: What the attempts were found in.
+        found: The attempts.
+        window: Microseconds.
+        by: Columns of its groups.
+        breakdown: The step whose row has the groups' values: `first_touch`, `last_touch` or `step:k`.
+
+    Returns:
+        `time_0`, ... and `entered` in seconds, `value`, `pending`, and the groups.
+    """
+    rows, reached = found.rows, found.rows != kernels.NEVER
+    steps = rows.shape[1]
+    times = np.where(reached, _take(conversions.time, rows), np.nan) / 1e6
+    # A step that came a little too early, within the tolerance, counts as if at the time of the one before.
+    times = np.where(reached, np.fmax.accumulate(times, axis=1), np.nan)
+    paid = reached[:, -1:] & (_take(conversions.step, rows) == steps - 1)
+    values = np.where(paid.any(axis=1), _take(conversions.value, _pick(rows, paid.argmax(axis=1))), np.nan)
+    last = steps - 1 - reached[:, ::-1].argmax(axis=1)
+    place = {"first_touch": np.zeros_like(last), "last_touch": last}.get(breakdown)
+    row = _pick(rows, np.full_like(last, int(breakdown.removeprefix("step:")) - 1) if place is None else place)
+    chosen = conversions.columns[list(by)].iloc[row.clip(0)].reset_index(drop=True)
+    groups = chosen.where(pd.Series(row != kernels.NEVER), NOT_REACHED)
+    known = {"value": values, "pending": found.entered + window > conversions.end, "entered": found.entered / 1e6}
+    return pd.DataFrame({**{f"time_{k}": times[:, k] for k in range(steps)}, **known}).assign(**groups)
+
+
+def _pick(rows: Ints, columns: Ints) -> Ints:
+    return rows[np.arange(len(rows)), columns]
+
+
+def _take(values: NDArray[Any], rows: Ints) -> NDArray[Any]:
+    """Read a column at rows, with any value where there is none."""
+    return values[rows.clip(0)] if len(values) else np.zeros(rows.shape, values.dtype)
 
 
 def _match(

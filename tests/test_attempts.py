@@ -1,15 +1,14 @@
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from funnel_reference import Attempt, Event, Words, count
 
 from convlib.attempts import Rules, find_attempts
 from convlib.conversions import Conversions
 from convlib.kernels import NEVER
-from funnel_reference import Attempt, Event, Words, count
 
 Unit = Sequence[Event]
 RULES = ("strict", "unordered", "first", "barred", "drops", "step_windows", "gap", "tolerance", "optional", "hold")

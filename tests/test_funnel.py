@@ -1,4 +1,6 @@
+import re
 from collections.abc import Sequence
+from functools import partial
 from math import nan, sqrt
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal, assert_series_equal
 
-from convlib.conversions import Step
+from convlib.conversions import Exclusion, Step
 from convlib.errors import ParamError
 from convlib.events import EventLog, read_events
 from convlib.funnel import COLUMNS, TREND_COLUMNS, Funnel, measure_funnel
@@ -453,3 +455,44 @@ def test_measure_funnel_refuses(steps: Sequence[str | Step], options: dict[str, 
     with pytest.raises(ParamError) as caught:
         measure_funnel(read(SHOP), steps, **options)  # type: ignore[arg-type]
     assert str(caught.value) == message
+
+
+DOCS = Path(__file__).parent.parent / "docs" / "funnel.md"
+EXAMPLES = re.findall(r"```\n(measure_funnel\(.*\))\n((?:.+\n)+?)```", DOCS.read_text("utf-8"))
+
+
+def test_docs_have_an_example_of_five_units_for_each_rule() -> None:
+    assert len(EXAMPLES) == 13
+    assert {text.count("\n") for _, text in EXAMPLES} == {5}
+
+
+@pytest.mark.parametrize(("call", "text"), EXAMPLES)
+def test_measure_funnel_counts_the_examples_of_the_docs(call: str, text: str) -> None:
+    lines = [line.split("->") for line in text.splitlines()]
+    rows = [row for unit, _ in lines for row in read_example(*unit.split())]
+    known = {"measure_funnel": partial(measure_funnel, mature_only=False), "Exclusion": Exclusion}
+    log = read_events(pd.DataFrame([*rows, *read_example("z", "A99", "B98", "C97", "x99")])).between("2026-01-05")
+    log = log.segment({"user_id": [unit.split()[0] for unit, _ in lines]})
+    table = eval(call, known | {"log": log}).table
+    expected = [expect_counts(counted.split(), len(table)) for _, counted in lines]
+    assert list(table["units"]) == np.sum(expected, axis=0).tolist()
+    for (unit, _), steps in zip(lines, expected, strict=True):
+        alone = eval(call, known | {"log": log.segment({"user_id": unit.split()[0]})}).table
+        assert list(alone["units"]) == steps, unit
+
+
+def read_example(unit: str, *events: str) -> list[dict[str, object]]:
+    """Read `A0:p` as event A at minute 0, of product p."""
+    found = [re.fullmatch(r"([A-Za-z])(-?\d+)(?::(\w))?", event) for event in events]
+    return [
+        {"user_id": unit, "event_name": m[1], "timestamp": MONDAY + pd.Timedelta(f"{m[2]}min"), "product_id": m[3]}
+        for m in found
+        if m
+    ]
+
+
+def expect_counts(counted: Sequence[str], steps: int) -> list[int]:
+    if all(each.isdigit() for each in counted):
+        numbers = [int(each) for each in counted]
+        return numbers if len(numbers) == steps else [int(k < numbers[0]) for k in range(steps)]
+    return [int(name in counted) for name in "ABC"[:steps]]
