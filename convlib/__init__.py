@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from convlib.mapping import read_mapping as read_mapping
     from convlib.parameters import Parameters as Parameters
     from convlib.parameters import check_parameters as check_parameters
+    from convlib.paths import Paths as Paths
+    from convlib.paths import trace_paths as trace_paths
     from convlib.plan import Plan as Plan
     from convlib.plan import read_plan as read_plan
     from convlib.quality import Quality as Quality
@@ -54,6 +56,7 @@ _HOMES = {
     "impact": ["Impact", "score_impact"],
     "mapping": ["list_presets", "read_mapping"],
     "parameters": ["Parameters", "check_parameters"],
+    "paths": ["Paths", "trace_paths"],
     "plan": ["Plan", "read_plan"],
     "quality": ["Quality", "check_quality"],
     "rates": ["Rates", "measure_rates"],
