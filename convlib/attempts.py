@@ -164,26 +164,25 @@ def _match(
     block = conversions.unit * (int(values.max(initial=0)) + 2) + values + 1
     mine = np.flatnonzero(conversions.step < steps)
     mine = mine[np.argsort(block[mine] * steps + conversions.step[mine], kind="stable")]
-    blocks, offsets = np.unique(block[mine], return_index=True)
-    openings = mine[opens[mine]]
-    openings = openings[np.lexsort((conversions.time[openings], block[openings]))]
-    opened, opened_at = block[openings], conversions.time[openings]
-    new = np.ones(len(openings), bool)
-    new[1:] = (np.diff(opened) != 0) | (np.diff(opened_at) != 0)
+    offsets = np.flatnonzero(_changes(block[mine]))
+    blocks = block[mine[offsets]]
+    openings = np.flatnonzero(opens)
+    if held is not None:
+        openings = openings[np.argsort(block[openings], kind="stable")]
+    openings = openings[_changes(block[openings], conversions.time[openings])]
     key = conversions.unit * max(bars, 1) + conversions.step - steps
     others = np.flatnonzero(conversions.step >= steps)
     others = others[np.argsort(key[others], kind="stable")]
     after, before = np.array(rules.barred, np.int64).reshape(-1, 2).T.copy()
-    event = conversions.event[mine]
     unit, rows, start = kernels.match_attempts(
         np.append(offsets, len(mine)),
         conversions.unit[mine[offsets]],
         values[mine[offsets]] < 0,
         conversions.time[mine],
         conversions.step[mine],
-        event,
-        np.searchsorted(opened[new], np.append(blocks, blocks[-1:] + 1)),
-        opened_at[new],
+        conversions.event[mine],
+        np.searchsorted(block[openings], np.append(blocks, blocks[-1:] + 1)),
+        conversions.time[openings],
         np.searchsorted(used[0], np.arange(units + 1)),
         used[1],
         np.searchsorted(key[others], np.arange(units * bars + 1)),
@@ -197,7 +196,7 @@ def _match(
         np.array(rules.required),
         rules.gap,
         rules.tolerance,
-        rules.order == "unordered" and len(np.unique(event)) < len(event),
+        _have_shared_events(conversions, steps),
         rules.totals,
         rules.anchor == "best",
     )
@@ -213,9 +212,22 @@ def _number_held(held: pd.DataFrame) -> Ints:
 def _first_times(conversions: Conversions, mask: Bools) -> Ints:
     """Give when each unit has its first marked row, FOREVER without one: rows are in order of time."""
     rows = np.flatnonzero(mask)
-    unit = conversions.unit[rows]
-    first = np.ones(len(rows), bool)
-    first[1:] = unit[1:] != unit[:-1]
+    rows = rows[_changes(conversions.unit[rows])]
     times = np.full(len(conversions.codes), kernels.FOREVER)
-    times[unit[first]] = conversions.time[rows[first]]
+    times[conversions.unit[rows]] = conversions.time[rows]
     return times
+
+
+def _changes(*columns: Ints) -> Bools:
+    """Mark the rows that differ from the one before; the first does."""
+    new = np.ones(len(columns[0]), bool)
+    new[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return new
+
+
+def _have_shared_events(conversions: Conversions, steps: int) -> bool:
+    """Say whether an event is several steps; its rows are then at one instant of one unit."""
+    new = _changes(conversions.unit, conversions.time)
+    tied = ~new | np.append(~new[1:], False)[: len(new)]
+    event = conversions.event[tied & (conversions.step < steps)]
+    return len(np.unique(event)) < len(event)

@@ -283,7 +283,6 @@ def _follow(
 @numba.njit(cache=True, nogil=True)
 def _cover(
     start: int,
-    floor: int,
     only_first: bool,
     at: Ints,
     time: Ints,
@@ -303,32 +302,34 @@ def _cover(
     """Follow the attempt of any order that opens at `start`; `reached` is the row by which each step more was done."""
     steps, depth, now, stop = chosen.size, 0, start, FOREVER
     chosen[:], reached[:] = NEVER, NEVER
-    earliest[:], latest[:] = max(start, floor + 1), start
+    earliest[:] = start
     for number in range(barred_at.size - 1):
         row = _find(barred, barred_at[number], barred_at[number + 1], start + 1)
         if row < barred_at[number + 1]:
             stop = min(stop, barred[row])
     until = start + window if drops else min(start + window, stop)
-    most = steps if shared else 1  # rows of a step beyond these change nothing
     while True:
         latest[:] = now
         grown = True
-        while grown and depth < steps:
+        while grown and depth < steps and not (only_first and depth):
             grown = False
             for k in range(steps):
                 if chosen[k] == NEVER and not (only_first and depth):
                     row = _take(k, at, time, event, earliest, latest, chosen, asked, via)
                     if row != NEVER:
-                        reached[depth], grown = row, True
+                        reached[depth], grown = row, shared
                         depth += 1
         if depth == steps:
             return depth, stop < now, now
+        # Only the first rows of a step matter, as many as there are steps; one, if no event matches several.
         then = FOREVER
         for k in range(steps):
-            first = _find(time, at[k], at[k + 1], start)
-            row = _find(time, first, min(first + most, at[k + 1]), now + 1)
-            if row < min(first + most, at[k + 1]):
-                then = min(then, time[row])
+            if shared or chosen[k] == NEVER:
+                first = _find(time, at[k], at[k + 1], start)
+                end = min(first + steps, at[k + 1])
+                row = _find(time, first, end, now + 1)
+                if row < end:
+                    then = min(then, time[row])
         if then > until:
             over = start + window
             return depth, stop <= over, over if drops else min(over, stop - 1)
@@ -430,10 +431,18 @@ def match_attempts(
             if not totals and best == steps and not best_met and start[count] <= now:
                 break
             opening += 1
+            # Most openings can't get further than the best so far: no later step lies in their window.
+            if best and not totals and not drops and start[count] <= now:
+                hopeful = 0
+                for k in range(0 if order == UNORDERED else best, steps):
+                    row = _find(time, at[k], at[k + 1], now - tolerance)
+                    hopeful += row < at[k + 1] and time[row] <= now + window
+                if hopeful <= (best if order == UNORDERED and not is_null[block] else 0):
+                    continue
             if order == UNORDERED:
                 depth, met, ended = _cover(
-                    now, floor, is_null[block], at, time, event, barred, barred_at, drops, window, shared, chosen,
-                    reached, earliest, moment, asked, via,
+                    now, is_null[block], at, time, event, barred, barred_at, drops, window, shared, chosen, reached,
+                    earliest, moment, asked, via,
                 )  # fmt: skip
             else:
                 depth, met, ended = _follow(
