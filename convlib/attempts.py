@@ -100,13 +100,13 @@ def find_attempts(
     if rules.first_time:
         in_period &= time == _first_times(conversions, opens)[conversions.unit]
     opens = opens & in_period
-    entered = _first_times(conversions, opens)
     if rules.are_default and held is None:
-        depth, rows, _ = kernels.match_funnel(
+        depth, rows, entry = kernels.match_funnel(
             conversions.offsets, time, step, conversions.event, opens, steps, rules.window
         )
         some = np.flatnonzero(depth)
-        return Attempts(some, rows[some], entered[some])
+        return Attempts(some, rows[some], time[entry[some]])
+    entered = _first_times(conversions, opens)
     if rules.anchor == "first" and not rules.totals:
         opens &= time == entered[conversions.unit]
     unit, rows, start = _match(conversions, rules, opens, held, used or (np.empty(0, np.int64),) * 2)
