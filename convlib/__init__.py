@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from convlib.conversions import Exclusion as Exclusion
     from convlib.conversions import Step as Step
     from convlib.correlation import Correlation as Correlation
     from convlib.correlation import correlate as correlate
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from convlib.mapping import read_mapping as read_mapping
     from convlib.parameters import Parameters as Parameters
     from convlib.parameters import check_parameters as check_parameters
+    from convlib.paths import Paths as Paths
+    from convlib.paths import trace_paths as trace_paths
     from convlib.plan import Plan as Plan
     from convlib.plan import read_plan as read_plan
     from convlib.quality import Quality as Quality
@@ -43,7 +46,7 @@ __version__ = "0.1.0"
 
 #: Where each public name lives; a module is imported when one of its names is first used.
 _HOMES = {
-    "conversions": ["Step"],
+    "conversions": ["Exclusion", "Step"],
     "correlation": ["Correlation", "correlate"],
     "datasets.load": ["list_datasets", "load_dataset", "simulate_shop"],
     "errors": ["ConvlibError", "EventDataError", "ParamError", "PlanError", "RunError"],
@@ -53,6 +56,7 @@ _HOMES = {
     "impact": ["Impact", "score_impact"],
     "mapping": ["list_presets", "read_mapping"],
     "parameters": ["Parameters", "check_parameters"],
+    "paths": ["Paths", "trace_paths"],
     "plan": ["Plan", "read_plan"],
     "quality": ["Quality", "check_quality"],
     "rates": ["Rates", "measure_rates"],

@@ -32,6 +32,26 @@ class Step:
 
 
 @dataclasses.dataclass(frozen=True)
+class Exclusion:
+    """An event that must not happen strictly between two steps of a funnel.
+
+    Args:
+        event: A conversion of the plan, an event name, or a `Step`.
+        after: Number, from 1, or name of the step after which it counts; None for the first.
+        before: The step before which it counts; None for the last.
+    """
+
+    event: str | Step
+    after: int | str | None = None
+    before: int | str | None = None
+
+    @property
+    def step(self) -> Step:
+        """Give the event as what its row must match."""
+        return Step(self.event) if isinstance(self.event, str) else self.event
+
+
+@dataclasses.dataclass(frozen=True)
 class Conversions:
     """Conversions of the segment's units, sorted by unit, time and step.
 
@@ -86,10 +106,7 @@ def gather(
     if problems:
         raise ParamError(*dict.fromkeys(problems))
     rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    position = np.searchsorted(codes, rows["unit"].to_numpy(np.int64))
-    known = (
-        codes[np.minimum(position, max(len(codes) - 1, 0))] == rows["unit"] if len(codes) else np.zeros(len(rows), bool)
-    )
+    position, known = _place(rows, codes)
     rows = rows.assign(unit=position)[known].sort_values(
         ["unit", "time", "step", "event"], kind="stable", ignore_index=True
     )
@@ -105,9 +122,26 @@ def gather(
     )
 
 
+def gather_times(log: EventLog, *, codes: Ints, unit: Unit = "user") -> tuple[Ints, Ints]:
+    """Fetch when each unit did anything: positions in `codes` and microseconds, in order."""
+    rows = log.read(log.rows(), unit=unit)
+    position, known = _place(rows, codes)
+    rows = rows.assign(unit=position)[known].sort_values(["unit", "time"], kind="stable")
+    return rows["unit"].to_numpy(np.int64), rows["time"].to_numpy(np.int64)
+
+
 def microseconds(moment: pd.Timestamp) -> int:
     """Give a moment as microseconds since 1970, UTC."""
     return moment.value // 1_000  # `value` is in nanoseconds whatever the timestamp's own unit
+
+
+def _place(rows: pd.DataFrame, codes: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Find each row's unit among the codes, and whether it is there at all."""
+    unit = rows["unit"].to_numpy(np.int64)
+    position = np.searchsorted(codes, unit)
+    if not len(codes):
+        return position, np.zeros(len(rows), bool)
+    return position, codes[np.minimum(position, len(codes) - 1)] == unit
 
 
 def _fetch(log: EventLog, step: Step, unit: Unit, columns: Sequence[str]) -> pd.DataFrame:

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
@@ -24,6 +25,16 @@ LABEL_LENGTH = 32
 VERDICT_COLOURS = {"positive": GREEN, "negative": RED}
 STATUS_COLOURS = {"met": GREEN, "missed": RED, "outside benchmark": ORANGE}
 MOST_ROWS = 25
+#: A flow shows so many places of the paths, and at each so many conversions, if they have this share of the units.
+FLOW_PLACES, FLOW_NODES, FLOW_SMALLEST = 5, 6, 0.02
+#: Width of a node, of the distance between places; height of a line of its label, of all units.
+FLOW_BAR, FLOW_LINE = 0.05, 0.03
+#: Letters of a label that fit between two places.
+FLOW_LETTERS = 17
+FLOW_COLOURS = {"converted": ORANGE, "lost": "#9CA3AF"}
+FLOW_OTHER = "other: "
+#: How the nodes that are no conversion are called.
+FLOW_MARKERS = {"(start)": "nothing before", "(end)": "nothing more", "(more)": "more"}
 
 
 def draw_funnel(table: pd.DataFrame, *, by: Sequence[str], window: str, segment: str, ax: Axes | None = None) -> Axes:
@@ -343,6 +354,121 @@ def draw_plan(coverage: pd.DataFrame, *, segment: str, ax: Axes | None = None) -
     ax.set_axis_off()
     _title(ax, f"The measurement plan: {segment} ({len(coverage)} conversions)")
     return ax
+
+
+def draw_flow(
+    flow: pd.DataFrame, *, macro: str, window: str, backwards: bool, segment: str, ax: Axes | None = None
+) -> Axes:
+    """Draw units from place to place of their paths: bands as wide as their units, the converted apart."""
+    ax = _axes(ax, height=6.4)
+    places = np.arange(FLOW_PLACES) + (1 - FLOW_PLACES if backwards else 1)
+    total = int(flow.loc[flow["place"] == (0 if backwards else 1), "units"].sum())
+    links, nodes = _lay_flow(flow, places, macro=macro, total=total)
+    for side, colour in FLOW_COLOURS.items():
+        for link in links[(links[side] > 0) & links["place"].isin(places[1:])].to_dict("records"):
+            x = np.linspace(link["place"] - 1 + FLOW_BAR, link["place"], 40)
+            rise = (3 - 2 * np.linspace(0, 1, 40)) * np.linspace(0, 1, 40) ** 2
+            top = link[f"{side}_from"] + (link[f"{side}_to"] - link[f"{side}_from"]) * rise
+            ax.fill_between(x, top, top + link[side] / total, color=colour, alpha=0.35, linewidth=0)
+    for _, node in nodes.iterrows():
+        _draw_node(ax, node, total, bold=node["name"] == macro)
+    for place in places.tolist() if total else []:
+        heading = f"{place}." if place > 0 else f"{-place} before" if place else "end"
+        ax.text(place, -0.025, heading, fontsize=8, color=GREY)
+    ax.set(xlim=(places[0], places[-1] + 0.95), ylim=(nodes["below"].max() if total else 1, -0.06))
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    _xlabel(ax, f"orange: reached {macro} within {window}; grey: did not; % of all n = {total:,}")
+    _title(ax, f"Paths, conversion by conversion: {segment}")
+    return ax
+
+
+def _lay_flow(
+    flow: pd.DataFrame, places: NDArray[np.int64], *, macro: str, total: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Say where each node and both ends of each band lie, from the top down, with all units one high."""
+    links = flow.assign(lost=flow["units"] - flow["converted"])
+    names = _fold_nodes(links, total)
+    for end, shift in (("source", 1), ("target", 0)):
+        keys = zip(links["place"] - shift, links[end], strict=True)
+        links[end] = pd.Series([names[key] for key in keys], index=links.index, dtype="str")
+    links = links.groupby(["place", "source", "target"], as_index=False)[[*FLOW_COLOURS]].sum()
+    nodes = _count_ends(links)
+    nodes = nodes[nodes["place"].isin(places)]
+    last = nodes["name"].isin(FLOW_MARKERS) * 2 + nodes["name"].str.startswith(FLOW_OTHER)
+    nodes = nodes.assign(units=nodes[[*FLOW_COLOURS]].sum(axis=1), last=last, first=nodes["name"] != macro)
+    nodes = nodes.sort_values(["place", "last", "first", "units"], ascending=[True, True, True, False])
+    listed = zip(nodes["place"], nodes["name"], nodes["units"], strict=True)
+    labels = [_label_node(place, name, units, total) for place, name, units in listed]
+    nodes = nodes.assign(label=pd.Series(labels, index=nodes.index, dtype="str"))
+    height = nodes["units"] / max(total, 1)
+    room = height.clip(lower=FLOW_LINE * (1 + nodes["label"].str.count("\n"))) + FLOW_LINE / 2
+    below = room.groupby(nodes["place"]).cumsum()
+    nodes = nodes.assign(below=below, top=below - room + (room - FLOW_LINE / 2 - height) / 2, height=height)
+    return _lay_bands(links, nodes, total), nodes
+
+
+def _fold_nodes(links: pd.DataFrame, total: int) -> dict[tuple[int, str], str]:
+    """Name the node that each conversion stands in at each place: its own, or one for all the small ones."""
+    nodes = _count_ends(links)
+    nodes = nodes.assign(units=nodes[[*FLOW_COLOURS]].sum(axis=1)).sort_values(
+        ["units", "name"], ascending=[False, True]
+    )
+    own = nodes["name"].isin([*FLOW_MARKERS])
+    rank = (~own).groupby(nodes["place"]).cumsum()
+    small = ~own & ((rank > FLOW_NODES) | (nodes["units"] < FLOW_SMALLEST * total))
+    counts = small.groupby(nodes["place"]).transform("sum")
+    shown = np.where(small & (counts > 1), FLOW_OTHER + counts.astype("str"), nodes["name"])
+    return dict(zip(zip(nodes["place"], nodes["name"], strict=True), shown, strict=True))
+
+
+def _count_ends(links: pd.DataFrame) -> pd.DataFrame:
+    """Count the units in each node; a path that starts or ends there is in only one of the two sums."""
+    sides = [*FLOW_COLOURS]
+    arrived = links.groupby(["place", "target"])[sides].sum().rename_axis(["place", "name"])
+    left = (
+        links.assign(place=links["place"] - 1).groupby(["place", "source"])[sides].sum().rename_axis(["place", "name"])
+    )
+    return pd.concat([arrived, left]).groupby(["place", "name"]).max().reset_index()
+
+
+def _lay_bands(links: pd.DataFrame, nodes: pd.DataFrame, total: int) -> pd.DataFrame:
+    """Stack the bands at both their nodes, the converted above the lost, in the order of the nodes across."""
+    known = nodes[["place", "name", "top"]].assign(split=nodes["top"] + nodes["converted"] / max(total, 1))
+    left = known.assign(place=known["place"] + 1).rename(columns={"name": "source"})
+    right = known.rename(columns={"name": "target"})
+    links = links.merge(left, on=["place", "source"], how="left")
+    links = links.merge(right, on=["place", "target"], how="left", suffixes=("_from", "_to"))
+    for end, other, name in (("from", "to", "source"), ("to", "from", "target")):
+        links = links.sort_values(["place", f"top_{end}", f"top_{other}"])
+        stacked = links.groupby(["place", name])[[*FLOW_COLOURS]].cumsum() - links[[*FLOW_COLOURS]]
+        links[f"converted_{end}"] = links[f"top_{end}"] + stacked["converted"] / max(total, 1)
+        links[f"lost_{end}"] = links[f"split_{end}"] + stacked["lost"] / max(total, 1)
+    return links
+
+
+def _draw_node(ax: Axes, node: pd.Series, total: int, *, bold: bool) -> None:
+    top = node["top"]
+    for side, colour in FLOW_COLOURS.items():
+        ax.bar(node["place"], node[side] / total, FLOW_BAR, bottom=top, align="edge", color=colour)
+        top += node[side] / total
+    ax.text(
+        node["place"] + FLOW_BAR * 1.5,
+        node["top"] + node["height"] / 2,
+        node["label"],
+        va="center",
+        fontsize=6.5,
+        linespacing=1.1,
+        fontweight="bold" if bold else "normal",
+        color="#111827",
+        path_effects=[patheffects.withStroke(linewidth=1.8, foreground="white", alpha=0.8)],
+    )
+
+
+def _label_node(place: int, name: str, units: int, total: int) -> str:
+    shown = "no conversion" if name == "(end)" and place == 1 else FLOW_MARKERS.get(name, name)
+    lines = textwrap.wrap(shown, FLOW_LETTERS, max_lines=3, placeholder="…")
+    return "\n".join([*lines, f"{units:,} ({units / total:.0%})"])
 
 
 def draw_volume(volume: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:

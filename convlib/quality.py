@@ -67,7 +67,8 @@ def check_quality(log: EventLog, plan: Plan) -> Quality:
     order = table.assign(**{name: table[name].map(key) for name, key in rank.items()})
     table = table.loc[order.sort_values(list(rank), kind="stable").index].reset_index(drop=True)
     days = [f.daily.assign(rule=name) for name, f in found.items() if isinstance(f, Finding) and f.daily is not None]
-    daily = pd.concat(days, ignore_index=True)[["rule", "day", "tried", "failed"]] if days else pd.DataFrame()
+    none = pd.DataFrame({"rule": "", "day": pd.NaT, "tried": 0, "failed": 0}, index=[])
+    daily = pd.concat(days, ignore_index=True)[list(none)] if days else none
     return Quality(
         table=table,
         takeaways=takeaways.word_quality(table, segment=log.segment_name),

@@ -194,6 +194,62 @@ def word_correlation(
     return Takeaways(sentences)
 
 
+def word_paths(
+    table: pd.DataFrame,
+    paths: pd.DataFrame,
+    *,
+    macro: str,
+    start: str | None,
+    end: str | None,
+    window: str,
+    counts: Mapping[str, int],
+    segment: str,
+) -> Takeaways:
+    """Say how many convert, which path is the most common, and where converted and lost units part."""
+    length, units, backwards = word_duration(window), counts["units"], bool(end and not start)
+    whom = f"units that came to {start or end}" if start or end else "units"
+    waiting = f"Pending, as their {length} reach past the data, and in no share: {counts['pending']:,}."
+    if not units:
+        return Takeaways((f"None of the {whom} of segment {segment} has all its {length} in the data. {waiting}",))
+    sentences = [_word_reached(counts, whom, macro, length)]
+    if backwards and end == macro:
+        sentences = [f"{units:,} {whom} are traced back over {length}."]
+    empty, listed = paths[paths["path"] == "(no conversion)"], paths[~paths["path"].str.startswith("(")]
+    if len(listed):
+        first = listed.iloc[0]
+        rest = f"; {_share(empty.iloc[0], 'share')} have no conversion in that time" if len(empty) else ""
+        found = f"{_share(first, 'share')}, n = {first['units']:,}"
+        sentences.append(f"The most common path is {_shorten_path(first['path'])}: {found}{rest}.")
+    sentences += [_word_parting(row) for row in _records(_heaviest(table[table["q_value"] < SIGNIFICANCE]).head(2))]
+    return Takeaways([*sentences, waiting] if counts["pending"] else sentences)
+
+
+def _shorten_path(path: str) -> str:
+    nodes = path.split(" → ")
+    return " → ".join([*nodes[:3], "…", *nodes[-2:]] if len(nodes) > MOST + 1 else nodes)
+
+
+def _word_reached(counts: Mapping[str, int], whom: str, macro: str, length: str) -> str:
+    converted, units = counts["converted"], counts["units"]
+    return f"{converted:,} of {units:,} {whom} ({converted / units:.1%}) reached {macro} within {length}."
+
+
+def _heaviest(found: pd.DataFrame) -> pd.DataFrame:
+    """Put first the transitions that set most units apart: a large difference of few units says less."""
+    weights = (found["difference"].abs() * found["units"]).sort_values(ascending=False, kind="stable")
+    return found.reindex(weights.index)
+
+
+def _word_parting(row: Mapping[str, Any]) -> str:
+    outcome = "converting" if row["difference"] > 0 else "not converting"
+    return (
+        f"Going on from {row['source']} to {row['target']} is associated with {outcome}: {row['share_converted']:.1%} "
+        f"of the converted units at {row['source']} did, {row['share_lost']:.1%} of the lost "
+        f"({_points(row['difference'])} points, {_points(row['difference_ci_lower'])} to "
+        f"{_points(row['difference_ci_upper'])})."
+    )
+
+
 def word_impact(
     table: pd.DataFrame,
     *,

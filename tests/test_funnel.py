@@ -1,4 +1,7 @@
+import re
+import time
 from collections.abc import Sequence
+from functools import partial
 from math import nan, sqrt
 from pathlib import Path
 
@@ -7,7 +10,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal, assert_series_equal
 
-from convlib.conversions import Step
+from convlib.conversions import Exclusion, Step
 from convlib.errors import ParamError
 from convlib.events import EventLog, read_events
 from convlib.funnel import COLUMNS, TREND_COLUMNS, Funnel, measure_funnel
@@ -113,7 +116,7 @@ def test_measure_funnel_narrows_intervals_at_lower_confidence() -> None:
     np.testing.assert_allclose(found, wilson(4, 6, z=0.6744897501960817), rtol=0, atol=1e-12)
 
 
-def wilson(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson(successes: float, trials: float, z: float = 1.959963984540054) -> tuple[float, float]:
     """Wilson's (1927) score interval in closed form."""
     rate = successes / trials
     centre = rate + z**2 / (2 * trials)
@@ -453,3 +456,155 @@ def test_measure_funnel_refuses(steps: Sequence[str | Step], options: dict[str, 
     with pytest.raises(ParamError) as caught:
         measure_funnel(read(SHOP), steps, **options)  # type: ignore[arg-type]
     assert str(caught.value) == message
+
+
+DOCS = Path(__file__).parent.parent / "docs" / "funnel.md"
+EXAMPLES = re.findall(r"```\n(measure_funnel\(.*\))\n((?:.+\n)+?)```", DOCS.read_text("utf-8"))
+
+
+def test_docs_have_an_example_of_five_units_for_each_rule() -> None:
+    assert len(EXAMPLES) == 13
+    assert {text.count("\n") for _, text in EXAMPLES} == {5}
+
+
+@pytest.mark.parametrize(("call", "text"), EXAMPLES)
+def test_measure_funnel_counts_the_examples_of_the_docs(call: str, text: str) -> None:
+    lines = [line.split("->") for line in text.splitlines()]
+    rows = [row for unit, _ in lines for row in read_example(*unit.split())]
+    known = {"measure_funnel": partial(measure_funnel, mature_only=False), "Exclusion": Exclusion}
+    log = read_events(pd.DataFrame([*rows, *read_example("z", "A99", "B98", "C97", "x99")])).between("2026-01-05")
+    log = log.segment({"user_id": [unit.split()[0] for unit, _ in lines]})
+    table = eval(call, known | {"log": log}).table
+    expected = [expect_counts(counted.split(), len(table)) for _, counted in lines]
+    assert list(table["units"]) == np.sum(expected, axis=0).tolist()
+    for (unit, _), steps in zip(lines, expected, strict=True):
+        alone = eval(call, known | {"log": log.segment({"user_id": unit.split()[0]})}).table
+        assert list(alone["units"]) == steps, unit
+
+
+def read_example(unit: str, *events: str) -> list[dict[str, object]]:
+    """Read `A0:p` as event A at minute 0, of product p."""
+    found = [re.fullmatch(r"([A-Za-z])(-?\d+)(?::(\w))?", event) for event in events]
+    return [
+        {"user_id": unit, "event_name": m[1], "timestamp": MONDAY + pd.Timedelta(f"{m[2]}min"), "product_id": m[3]}
+        for m in found
+        if m
+    ]
+
+
+def expect_counts(counted: Sequence[str], steps: int) -> list[int]:
+    if all(each.isdigit() for each in counted):
+        numbers = [int(each) for each in counted]
+        return numbers if len(numbers) == steps else [int(k < numbers[0]) for k in range(steps)]
+    return [int(name in counted) for name in "ABC"[:steps]]
+
+
+def funnel_of(rows: Sequence[Row], steps: Sequence[str | Step] = STEPS, **options: object) -> Funnel:
+    return measure_funnel(read(rows), steps, window="10min", mature_only=False, **options)  # type: ignore[arg-type]
+
+
+def test_measure_funnel_looks_past_optional_steps_for_rates_times_and_losses() -> None:
+    # Of 4 units 1 puts into the cart; 2 buy, after 2 (a) and 4 (b) minutes from the view.
+    rows: list[Row] = [(u, "view", 0, None, None) for u in "abcd"]
+    rows += [("a", "cart", 1, None, None), ("a", "buy", 2, None, 10), ("b", "buy", 4, None, 30)]
+    funnel = funnel_of(rows, optional="cart")
+    columns = ["units", "rate_from_previous", "lost", "seconds_from_previous_p50", "value"]
+    expected = [[4, 1, 0, nan, 0], [1, 1 / 4, 0, 60, 0], [2, 2 / 4, 2, 180, 2 * 1 * 20]]
+    np.testing.assert_array_equal(funnel.table[columns].to_numpy(float), expected)
+    low, high = wilson(2, 4)
+    np.testing.assert_allclose(
+        funnel.table.loc[2, ["rate_from_previous_ci_lower", "rate_from_previous_ci_upper"]].to_numpy(float), [low, high]
+    )
+    assert funnel.takeaways[1].startswith("Most leave between view and buy: 2 of 4 units (50.0%)")
+
+
+def test_measure_funnel_names_the_rows_of_unordered_steps_by_how_many_were_done() -> None:
+    table = funnel_of(SHOP, order="unordered").table
+    # a, e (in another order) and f do all; b has no purchase, c's lies beyond the window of its view; d only looks.
+    assert list(table["name"]) == ["any step", "any 2 steps", "all 3 steps"]
+    assert list(table["units"]) == [6, 5, 3]
+
+
+def test_measure_funnel_breaks_down_by_the_last_step_or_a_given_one() -> None:
+    def split(breakdown: str) -> dict[str, list[int]]:
+        table = shop_funnel(by="device_type", breakdown=breakdown).table
+        return {str(key): list(rows["units"]) for key, rows in table.groupby("device_type")}
+
+    # Last on the desktop: a buys, c has a cart, e a view; on the phone: b has a cart, f buys; d has no device.
+    assert split("last_touch") == {"(none)": [1, 0, 0], "desktop": [3, 2, 1], "mobile": [2, 2, 1]}
+    assert split("step:2") == {"(not reached)": [2, 0, 0], "desktop": [1, 1, 0], "mobile": [3, 3, 2]}
+
+
+def test_measure_funnel_clusters_the_intervals_of_totals_by_unit() -> None:
+    # Three units with 2, 2 and 1 attempts, of which 2, 0 and 1 convert: 3 of 5. Residuals from 3/5 are 0.8, -1.2, 0.4
+    # a unit: the design effect is 3/2 x (0.64 + 1.44 + 0.16) / (5 x 0.6 x 0.4) = 2.8.
+    rows: list[Row] = []
+    for user, bought in (("a", (1, 1)), ("b", (0, 0)), ("c", (1,))):
+        for number, is_bought in enumerate(bought):
+            rows += [(user, "view", 20 * number, None, None)]
+            rows += [(user, "buy", 20 * number + 1, None, None)] * is_bought
+    funnel = funnel_of(rows, ["view", "buy"], count="totals")
+    assert units(funnel) == [5, 3]
+    found = funnel.table.loc[1, ["rate_from_start_ci_lower", "rate_from_start_ci_upper"]].to_numpy(float)
+    np.testing.assert_allclose(found, wilson(3 / 2.8, 5 / 2.8), rtol=0, atol=1e-12)
+    assert funnel.trend[["units", "converted"]].to_numpy().tolist() == [[5, 3]]
+    np.testing.assert_allclose(funnel.trend[["rate_ci_lower", "rate_ci_upper"]].to_numpy()[0], found)
+    # All 5 attempts open, which says no more than that all 3 units do.
+    assert funnel.table.loc[0, "rate_from_start_ci_lower"] == pytest.approx(wilson(3, 3)[0])
+
+
+def test_measure_funnel_counts_each_session_once_and_clusters_by_user() -> None:
+    rows = frame([("a", "view", 0, None, None), ("a", "view", 5, None, None), ("a", "buy", 6, None, None)] * 2)
+    log = read_events(rows.assign(session_id=["s1", "s2", "s2"] * 2))
+    steps = ["view", "buy"]
+    clustered = measure_funnel(log, steps, count="sessions", mature_only=False).table
+    plain = measure_funnel(log, steps, unit="session", mature_only=False).table
+    assert list(clustered["units"]) == list(plain["units"]) == [2, 1]
+    assert clustered.loc[1, "rate_from_start_ci_lower"] == pytest.approx(wilson(0.5, 1)[0])  # one user: one trial
+    assert plain.loc[1, "rate_from_start_ci_lower"] == pytest.approx(wilson(1, 2)[0])
+
+
+def test_measure_funnel_takes_each_attempt_of_totals_as_pending_alone() -> None:
+    # The data end at minute 100, before the window of the second attempt does.
+    rows: list[Row] = [("a", "view", 0, None, None), ("a", "view", 95, None, None), ("z", "buy", 100, None, None)]
+    funnel = measure_funnel(read(rows), ["view", "buy"], window="10min", count="totals")
+    assert funnel.table[["units", "pending"]].to_numpy().tolist() == [[1, 1], [0, 1]]
+
+
+def test_measure_funnel_takes_an_exclusion_narrowed_by_its_row() -> None:
+    bar = Exclusion(Step("cart", where={"device_type": "desktop"}))
+    assert units(funnel_of(SHOP, ["view", "buy"], exclude=[bar])) == [6, 3]
+    assert units(funnel_of(SHOP, ["view", "buy"], exclude=Exclusion("cart"))) == [6, 1]  # e alone: the cart came first
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"order": "strict"},
+        {"order": "unordered"},
+        {"hold": "device_type", "count": "totals"},
+        {"exclude": Exclusion("ping"), "excluded": "drop_unit"},
+        {"optional": 2, "step_windows": {3: "5min"}, "breakdown": "last_touch", "by": "device_type"},
+        {"tie_tolerance": "1min", "anchor": "first", "first_time": True},
+    ],
+)
+def test_measure_funnel_by_any_rule_holds_for_shuffled_rows_and_empty_segments(options: dict[str, object]) -> None:
+    rows = frame(random_rows(3))
+    first = measure_funnel(read_events(rows), STEPS, window="10min", **options)  # type: ignore[arg-type]
+    log = read_events(rows.sample(frac=1, random_state=2))
+    assert_frame_equal(measure_funnel(log, STEPS, window="10min", **options).table, first.table)  # type: ignore[arg-type]
+    empty = measure_funnel(log.segment({"device_type": "tv"}), STEPS, window="10min", **options)  # type: ignore[arg-type]
+    assert empty.table["units"].sum() == 0
+    assert_series_equal(empty.table.dtypes, first.table.dtypes)
+
+
+@pytest.mark.parametrize("span", [0, 1], ids=["all at one instant", "one a second"])
+def test_measure_funnel_is_quick_for_a_unit_of_many_events(span: int) -> None:
+    count = 200_000
+    seconds = pd.to_timedelta(np.arange(count) * span, unit="s")
+    names = np.array(["view", "cart", "x"])[np.arange(count) % 3]
+    log = read_events(pd.DataFrame({"user_id": "a", "event_name": names, "timestamp": MONDAY + seconds}))
+    for options in ({}, {"order": "strict"}, {"count": "totals"}, {"min_gap": "1s"}, {"order": "unordered"}):
+        began = time.perf_counter()
+        measure_funnel(log, ["view", "cart", "x"], window="7D", mature_only=False, **options)  # type: ignore[arg-type]
+        assert time.perf_counter() - began < 20

@@ -13,8 +13,10 @@ PROMISED = [
     "Funnel",
     "EventLog",
     "EventMap",
+    "Exclusion",
     "Impact",
     "Parameters",
+    "Paths",
     "Plan",
     "Quality",
     "Rates",
@@ -43,6 +45,7 @@ PROMISED = [
     "score_impact",
     "simulate_shop",
     "suggest_plan",
+    "trace_paths",
 ]
 HEAVY = [
     "pandas",

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -366,3 +367,98 @@ macros:
     draws = [funnel.plot, funnel.plot_trend, correlation.plot, impact.plot, impact.plot_effort, correlation.plot_matrix]
     for draw in draws:
         draw().figure.canvas.draw()
+
+
+FLOW_PLAN = """\
+macros:
+  - id: buy
+    name: Bought
+    match: {event_name: buy}
+    micros:
+      - {id: view, name: Viewed, match: {event_name: view}, stage: awareness, kind: process_milestone}
+      - {id: cart, name: Added to cart, match: {event_name: cart}, stage: decision, kind: process_milestone}
+"""
+#: Of ten units six view, of whom three go on to the cart and two of these buy; four do nothing of the plan.
+FLOW_ROWS = (
+    [("buyer", n, e, m) for n in range(2) for e, m in (("view", 1), ("cart", 2), ("buy", 3))]
+    + [("cart", 0, e, m) for e, m in (("view", 1), ("cart", 2))]
+    + [("view", n, "view", 1) for n in range(3)]
+    + [("none", n, "visit", 1) for n in range(4)]
+    + [("end", 0, "visit", 20_000)]
+)
+
+
+def trace_small(tmp_path: Path, **options: Any) -> cv.Paths:
+    start = pd.Timestamp("2026-01-05")
+    rows = [(f"{kind}{n}", event, start + pd.Timedelta(minute, "min")) for kind, n, event, minute in FLOW_ROWS]
+    log = make_log(pd.DataFrame(rows, columns=["user_id", "event_name", "timestamp"]), make_plan(tmp_path, FLOW_PLAN))
+    return cv.trace_paths(log, **options)
+
+
+def read_nodes(ax: Axes) -> dict[str, int]:
+    """Give the place of each node, by its label."""
+    labels = [text for text in ax.texts if "(" in text.get_text()]
+    return {flatten(text.get_text()): round(text.get_position()[0]) for text in labels}
+
+
+def test_draw_flow_labels_each_node_with_units_and_share(tmp_path: Path) -> None:
+    ax = trace_small(tmp_path).plot()
+    assert read_nodes(ax) == {
+        "Viewed 6 (60%)": 1,
+        "no conversion 4 (40%)": 1,
+        "Added to cart 3 (30%)": 2,
+        "nothing more 3 (30%)": 2,
+        "Bought 2 (20%)": 3,
+        "nothing more 1 (10%)": 3,
+    }
+    assert read_title(ax) == "Paths, conversion by conversion: all"
+    assert flatten(ax.get_xlabel()) == "orange: reached Bought within 7 days; grey: did not; % of all n = 10"
+
+
+def test_draw_flow_makes_nodes_and_bands_as_high_as_their_units(tmp_path: Path) -> None:
+    ax = trace_small(tmp_path).plot()
+    bars: dict[int, dict[str, list[float]]] = {}
+    for bar in read_bars(ax):
+        bars.setdefault(round(bar.get_x()), {}).setdefault(to_hex(bar.get_facecolor()), []).append(bar.get_height())
+    orange, grey = to_hex(plots.ORANGE), plots.FLOW_COLOURS["lost"].lower()
+    heights = {place: (sum(each[orange]), sum(each[grey])) for place, each in bars.items()}
+    for place, expected in {1: (0.2, 0.8), 2: (0.2, 0.4), 3: (0.2, 0.1)}.items():
+        np.testing.assert_allclose(heights[place], expected)
+    widths = []
+    for band in ax.collections:
+        path = read_numbers(band.get_paths()[0].vertices)
+        left = path[path[:, 0] < path[:, 0].min() + 1e-9]
+        widths.append(round(float(np.ptp(left[:, 1])), 6))
+    assert sorted(widths) == [0.1, 0.1, 0.2, 0.2, 0.3]
+
+
+def test_draw_flow_backwards_ends_where_the_paths_end(tmp_path: Path) -> None:
+    ax = trace_small(tmp_path, end="cart", window="1min").plot()
+    headings = [text.get_text() for text in ax.texts if "(" not in text.get_text()]
+    assert headings == ["4 before", "3 before", "2 before", "1 before", "end"]
+    assert read_nodes(ax)["Added to cart 3 (100%)"] == 0
+
+
+def test_draw_flow_puts_small_nodes_of_a_place_in_one_and_stays_readable() -> None:
+    log, _, _ = cv.simulate_shop(units=1_500, seed=3)
+    ax = cv.trace_paths(log, events="all").plot()
+    figure = ax.figure
+    figure.canvas.draw()
+    labels = [text for text in ax.texts if "(" in text.get_text()]
+    boxes = [label.get_window_extent() for label in labels]
+    columns = {round(label.get_position()[0]) for label in labels}
+    for column in columns:
+        inside = sorted(
+            (box for label, box in zip(labels, boxes, strict=True) if round(label.get_position()[0]) == column),
+            key=lambda box: box.y0,
+        )
+        assert len(inside) <= plots.FLOW_NODES + 3
+        assert all(low.y1 <= high.y0 + 1 for low, high in pairwise(inside))
+    assert any(flatten(label.get_text()).startswith("other: ") for label in labels)
+    assert max(box.x1 for box in boxes) <= figure.bbox.x1
+
+
+def test_draw_flow_of_nobody_is_an_empty_figure(tmp_path: Path) -> None:
+    ax = trace_small(tmp_path, window="90D").plot()
+    assert (len(ax.texts), len(read_bars(ax))) == (0, 0)
+    assert flatten(ax.get_xlabel()).endswith("% of all n = 0")

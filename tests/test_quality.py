@@ -130,3 +130,10 @@ def test_check_quality_leaves_the_order_of_rows_to_the_whole_log(plan: Plan) -> 
     for part in (log, log.where(user_id="u1")):
         row = check_quality(part, plan).table.set_index("rule").loc["out_of_order"]
         assert (row["tried"], row["failed"], row["example"]) == (40, 1, "row 21 of those used")
+
+
+def test_quality_of_a_segment_without_rows_draws_and_shows_itself(plan: Plan) -> None:
+    quality = check_quality(make_log(ROWS, plan).segment({"search": "none"}), plan)
+    assert list(quality.daily.columns) == ["rule", "day", "tried", "failed"]
+    assert [text.get_text() for text in quality.plot().texts] == ["No failed rule points to particular days."]
+    assert "not tried" in quality._repr_html_()

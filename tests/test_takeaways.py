@@ -428,3 +428,80 @@ def test_word_other_rules_names_what_passed_and_why_others_were_not_tried() -> N
         "2 rules passed: Rows without a user; Negative values.",
         "Late rows: not tried. Needs three weeks.",
     ]
+
+
+def path_row(source: str, target: str, difference: float, **more: Any) -> dict[str, Any]:
+    known = {
+        "source": source,
+        "target": target,
+        "units": 500,
+        "share_converted": 0.5 + difference,
+        "share_lost": 0.5,
+        "difference": difference,
+        "difference_ci_lower": difference - 0.1,
+        "difference_ci_upper": difference + 0.1,
+        "q_value": 0.001,
+    }
+    return known | more
+
+
+def say_paths(*rows: dict[str, Any], path: str = "View → Cart", **more: Any) -> Takeaways:
+    paths = pd.DataFrame(
+        {
+            "path": ["(no conversion)", path, "(other paths): 7"],
+            "units": [400, 100, 300],
+            "share": [0.5, 0.125, 0.375],
+            "share_ci_lower": [0.45, 0.1, 0.35],
+            "share_ci_upper": [0.55, 0.15, 0.4],
+        }
+    )
+    known: dict[str, Any] = {
+        "macro": "Bought",
+        "start": None,
+        "end": None,
+        "window": "7D",
+        "counts": {"units": 800, "pending": 0, "converted": 200},
+        "segment": "mobile",
+    }
+    table = pd.DataFrame(rows, columns=list(path_row("", "", 0)))
+    return takeaways.word_paths(table, paths, **(known | more))
+
+
+def test_word_paths_says_how_many_convert_and_where_they_part() -> None:
+    rows = [
+        path_row("View", "Cart", 0.2),
+        path_row("Cart", "Help", -0.3),
+        path_row("Cart", "Wish", 0.4, units=20),  # the largest difference, of few units
+        path_row("View", "Wish", 0.3, q_value=0.2),
+    ]
+    assert say_paths(*rows) == (
+        "200 of 800 units (25.0%) reached Bought within 7 days.",
+        "The most common path is View → Cart: 12.5% (10.0% to 15.0%), n = 100; 50.0% (45.0% to 55.0%) have no "
+        "conversion in that time.",
+        "Going on from Cart to Help is associated with not converting: 20.0% of the converted units at Cart did, 50.0% "
+        "of the lost (-30.0 points, -40.0 to -20.0).",
+        "Going on from View to Cart is associated with converting: 70.0% of the converted units at View did, 50.0% "
+        "of the lost (+20.0 points, +10.0 to +30.0).",
+    )
+
+
+def test_word_paths_names_the_ends_and_shortens_a_long_path() -> None:
+    counts = {"units": 800, "pending": 12, "converted": 200}
+    assert say_paths(path="A → B → C → D → E → F → G", start="Cart", counts=counts) == (
+        "200 of 800 units that came to Cart (25.0%) reached Bought within 7 days.",
+        "The most common path is A → B → C → … → F → G: 12.5% (10.0% to 15.0%), n = 100; 50.0% (45.0% to 55.0%) have "
+        "no conversion in that time.",
+        "Pending, as their 7 days reach past the data, and in no share: 12.",
+    )
+
+
+def test_word_paths_before_the_macro_gives_no_rate() -> None:
+    assert say_paths(end="Bought")[0] == "800 units that came to Bought are traced back over 7 days."
+
+
+def test_word_paths_of_nobody_says_who_is_pending() -> None:
+    counts = {"units": 0, "pending": 3, "converted": 0}
+    assert say_paths(counts=counts) == (
+        "None of the units of segment mobile has all its 7 days in the data. Pending, as their 7 days reach past the "
+        "data, and in no share: 3.",
+    )
