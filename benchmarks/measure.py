@@ -1,53 +1,123 @@
 """Times functions in processes of their own, in turn, so that a slower hour of the machine meets all alike."""
 
+import json
 import multiprocessing
-import resource
+import os
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
-MEBIBYTE = 1024
+ROOT = Path(__file__).parent.parent
 
 
-def measure(works: Mapping[str, Callable[[], object]], *, runs: int) -> dict[str, tuple[list[float], float]]:
-    """Run each work `runs` times, each time in a new process.
+@dataclass(frozen=True)
+class Measured:
+    """What a work took and gave.
 
-    Returns:
-        For each work its seconds (without the process's start) and its peak memory in MiB.
+    Attributes:
+        seconds: Of each run, without the process's start and the first time.
+        peak: Most memory of a process and its children, in MiB; NaN where the system does not tell (other than Linux).
+        result: What the last run returned.
     """
-    found: dict[str, tuple[list[float], float]] = {name: ([], 0.0) for name in works}
+
+    seconds: list[float]
+    peak: float
+    result: Any = None
+
+    @property
+    def median(self) -> float:
+        """Give the seconds of the middle run."""
+        return statistics.median(self.seconds)
+
+
+@dataclass(frozen=True)
+class Script:
+    """A work for another Python than this one: a module of this folder that ends by calling `print_measured`."""
+
+    python: str
+    module: str
+    argument: str
+
+
+#: If what a work returns can be called, the work only made ready, and the call is what is timed.
+Work = Callable[[], object] | Script
+
+
+def measure(works: Mapping[str, Work], *, runs: int) -> dict[str, Measured]:
+    """Run each work `runs` times, each time in a new process, once to warm up and once for the clock."""
+    found: dict[str, Measured] = {}
     for _ in range(runs):
         for name, work in works.items():
-            seconds, peak = _run_apart(work)
-            found[name] = ([*found[name][0], seconds], max(found[name][1], peak))
+            one = run_apart(work)
+            before = found.get(name, one)
+            seconds = [*(before.seconds if name in found else ()), *one.seconds]
+            found[name] = replace(one, seconds=seconds, peak=max(before.peak, one.peak))
     return found
 
 
-def show(found: Mapping[str, tuple[list[float], float]], *, against: str) -> None:
-    """Print the median, the spread and the peak memory of each work, and its ratio to one of them."""
-    base = statistics.median(found[against][0])
-    print(f"{'work':44} {'median s':>9} {'min':>7} {'max':>7} {'peak MiB':>9} {'ratio':>7}")
-    for name, (seconds, peak) in found.items():
-        median = statistics.median(seconds)
-        print(f"{name:44} {median:9.2f} {min(seconds):7.2f} {max(seconds):7.2f} {peak:9.0f} {median / base:7.2f}")
+def show(found: Mapping[str, Measured], *, against: str | None) -> None:
+    """Print a Markdown table: median, spread and peak memory of each work, and its ratio to the median of one."""
+    print("| work | median s | min | max | peak MiB | ratio |\n|---|---:|---:|---:|---:|---:|")
+    for name, one in found.items():
+        ratio = f"{one.median / found[against].median:.2f}" if against else "-"
+        print(
+            f"| {name} | {one.median:.2f} | {min(one.seconds):.2f} | {max(one.seconds):.2f} | {one.peak:,.0f} | {ratio} |"
+        )
 
 
-def _run_apart(work: Callable[[], object]) -> tuple[float, float]:
+def run_apart(work: Work) -> Measured:
+    """Run a work in a process of its own."""
+    if isinstance(work, Script):
+        command = [work.python, "-m", work.module, work.argument]
+        output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603
+        return Measured(**json.loads(output.splitlines()[-1]))
     context = multiprocessing.get_context("spawn")  # nothing warm is inherited
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_time, args=(work, sender))
+    process = context.Process(target=_send, args=(work, sender))
     process.start()
     sender.close()
     try:
-        result: tuple[float, float] = receiver.recv()
+        result: Measured = receiver.recv()
     finally:
         process.join()
     return result
 
 
-def _time(work: Callable[[], object], sender: Connection) -> None:
-    work()  # a first time: imports, compiled kernels and the file system's cache are warm for all
+def print_measured(work: Callable[[], object]) -> None:
+    """Time a work here, and print what was found for the process that started this one."""
+    print(json.dumps(asdict(_time(work))))
+
+
+def _send(work: Callable[[], object], sender: Connection) -> None:
+    sender.send(_time(work))
+
+
+def _time(work: Callable[[], object]) -> Measured:
+    _time_once(work)  # a first time: imports, compiled kernels and the file system's cache are warm for all
+    seconds, result = _time_once(work)
+    return Measured([seconds], _read_peak(os.getpid()), result)
+
+
+def _time_once(work: Callable[[], object]) -> tuple[float, object]:
     start = time.perf_counter()
-    work()
-    sender.send((time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEBIBYTE))
+    result = work()
+    if callable(result):
+        start = time.perf_counter()
+        result = result()
+    return time.perf_counter() - start, result
+
+
+def _read_peak(process: int) -> float:
+    """Add up the peaks of a process and its living children: the resource module's would be the parent's, if larger."""
+    folder = Path("/proc") / str(process)
+    if not folder.exists():
+        return float("nan")
+    lines = (folder / "status").read_text(encoding="utf-8").splitlines()
+    own = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+    children = " ".join(path.read_text(encoding="utf-8") for path in folder.glob("task/*/children")).split()
+    return own + sum(_read_peak(int(child)) for child in children)

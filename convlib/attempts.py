@@ -1,16 +1,20 @@
 """From conversions to attempts: the rules of one funnel, laid out for the kernel that counts by them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from convlib import kernels
 from convlib.conversions import Conversions, Ints
 from convlib.events import NO_VALUE
+from convlib.layout import NO_ROWS, StepRows, lay_out
 
 Order = Literal["ordered", "strict", "unordered"]
 Anchor = Literal["best", "first"]
@@ -18,6 +22,8 @@ Excluded = Literal["stop_attempt", "drop_unit"]
 Count = Literal["uniques", "totals", "sessions"]
 #: Where a unit stands that does not reach the step whose value is asked for.
 NOT_REACHED = "(not reached)"
+#: So many parts wait for a free processor.
+MOST_WAITING = 8
 ORDERS: tuple[Order, ...] = get_args(Order)
 Bools = NDArray[np.bool_]
 
@@ -73,12 +79,121 @@ class Attempts:
     entered: Ints
 
 
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """All that counting one part of whole units needs, wherever it is done.
+
+    Attributes:
+        rules: How the funnel counts.
+        by: Columns that break it down.
+        hold: Columns that keep one value through an attempt.
+        breakdown: The step whose row has an attempt's group: `first_touch`, `last_touch` or `step:k`.
+        period: Microseconds from which, and before which, attempts open.
+        end: The end of the data, microseconds.
+    """
+
+    rules: Rules
+    by: tuple[str, ...]
+    hold: tuple[str, ...]
+    breakdown: str
+    period: tuple[int, int]
+    end: int
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Name the columns of which values are needed."""
+        return tuple(dict.fromkeys([*self.by, *self.hold]))
+
+
+def count_parts(parts: Iterable[Callable[[], StepRows]], groups: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """Count the attempts of units that come in parts.
+
+    Args:
+        parts: Each gives the rows of some units.
+        groups: The values of `task.columns`, in order, as text; a row's `group` is a place there.
+        task: What is counted.
+
+    Returns:
+        One row an attempt: `unit` (its key), `cluster` if the rows have one, `time_0`, ... and `entered` in seconds
+        since 1970, `value`, `pending`, and the columns of `task.by`.
+    """
+    held = _number_held(groups[list(task.hold)]) if task.hold else None
+    counted = [_count_part(lambda: NO_ROWS, held, task)]
+    with ThreadPoolExecutor() as pool:
+        running: deque[Future[pd.DataFrame]] = deque()
+        for part in parts:
+            running.append(pool.submit(_count_part, part, held, task))
+            if len(running) > MOST_WAITING:
+                counted.append(running.popleft().result())
+        counted += [each.result() for each in running]
+    attempts = pd.concat(counted, ignore_index=True)
+    number = attempts.pop("group").to_numpy(np.int64)
+    texts = {}
+    for name in task.by:
+        values = pd.Index(sorted({*groups[name], NOT_REACHED}), dtype="str")
+        codes = values.get_indexer(groups[name])
+        place = np.where(number < 0, values.get_loc(NOT_REACHED), codes[number])
+        texts[name] = pd.Categorical.from_codes(place.astype(np.int64), values)
+    return attempts.assign(**texts)
+
+
+def _count_part(part: Callable[[], StepRows], held: Ints | None, task: Task) -> pd.DataFrame:
+    rows = part()
+    conversions, group, used = lay_out(rows, end=task.end)
+    found = find_attempts(
+        conversions, task.rules, period=task.period, held=None if held is None else held[group], used=used
+    )
+    attempts = describe_attempts(conversions, found, window=task.rules.window, breakdown=task.breakdown, group=group)
+    if rows.cluster is None:
+        return attempts
+    keys, places = np.unique(rows.unit, return_index=True)
+    return attempts.assign(cluster=rows.cluster[places[np.searchsorted(keys, attempts["unit"])]])
+
+
+def _number_held(held: pd.DataFrame) -> Ints:
+    """Number the held values of groups in their order; -1 where one is missing."""
+    missing = (held == NO_VALUE).any(axis=1).to_numpy()
+    return np.where(missing, -1, held.groupby(list(held.columns), sort=True).ngroup().to_numpy(np.int64))
+
+
+def count_attempts(rows: pa.Table, task: Task) -> pa.Table:
+    """Count the attempts of units whose rows come as a table, from any engine.
+
+    Args:
+        rows: The rows of whole units, in any order: `unit`; `time`, microseconds; `steps`, of which bit k says that the
+            row is step k, the exclusions standing after the steps; `value`; the columns of `task.columns` as text or
+            null; and `cluster`, if the units are not independent. A row that is no step is another used event.
+        task: What is counted.
+
+    Returns:
+        As `count_parts`, with text in the columns of `task.by`.
+    """
+    texts = {name: rows.column(name).to_pandas().fillna(NO_VALUE) for name in task.columns}
+    frame = pd.DataFrame({"": np.zeros(len(rows)), **texts})
+    groups = frame.drop_duplicates().sort_values(list(frame.columns), ignore_index=True)
+    number = frame.merge(groups.reset_index(names="group"), how="left")["group"]
+    units = rows.column("unit").combine_chunks().dictionary_encode()
+    part = StepRows(
+        unit=units.indices.to_numpy().astype(np.int64),
+        time=rows.column("time").to_numpy().astype(np.int64),
+        steps=rows.column("steps").to_numpy().astype(np.uint64),
+        group=number.to_numpy(np.int32),
+        value=rows.column("value").to_pandas().to_numpy(np.float64),
+        cluster=rows.column("cluster").to_numpy() if "cluster" in rows.column_names else None,
+    )
+    attempts = count_parts([lambda: part], groups, task)
+    named = {"unit": units.dictionary.take(pa.array(attempts["unit"]))}
+    for name in attempts.columns.drop("unit"):
+        named[name] = pa.array(attempts[name].astype(str) if name in task.by else attempts[name], from_pandas=False)
+    return pa.table(named)
+
+
 def find_attempts(
     conversions: Conversions,
     rules: Rules,
     *,
     period: tuple[int, int],
-    held: pd.DataFrame | None = None,
+    held: Ints | None = None,
     used: tuple[Ints, Ints] | None = None,
 ) -> Attempts:
     """Find the attempts that count by some rules.
@@ -87,7 +202,7 @@ def find_attempts(
         conversions: The steps' rows, and after them those of exclusions, numbered on.
         rules: The rules.
         period: Microseconds from which, and before which, attempts open.
-        held: Columns of each row that keep one value through an attempt, as text.
+        held: Number of the value of each row that stays through an attempt, in order; -1 where it has none.
         used: Unit and time of every used event, in order, for strict order.
 
     Returns:
@@ -116,19 +231,20 @@ def find_attempts(
 
 
 def describe_attempts(
-    conversions: Conversions, found: Attempts, window: int, by: Sequence[str], breakdown: str
+    conversions: Conversions, found: Attempts, *, window: int, breakdown: str, group: NDArray[np.int32]
 ) -> pd.DataFrame:
-    """Give one row for each attempt: its time at each step, its value, its groups, and if it is pending.
+    """Give one row for each attempt: its times, its value, its group, and if it is pending.
 
     Args:
         conversions: What the attempts were found in.
         found: The attempts.
         window: Microseconds.
-        by: Columns of its groups.
-        breakdown: The step whose row has the groups' values: `first_touch`, `last_touch` or `step:k`.
+        breakdown: The step whose row has the attempt's group: `first_touch`, `last_touch` or `step:k`.
+        group: The group of each conversion.
 
     Returns:
-        `time_0`, ... and `entered` in seconds, `value`, `pending`, and the groups.
+        `unit` (its key), `time_0`, ... and `entered` in seconds, `value`, `pending`, and `group`, -1 where the step was
+        not reached.
     """
     rows, reached = found.rows, found.rows != kernels.NEVER
     steps = rows.shape[1]
@@ -140,10 +256,14 @@ def describe_attempts(
     last = steps - 1 - reached[:, ::-1].argmax(axis=1)
     place = {"first_touch": np.zeros_like(last), "last_touch": last}.get(breakdown)
     row = _pick(rows, np.full_like(last, int(breakdown.removeprefix("step:")) - 1) if place is None else place)
-    chosen = conversions.columns[list(by)].iloc[row.clip(0)].reset_index(drop=True)
-    groups = chosen.where(pd.Series(row != kernels.NEVER), NOT_REACHED)
-    known = {"value": values, "pending": found.entered + window > conversions.end, "entered": found.entered / 1e6}
-    return pd.DataFrame({**{f"time_{k}": times[:, k] for k in range(steps)}, **known}).assign(**groups)
+    known = {
+        "value": values,
+        "pending": found.entered + window > conversions.end,
+        "entered": found.entered / 1e6,
+        "group": np.where(row == kernels.NEVER, -1, _take(group, row)),
+    }
+    dated = {f"time_{k}": times[:, k] for k in range(steps)}
+    return pd.DataFrame({"unit": conversions.codes[found.unit], **dated, **known}, copy=False)
 
 
 def _pick(rows: Ints, columns: Ints) -> Ints:
@@ -156,11 +276,11 @@ def _take(values: NDArray[Any], rows: Ints) -> NDArray[Any]:
 
 
 def _match(
-    conversions: Conversions, rules: Rules, opens: Bools, held: pd.DataFrame | None, used: tuple[Ints, Ints]
+    conversions: Conversions, rules: Rules, opens: Bools, held: Ints | None, used: tuple[Ints, Ints]
 ) -> tuple[Ints, Ints, Ints]:
     """Lay the rows out by block and step, and give them to the kernel."""
     units, steps, bars = len(conversions.codes), len(rules.required), len(rules.barred)
-    values = _number_held(held) if held is not None else np.zeros(len(conversions.time), np.int64)
+    values = np.zeros(len(conversions.time), np.int64) if held is None else held
     block = conversions.unit * (int(values.max(initial=0)) + 2) + values + 1
     mine = np.flatnonzero(conversions.step < steps)
     mine = mine[np.argsort(block[mine] * steps + conversions.step[mine], kind="stable")]
@@ -201,12 +321,6 @@ def _match(
         rules.anchor == "best",
     )
     return unit, np.where(rows == kernels.NEVER, kernels.NEVER, mine[rows.clip(0)] if len(mine) else rows), start
-
-
-def _number_held(held: pd.DataFrame) -> Ints:
-    """Number the held values of rows in their order; -1 where one is missing."""
-    missing = (held == NO_VALUE).any(axis=1).to_numpy()
-    return np.where(missing, -1, held.groupby(list(held.columns), sort=True).ngroup().to_numpy(np.int64))
 
 
 def _first_times(conversions: Conversions, mask: Bools) -> Ints:

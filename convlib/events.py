@@ -3,7 +3,7 @@
 import dataclasses
 import datetime as dt
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -281,10 +281,21 @@ class EventLog:
 
     def rows(self, name: str = "events") -> duckdb.DuckDBPyRelation:
         """Open one part of the prepared form (`events`, `conversions` or `activity`) with the row filters applied."""
-        relation = scan(self.prepared.find(f"{name}.parquet", self.plan))
+        return self._filter(scan(self.prepared.find(f"{name}.parquet", self.plan)))
+
+    def slices(self, most: int) -> Iterator[duckdb.DuckDBPyRelation]:
+        """Open the used rows in the source's order, in slices of about so many, with the row filters applied."""
+        yield from map(self._filter, self.prepared.open_slices(most))
+
+    @property
+    def is_ordered(self) -> bool:
+        """Say whether the prepared form is there: the rows in order of user and time, mapped and with codes."""
+        return self.prepared.has(self.plan)
+
+    def _filter(self, rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
         for rule in (*self.filters, *([self.row_rule] if self.row_rule else [])):
-            relation = relation.filter(compile_rule(rule))
-        return relation
+            rows = rows.filter(compile_rule(rule))
+        return rows
 
     def scan(self) -> duckdb.DuckDBPyRelation:
         """Open the used rows of the segment's units in the period: the canonical columns, then the log's own."""
@@ -305,12 +316,22 @@ class EventLog:
         Raises:
             ParamError: The plan has no such conversion and the log no such event.
         """
+        self.check_event(name)
         if self.plan and name in self.plan:
             return self.rows("conversions").filter(ColumnExpression("conversion") == ConstantExpression(name))
+        return self.rows().filter(ColumnExpression("event_name") == ConstantExpression(name))
+
+    def check_event(self, name: str) -> None:
+        """Refuse a name that is neither a conversion of the plan nor an event of the log.
+
+        Raises:
+            ParamError: It is so; the message has the nearest name.
+        """
+        whole = self.whole()
+        rows = whole.rows() if self.is_ordered else whole.prepared.open()
         is_it = ColumnExpression("event_name") == ConstantExpression(name)
-        if not self.whole().rows().filter(is_it).limit(1).fetchall():
-            raise ParamError(self._unknown_event(name))
-        return self.rows().filter(is_it)
+        if not (self.plan and name in self.plan) and not rows.filter(is_it).limit(1).fetchall():
+            raise ParamError(self._unknown_event(name, rows))
 
     def entries(
         self, *, unit: Unit = "user", entry: str | None = None, columns: Sequence[str] = (), every: str | None = None
@@ -327,7 +348,7 @@ class EventLog:
             A frame indexed by unit code, with `time` (microseconds since 1970, UTC), `period` (its first day) and the
             columns.
         """
-        self._check_breakdown(columns)
+        self.check_breakdown(columns)
         self._check_unit(unit)
         low, high = (day.isoformat() for day in self.bounds)
         rows = self.stream(entry) if entry else self.rows()
@@ -352,7 +373,7 @@ class EventLog:
         self, relation: duckdb.DuckDBPyRelation, *, unit: Unit = "user", columns: Sequence[str] = ()
     ) -> pd.DataFrame:
         """Fetch rows as `unit`, `time` (microseconds), `value`, `event` and the columns as text."""
-        self._check_breakdown(columns)
+        self.check_breakdown(columns)
         known = [f"{unit} AS unit", "epoch_us(timestamp) AS time", "value", "event"]
         return relation.filter(f"{unit} IS NOT NULL").project(", ".join([*known, *_texts(columns)])).df()
 
@@ -411,7 +432,12 @@ class EventLog:
                 ]
             )
 
-    def _check_breakdown(self, columns: Sequence[str]) -> None:
+    def check_breakdown(self, columns: Sequence[str]) -> None:
+        """Refuse columns that the log does not have, or whose names the tables of results need.
+
+        Raises:
+            ParamError: Every such column.
+        """
         self._check_columns(columns)
         taken = [name for name in columns if name in TAKEN]
         if taken:
@@ -434,8 +460,8 @@ class EventLog:
         listed = ", ".join(known[:MOST_SHOWN])
         return f"There is no segment `{name}`.{did_you_mean(name, known)} The segments are {listed}{more}."
 
-    def _unknown_event(self, name: str) -> str:
-        events = [row[0] for row in self.whole().rows().project("event_name").distinct().order("event_name").fetchall()]
+    def _unknown_event(self, name: str, rows: duckdb.DuckDBPyRelation) -> str:
+        events = [row[0] for row in rows.project("event_name").distinct().order("event_name").fetchall()]
         known = [*(c.id for c in (self.plan.conversions if self.plan else ())), *events]
         return (
             f"`{name}` is neither a conversion of the plan nor an event of the "

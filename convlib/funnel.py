@@ -9,13 +9,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from convlib import plots, takeaways
-from convlib.attempts import Anchor, Count, Excluded, Order, describe_attempts, find_attempts
-from convlib.conversions import Exclusion, Ints, Step, gather, gather_times, microseconds
+from convlib.attempts import Anchor, Count, Excluded, Order, Task, count_parts
+from convlib.conversions import Exclusion, Ints, Step, microseconds
 from convlib.events import EventLog, Unit, list_columns
 from convlib.funnel_rules import StepName, read_rules
 from convlib.plan_entries import Macro
 from convlib.results import Kind, Result, show_table
 from convlib.stats import CONFIDENCE, FEW_UNITS, check_confidence, divide, wilson_interval
+from convlib.step_rows import Ask, fetch_parts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,20 +158,20 @@ def measure_funnel(
         min_gap=min_gap, tie_tolerance=tie_tolerance, first_time=first_time, count=count, breakdown=breakdown,
         columns=[*groups, *holds],
     )  # fmt: skip
-    codes, unit, clusters = _choose_units(log, unit, count)
-    columns = list(dict.fromkeys([*groups, *holds]))
-    conversions = gather(log, [*chosen, *(each.step for each in barred)], codes=codes, unit=unit, columns=columns)
     start, end = (microseconds(pd.Timestamp(day)) for day in log.bounds)
-    found = find_attempts(
-        conversions,
-        rules,
-        period=(start, end),
-        held=conversions.columns[holds] if holds else None,
-        used=gather_times(log, codes=codes, unit=unit) if order == "strict" else None,
+    task = Task(rules, tuple(groups), tuple(holds), breakdown, (start, end), microseconds(log.last))
+    ask = Ask(
+        steps=(*chosen, *(each.step for each in barred)),
+        last=len(chosen) - 1,
+        unit="session" if count == "sessions" else unit,
+        columns=task.columns,
+        clusters=count == "sessions" and unit != "session",
+        every_event=order == "strict",
+        members=log.entries(unit=unit).index.to_numpy(np.int64) if log.rule else None,
     )
-    attempts = describe_attempts(conversions, found, rules.window, groups, breakdown)
-    if clusters is not None:
-        attempts = attempts.assign(cluster=clusters[found.unit])
+    attempts = count_parts(*fetch_parts(log, ask), task)
+    if count == "totals":
+        attempts = attempts.assign(cluster=attempts["unit"])
     if not mature_only:
         attempts = attempts.assign(pending=False)
     names = [str(step) for step in chosen] if order != "unordered" else _name_counts(len(chosen))
@@ -194,18 +195,6 @@ def measure_funnel(
         leaks=_rank_leaks(table),
         trend=trend,
     )
-
-
-def _choose_units(log: EventLog, unit: Unit, count: Count) -> tuple[Ints, Unit, Ints | None]:
-    """Give what is counted, and for each the cluster that it belongs to, if they are not independent."""
-    codes = log.entries(unit=unit).index.to_numpy(np.int64)
-    if count == "uniques" or (count == "sessions" and unit == "session"):
-        return codes, unit, None
-    if count == "totals":
-        return codes, unit, codes
-    visits = log.rows().filter("session IS NOT NULL").project("session, user").distinct().order("session").df()
-    visits = visits[visits["user"].isin(codes)]
-    return visits["session"].to_numpy(np.int64), "session", visits["user"].to_numpy(np.int64)
 
 
 def _name_counts(steps: int) -> list[str]:

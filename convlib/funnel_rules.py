@@ -195,6 +195,6 @@ def _find_unknown(log: EventLog, columns: Sequence[str]) -> Iterable[str]:
 def _find_unknown_events(log: EventLog, steps: Sequence[Step]) -> Iterable[str]:
     for step in steps:
         try:
-            log.stream(step.name)
+            log.check_event(step.name)
         except ParamError as error:
             yield from error.problems

@@ -118,11 +118,12 @@ def _value_of(conversions: Sequence[Macro]) -> Expression:
     for conversion in conversions:
         if conversion.value is not None:
             is_it = ColumnExpression("conversion") == ConstantExpression(conversion.id)
-            value = CaseExpression(is_it, _named_value(conversion.value)).otherwise(value)
+            value = CaseExpression(is_it, named_value(conversion.value)).otherwise(value)
     return value
 
 
-def _named_value(value: float | ValueColumn) -> Expression:
+def named_value(value: float | ValueColumn) -> Expression:
+    """Give what a plan entry says that each of its conversions is worth."""
     if isinstance(value, ValueColumn):
         return FunctionExpression("to_number", SQLExpression(quote(value.column)))
     return ConstantExpression(float(value)).cast("DOUBLE")

@@ -61,6 +61,8 @@ FORMAT = 6
 STAGED = "staged.parquet"
 #: Stands in a query for the place of the rows, which are moved after writing; no name can hold it.
 ROWS = "\0rows\0"
+#: Which rows are used.
+USABLE = f" WHERE {quote(REASON)} IS NULL AND {quote(LEFT_OUT)} IS NULL"
 Counts = list[tuple[Any, ...]]
 #: Settings of a mapping under which a Parquet file can still be read as it is.
 HARMLESS = {"timezone", "session_gap", "title", "documentation"}
@@ -111,19 +113,41 @@ class Prepared:
 
     def open(self) -> duckdb.DuckDBPyRelation:
         """Open the used rows in the source's order: the canonical columns, then the log's own."""
+        return self._open(self.select.replace(ROWS, place(self.folder / "rows.parquet")))
+
+    def _open(self, query: str) -> duckdb.DuckDBPyRelation:
         try:
-            return connect().sql(self.select.replace(ROWS, place(self.folder / "rows.parquet")))
+            return connect().sql(query)
         except duckdb.IOException as error:
             msg = f"`{self.source}` has gone or changed since it was read; read it again."
             raise EventDataError(msg) from error
 
+    def open_slices(self, most: int) -> Iterator[duckdb.DuckDBPyRelation]:
+        """Open the used rows in slices of about so many, where the source is read in place; else all at once."""
+        if self.rows_read <= most or ROWS in self.select:
+            yield self.open()
+            return
+        origin = self.select.partition(" FROM (")[2]
+        longest = self._open(f"SELECT max({quote(ROW)}) FROM ({origin}").fetchall()[0][0]
+        step = -(-longest * most // self.rows_read)
+        also = " AND " if self.select.endswith(USABLE) else " WHERE "
+        for first in range(1, longest + 1, step):
+            yield self._open(f"{self.select}{also}{quote(ROW)} >= {first} AND {quote(ROW)} < {first + step}")
+
     def find(self, part: str, plan: Plan | None) -> Path:
         """Give the file of one part of what analyses read, written at the first need (see `parts.write_parts`)."""
-        folder = self.folder / f"plan-{plan.digest[:16] if plan else 'none'}"
+        folder = self._place(plan)
         if not folder.exists():
             with _write_whole(folder) as scratch:
                 write_parts(self.open(), scratch, plan=plan, given=self.given, session_gap=self.session_gap)
         return folder / part
+
+    def has(self, plan: Plan | None) -> bool:
+        """Say whether the parts that analyses read are written already."""
+        return self._place(plan).exists()
+
+    def _place(self, plan: Plan | None) -> Path:
+        return self.folder / f"plan-{plan.digest[:16] if plan else 'none'}"
 
 
 def prepare(
@@ -365,8 +389,7 @@ def _count(typed: duckdb.DuckDBPyRelation) -> Counts:
 
 
 def _select(columns: Sequence[str], origin: str, *, whole: bool) -> str:
-    only = "" if whole else f" WHERE {quote(REASON)} IS NULL AND {quote(LEFT_OUT)} IS NULL"
-    return f"SELECT {', '.join(map(quote, columns))} FROM {origin}{only}"
+    return f"SELECT {', '.join(map(quote, columns))} FROM {origin}{'' if whole else USABLE}"
 
 
 def _check_counts(facts: dict[str, Any], label: str, rejects: pd.DataFrame) -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats as scipy_stats
+from statsmodels.duration.survfunc import SurvfuncRight
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from convlib.errors import ParamError
@@ -15,6 +16,8 @@ CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
 #: A rate on fewer units is marked as too few.
 FEW_UNITS = 30
+#: A table with fewer in a cell than this, by expectation, needs an exact test.
+FEW_EXPECTED = 5
 #: Less variation than this is none, but for rounding.
 TINY = 1e-9
 
@@ -57,16 +60,125 @@ def wilson_interval(
 def newcombe_interval(
     successes: tuple[float, float], trials: tuple[float, float], *, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """Give Newcombe's hybrid score interval of the difference of two proportions, first minus second.
+    """Give Newcombe's hybrid score interval of the difference of two proportions, first minus second."""
+    pair = ([successes[0]], [trials[0]], [successes[1]], [trials[1]])
+    low, high = newcombe_intervals(*pair, confidence=confidence)
+    return float(low[0]), float(high[0])
+
+
+def newcombe_intervals(
+    successes: ArrayLike,
+    trials: ArrayLike,
+    others: ArrayLike,
+    other_trials: ArrayLike,
+    *,
+    confidence: float = CONFIDENCE,
+) -> tuple[Floats, Floats]:
+    """Give Newcombe's hybrid score intervals of differences of two proportions; NaN where a side has no trials.
 
     Source: Newcombe (1998), method 10, through statsmodels `confint_proportions_2indep(method="newcomb")`.
     """
-    if min(trials) == 0:
-        return np.nan, np.nan
-    low, high = confint_proportions_2indep(
-        successes[0], trials[0], successes[1], trials[1], method="newcomb", compare="diff", alpha=1 - confidence
+    sides = np.array([successes, trials, others, other_trials], float)
+    low, high = np.full(sides.shape[1], np.nan), np.full(sides.shape[1], np.nan)
+    some = (sides[1] > 0) & (sides[3] > 0)
+    if some.any():
+        low[some], high[some] = confint_proportions_2indep(
+            *sides[:, some], method="newcomb", compare="diff", alpha=1 - confidence
+        )
+    return low, high
+
+
+def compare_shares(successes: ArrayLike, trials: ArrayLike, others: ArrayLike, other_trials: ArrayLike) -> Floats:
+    """Give the two-sided p-value of each pair of equal proportions; NaN where a side has no trials.
+
+    Source: the two-sample z-test (Pearson's chi-square, 1900); where a cell of the table is expected to hold fewer than
+        5 (Cochran 1954), Fisher's (1935) exact test, through `scipy.stats.fisher_exact`.
+    """
+    hits, total, more, more_total = sides = np.array([successes, trials, others, other_trials], float)
+    p_values = compare_normal(divide(hits, total) - divide(more, more_total), pooled_error(*sides))
+    for cell in np.flatnonzero((smallest_expected(*sides) < FEW_EXPECTED) & (total > 0) & (more_total > 0)):
+        table = [[hits[cell], total[cell] - hits[cell]], [more[cell], more_total[cell] - more[cell]]]
+        p_values[cell] = scipy_stats.fisher_exact(np.array(table, np.int64)).pvalue
+    return p_values
+
+
+def smallest_expected(successes: ArrayLike, trials: ArrayLike, others: ArrayLike, other_trials: ArrayLike) -> Floats:
+    """Give the least count that a cell of the table of two equal proportions is expected to hold."""
+    hits, total, more, more_total = np.array([successes, trials, others, other_trials], float)
+    share = divide(hits + more, total + more_total)
+    smallest: Floats = np.minimum(total, more_total) * np.minimum(share, 1 - share)
+    return smallest
+
+
+def design_effect(successes: ArrayLike, trials: ArrayLike) -> float:
+    """Say how much more a rate varies than one of as many independent trials, by the sums of each cluster; at least 1.
+
+    Source: Kish (1965), Survey Sampling, 5.4; the variance is that of a ratio of totals over clusters. Counts divided
+        by it may be used as if independent: Rao and Scott (1992), Biometrics 48:577.
+    """
+    hits, tried = np.asarray(successes, float), np.asarray(trials, float)
+    total, clusters = float(tried.sum()), np.count_nonzero(tried)
+    if total == 0:
+        return 1.0
+    rate = float(hits.sum()) / total
+    if clusters < 2 or rate in (0, 1):
+        return total / clusters  # nothing varies, so each cluster says one thing
+    # Sums of whole numbers are exact, whatever the order of the clusters.
+    errors = float((hits * hits).sum() - 2 * rate * (hits * tried).sum() + rate**2 * (tried * tried).sum())
+    return max(1.0, clusters / (clusters - 1) * errors / (total * rate * (1 - rate)))
+
+
+def delta_error(gradient: ArrayLike, totals: ArrayLike, moments: ArrayLike, samples: int) -> float:
+    """Give the standard error of a smooth function of sums over independent samples; NaN for fewer than two.
+
+    Args:
+        gradient: The function's derivative by each sum.
+        totals: The sums.
+        moments: For each two sums, the sum over samples of the product of their parts.
+        samples: How many samples there are.
+
+    Source: the delta method (Oehlert 1992, The American Statistician 46:27).
+    """
+    if samples < 2:
+        return np.nan
+    slope, sums = np.asarray(gradient, float), np.asarray(totals, float)
+    spread = float(slope @ np.asarray(moments, float) @ slope - (slope @ sums) ** 2 / samples)
+    return float(np.sqrt(max(spread, 0.0) * samples / (samples - 1)))
+
+
+def estimate_curve(
+    seconds: ArrayLike, happened: ArrayLike, *, effect: float = 1.0, confidence: float = CONFIDENCE
+) -> pd.DataFrame:
+    """Estimate which share has done something after some time, when others are watched for a part of the time only.
+
+    Args:
+        seconds: Until it happened, or until nobody looked any more.
+        happened: Whether it did.
+        effect: How much more the share varies than one of independent units.
+        confidence: Level of the intervals.
+
+    Returns:
+        One row for each time at which it happened: `seconds`, `at_risk` just before, `converted`, `share`, and its
+        interval, which is NaN once it has happened to all.
+
+    Source: Kaplan and Meier (1958) with Greenwood's variance, through statsmodels `SurvfuncRight`; the interval is that
+        of log(-log(1 - share)) (Kalbfleisch and Prentice 1980), so it stays within 0 and 1.
+    """
+    curve = SurvfuncRight(np.asarray(seconds, float), np.asarray(happened, float))
+    left = np.asarray(curve.surv_prob)
+    # Where nobody is left, neither the logarithm nor Greenwood's variance exists.
+    log_left = np.log(np.where(left > 0, left, np.nan))
+    reach = normal_quantile(confidence) * np.sqrt(effect) * divide(curve.surv_prob_se, left * -log_left)
+    return pd.DataFrame(
+        {
+            "seconds": curve.surv_times,
+            "at_risk": np.asarray(curve.n_risk, np.int64),
+            "converted": np.asarray(curve.n_events, np.int64),
+            "share": 1 - left,
+            "share_ci_lower": 1 - np.exp(log_left * np.exp(-reach)),
+            "share_ci_upper": 1 - np.exp(log_left * np.exp(reach)),
+        }
     )
-    return float(low), float(high)
 
 
 def control_false_discoveries(p_values: ArrayLike) -> Floats:

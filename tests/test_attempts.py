@@ -87,8 +87,9 @@ def _draw_unit(rng: random.Random, words: Words) -> list[Event]:
 def _find(log: Sequence[Unit], words: Words) -> list[list[Attempt]]:
     conversions, held = _lay_out(log, words)
     used = np.array(sorted((u, e.time) for u, unit in enumerate(log) for e in unit), np.int64).reshape(-1, 2).T.copy()
+    numbers = np.array([{"(none)": -1, "p": 0, "q": 1}[text] for text in held["held"]], np.int64)
     attempts = find_attempts(
-        conversions, _rules(words), period=words.period, held=held if words.hold else None, used=(used[0], used[1])
+        conversions, _rules(words), period=words.period, held=numbers if words.hold else None, used=(used[0], used[1])
     )
     found: list[list[Attempt]] = [[] for _ in log]
     for unit, rows in zip(attempts.unit, attempts.rows, strict=True):

@@ -1,0 +1,266 @@
+"""The rows that are a funnel's steps, fetched from the log in parts of whole units."""
+
+import dataclasses
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial, reduce
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from duckdb import CaseExpression, CoalesceOperator, ColumnExpression, ConstantExpression, Expression, SQLExpression
+from numpy.typing import NDArray
+
+from convlib.conversions import Ints, Step
+from convlib.engine import compile_rule, connect, quote
+from convlib.errors import ParamError
+from convlib.events import NO_VALUE, EventLog, Unit
+from convlib.layout import StepRows, look_up, split
+from convlib.parts import named_value
+from convlib.plan_entries import Macro
+from convlib.rules import All, Rule, Test, parse_rule
+
+#: About so many rows make a part: few enough for a processor's cache.
+PART = 2**17
+#: So many rows of the source are fetched at once, and the steps among so many are held in memory.
+MOST_FETCHED, MOST_HELD = 10_000_000, 64_000_000
+
+
+#: Keys of groups, and the number of each.
+Keys = tuple[NDArray[np.uint64], NDArray[np.int32]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """What a funnel needs of a log.
+
+    Attributes:
+        steps: The steps, and after them what is excluded.
+        last: Place of the last step, whose rows are worth something.
+        unit: What is counted.
+        columns: Columns whose values are needed.
+        clusters: Whether the units are sessions that belong to users.
+        every_event: Whether every used event is needed.
+        members: Codes of the users, or sessions, that may be counted; None for all.
+    """
+
+    steps: tuple[Step, ...]
+    last: int
+    unit: Unit = "user"
+    columns: tuple[str, ...] = ()
+    clusters: bool = False
+    every_event: bool = False
+    members: Ints | None = None
+
+
+def fetch_parts(log: EventLog, ask: Ask) -> tuple[Iterator[Callable[[], StepRows]], pd.DataFrame]:
+    """Fetch the rows that a funnel needs.
+
+    Returns:
+        The rows, in parts of whole units, each put together when it is called for; and the values that the columns have
+        together, as text, in order: a row's `group` is a place there.
+    """
+    _check(log, ask)
+    groups, keys = _list_groups(log, ask)
+    return _fetch(log, ask, (keys.index.to_numpy(np.uint64), keys.to_numpy(np.int32))), groups
+
+
+def _check(log: EventLog, ask: Ask) -> None:
+    """Refuse events and columns that the log does not have, all at once."""
+    problems: list[str] = []
+    for step in ask.steps:
+        try:
+            log.check_event(step.name)
+        except ParamError as error:
+            problems += error.problems
+        try:
+            log.where(**step.where) if step.where else log
+        except ParamError as error:
+            problems += error.problems
+    if problems:
+        raise ParamError(*dict.fromkeys(problems))
+    log.check_breakdown(ask.columns)
+
+
+def _streams(log: EventLog, ask: Ask) -> bool:
+    """Say whether the rows can be taken from the source as they come, without the prepared form."""
+    plan = log.plan
+    chosen = [plan[step.name] for step in ask.steps if plan and step.name in plan]
+    read = {*ask.columns, *(name for each in chosen for name in each.columns)}
+    read |= {name for step in ask.steps if step.where for name in parse_rule(step.where).columns}
+    read |= {name for rule in (*log.filters, log.row_rule) if rule for name in rule.columns}
+    read |= {"session_id"} if ask.unit == "session" else set()
+    return (
+        not log.is_ordered
+        and ask.members is None
+        and not read & set(log.derived)
+        and not any(each.dedupe for each in chosen)
+    )
+
+
+def _list_groups(log: EventLog, ask: Ask) -> tuple[pd.DataFrame, pd.Series]:
+    """List the groups, and the number of the group that each of the engine's keys stands for."""
+    if not ask.columns:
+        return pd.DataFrame(index=range(1)), pd.Series([0], index=[0])
+    # A null and the text that it is shown as are one group with two keys.
+    texts = [f"coalesce(CAST({quote(c)} AS VARCHAR), '{NO_VALUE}') AS {quote(c)}" for c in ask.columns]
+    rows = next(log.slices(log.rows_read)) if _streams(log, ask) else log.rows()
+    found = rows.project(", ".join([*texts, f"{_key(ask.columns)} AS key"])).distinct().df()
+    groups = found[list(ask.columns)].drop_duplicates().sort_values(list(ask.columns), ignore_index=True)
+    numbers = found.merge(groups.reset_index(names="number"), on=list(ask.columns))
+    return groups, numbers.set_index("key")["number"]
+
+
+def _key(columns: Sequence[str]) -> str:
+    return f"hash({', '.join(map(quote, columns))})" if columns else "0::UBIGINT"
+
+
+def _fetch(log: EventLog, ask: Ask, known: Keys) -> Iterator[Callable[[], StepRows]]:
+    """Fetch everything, in several passes if the units are too many to be held together."""
+    passes = -(-log.rows_used // MOST_HELD)
+    parts = 2 ** max(0, (log.rows_used // passes // PART).bit_length() - 1)
+    for number in range(passes):
+        pieces: list[list[_Piece]] = [[] for _ in range(parts)]
+        for rows in _open(log, ask):
+            some = rows.filter(f"unit % {passes} = {number}") if passes > 1 else rows
+            for batch in some.to_arrow_table().to_batches():
+                _divide(batch, known, pieces)
+        while pieces:
+            mine = pieces.pop()
+            if mine:
+                yield partial(_join, mine)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Piece:
+    """Some rows of one part; of the values only those that are there, which are few."""
+
+    rows: StepRows
+    valued: Ints
+
+
+def _divide(batch: pa.RecordBatch, known: Keys, pieces: list[list[_Piece]]) -> None:
+    columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names}
+    columns["group"] = look_up(columns["group"], *known)
+    starts, order = split(columns["unit"], len(pieces))
+    rows = StepRows(**columns).take(order)
+    for part, low, high in zip(pieces, starts[:-1], starts[1:], strict=True):
+        if low < high:
+            valued = np.flatnonzero(~np.isnan(rows.value[low:high]))
+            piece = rows.take(slice(low, high))
+            part.append(_Piece(dataclasses.replace(piece, value=piece.value[valued]), valued))
+
+
+def _join(pieces: list[_Piece]) -> StepRows:
+    columns: dict[str, Any] = {}
+    for name, first in vars(pieces[0].rows).items():
+        columns[name] = None if first is None else np.concatenate([getattr(piece.rows, name) for piece in pieces])
+    starts = np.cumsum([0, *(len(piece.rows.unit) for piece in pieces)])
+    valued = [piece.valued + start for piece, start in zip(pieces, starts[:-1], strict=True)]
+    value = np.full(len(columns["unit"]), np.nan)
+    value[np.concatenate(valued)] = columns["value"]
+    return StepRows(**{**columns, "value": value})
+
+
+def _open(log: EventLog, ask: Ask) -> Iterator[duckdb.DuckDBPyRelation]:
+    """Open the rows as the columns of `StepRows`, in slices that fit in memory."""
+    if _streams(log, ask):
+        for rows in log.slices(MOST_FETCHED):
+            keys = {"user": "hash(user_id)", "session": "hash(user_id, session_id)"}
+            yield _project(log, ask, rows, keys, range(len(ask.steps)), from_source=True)
+        return
+    keys = {"user": "CAST(user AS UBIGINT)", "session": "CAST(session AS UBIGINT)"}
+    mapped = [k for k, step in enumerate(ask.steps) if log.plan and step.name in log.plan]
+    plain = [k for k in range(len(ask.steps)) if k not in mapped]
+    if mapped:
+        yield _project(log, ask, log.rows("conversions"), keys, mapped, from_source=False)
+    if plain or ask.every_event:
+        yield _project(log, ask, log.rows(), keys, plain, from_source=False)
+
+
+def _project(
+    log: EventLog,
+    ask: Ask,
+    rows: duckdb.DuckDBPyRelation,
+    keys: dict[str, str],
+    numbers: Sequence[int],
+    *,
+    from_source: bool,
+) -> duckdb.DuckDBPyRelation:
+    if ask.unit == "session":
+        rows = rows.filter("session_id IS NOT NULL")
+    if ask.members is not None:
+        known = "user" if ask.clusters else ask.unit
+        members = connect().from_df(pd.DataFrame({known: ask.members})).set_alias("members")
+        rows = rows.set_alias("rows").join(members, known, how="semi")
+    rules = {k: _rule(log, ask.steps[k], from_source=from_source) for k in numbers}
+    value = SQLExpression("'NaN'::DOUBLE")
+    if ask.last in rules:  # of the other rows it is not even read
+        value = CaseExpression(rules[ask.last], _value(log, ask, from_source=from_source)).otherwise(value)
+    kind = "UTINYINT" if len(ask.steps) <= 8 else "UBIGINT"
+    apart = _are_apart(log, [ask.steps[k] for k in numbers], from_source=from_source)
+    columns = [
+        SQLExpression(keys[ask.unit]).alias("unit"),
+        SQLExpression("epoch_us(timestamp)").alias("time"),
+        _mask(rules, kind, apart=apart).alias("steps"),
+        SQLExpression(_key(ask.columns)).alias("group"),
+        value.alias("value"),
+        *([] if from_source else [ColumnExpression("event")]),
+        *([SQLExpression(keys["user"]).alias("cluster")] if ask.clusters else []),
+    ]
+    projected = rows.select(*columns)
+    return projected if ask.every_event else projected.filter("steps <> 0")
+
+
+def _rule(log: EventLog, step: Step, *, from_source: bool) -> Expression:
+    """Say when a row is the step."""
+    is_it = ColumnExpression("event_name") == ConstantExpression(step.name)
+    if log.plan and step.name in log.plan:
+        named = ColumnExpression("conversion") == ConstantExpression(step.name)
+        is_it = compile_rule(log.plan[step.name].match) if from_source else named
+    return is_it & compile_rule(parse_rule(step.where)) if step.where else is_it
+
+
+def _mask(rules: Mapping[int, Expression], kind: str, *, apart: bool) -> Expression:
+    """Give a row's bits; if no row can be two steps, one look at the event's name is enough."""
+    bits = {k: ConstantExpression(1 << k).cast(kind) for k in rules}
+    none = ConstantExpression(0).cast(kind)
+    if apart and rules:
+        first, *others = rules
+        chosen = CaseExpression(rules[first], bits[first])
+        for k in others:
+            chosen = chosen.when(rules[k], bits[k])
+        return chosen.otherwise(none)
+    singles = [CaseExpression(rule, bits[k]).otherwise(none) for k, rule in rules.items()]
+    return reduce(operator.add, singles, none).cast(kind)
+
+
+def _are_apart(log: EventLog, steps: Sequence[Step], *, from_source: bool) -> bool:
+    """Say whether no row can be two of the steps, by the events' names alone."""
+    names = []
+    for step in steps:
+        known = log.plan[step.name].match if from_source and log.plan and step.name in log.plan else None
+        names.append(_list_names(known) if known else {step.name})
+    return all(names) and sum(map(len, names)) == len(set().union(*names))
+
+
+def _list_names(rule: Rule) -> set[str]:
+    """List the names that an event must have to match; none if it may have any."""
+    if isinstance(rule, Test):
+        return set(map(str, rule.value)) if (rule.column, rule.op) == ("event_name", "in") else set()
+    names = [_list_names(each) for each in rule.rules]
+    if isinstance(rule, All):
+        return next(filter(None, names), set())
+    return set().union(*names) if all(names) else set()
+
+
+def _value(log: EventLog, ask: Ask, *, from_source: bool) -> Expression:
+    """Give what a row is worth as the last step; NaN for nothing, which needs no mask."""
+    step = ask.steps[ask.last]
+    goal = log.plan[step.name] if log.plan and step.name in log.plan else None
+    value: Expression = ColumnExpression("value")
+    if from_source and isinstance(goal, Macro) and goal.value is not None:
+        value = named_value(goal.value)
+    return CoalesceOperator(value, SQLExpression("'NaN'::DOUBLE"))
