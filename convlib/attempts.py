@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from convlib import kernels
 from convlib.conversions import Conversions, Ints
 from convlib.events import NO_VALUE
-from convlib.layout import NO_ROWS, StepRows, lay_out
+from convlib.layout import NO_ROWS, Part, StepRows, lay_out
 
 Order = Literal["ordered", "strict", "unordered"]
 Anchor = Literal["best", "first"]
@@ -105,11 +105,11 @@ class Task:
         return tuple(dict.fromkeys([*self.by, *self.hold]))
 
 
-def count_parts(parts: Iterable[Callable[[], StepRows]], groups: pd.DataFrame, task: Task) -> pd.DataFrame:
+def count_parts(parts: Iterable[Callable[[], Part]], groups: pd.DataFrame, task: Task) -> pd.DataFrame:
     """Count the attempts of units that come in parts.
 
     Args:
-        parts: Each gives the rows of some units.
+        parts: Each lays out the rows of some units.
         groups: The values of `task.columns`, in order, as text; a row's `group` is a place there.
         task: What is counted.
 
@@ -118,7 +118,7 @@ def count_parts(parts: Iterable[Callable[[], StepRows]], groups: pd.DataFrame, t
         since 1970, `value`, `pending`, and the columns of `task.by`.
     """
     held = _number_held(groups[list(task.hold)]) if task.hold else None
-    counted = [_count_part(lambda: NO_ROWS, held, task)]
+    counted = [_count_part(lambda: lay_out(NO_ROWS), held, task)]
     with ThreadPoolExecutor() as pool:
         running: deque[Future[pd.DataFrame]] = deque()
         for part in parts:
@@ -131,23 +131,19 @@ def count_parts(parts: Iterable[Callable[[], StepRows]], groups: pd.DataFrame, t
     texts = {}
     for name in task.by:
         values = pd.Index(sorted({*groups[name], NOT_REACHED}), dtype="str")
-        codes = values.get_indexer(groups[name])
-        place = np.where(number < 0, values.get_loc(NOT_REACHED), codes[number])
+        codes = values.get_indexer(pd.Index(groups[name]))
+        place = np.where(number < 0, values.searchsorted(NOT_REACHED), codes[number])
         texts[name] = pd.Categorical.from_codes(place.astype(np.int64), values)
     return attempts.assign(**texts)
 
 
-def _count_part(part: Callable[[], StepRows], held: Ints | None, task: Task) -> pd.DataFrame:
-    rows = part()
-    conversions, group, used = lay_out(rows, end=task.end)
-    found = find_attempts(
-        conversions, task.rules, period=task.period, held=None if held is None else held[group], used=used
-    )
-    attempts = describe_attempts(conversions, found, window=task.rules.window, breakdown=task.breakdown, group=group)
-    if rows.cluster is None:
-        return attempts
-    keys, places = np.unique(rows.unit, return_index=True)
-    return attempts.assign(cluster=rows.cluster[places[np.searchsorted(keys, attempts["unit"])]])
+def _count_part(lay_out: Callable[[], Part], held: Ints | None, task: Task) -> pd.DataFrame:
+    part = lay_out()
+    conversions = part.conversions
+    holds = None if held is None else held[part.group(np.arange(len(conversions.time)))]
+    found = find_attempts(conversions, task.rules, period=task.period, held=holds, used=part.used)
+    attempts = describe_attempts(conversions, found, task, part.group)
+    return attempts if part.clusters is None else attempts.assign(cluster=part.clusters[found.unit])
 
 
 def _number_held(held: pd.DataFrame) -> Ints:
@@ -181,7 +177,7 @@ def count_attempts(rows: pa.Table, task: Task) -> pa.Table:
         value=rows.column("value").to_pandas().to_numpy(np.float64),
         cluster=rows.column("cluster").to_numpy() if "cluster" in rows.column_names else None,
     )
-    attempts = count_parts([lambda: part], groups, task)
+    attempts = count_parts([lambda: lay_out(part)], groups, task)
     named = {"unit": units.dictionary.take(pa.array(attempts["unit"]))}
     for name in attempts.columns.drop("unit"):
         named[name] = pa.array(attempts[name].astype(str) if name in task.by else attempts[name], from_pandas=False)
@@ -231,16 +227,15 @@ def find_attempts(
 
 
 def describe_attempts(
-    conversions: Conversions, found: Attempts, *, window: int, breakdown: str, group: NDArray[np.int32]
+    conversions: Conversions, found: Attempts, task: Task, group: Callable[[Ints], NDArray[Any]]
 ) -> pd.DataFrame:
     """Give one row for each attempt: its times, its value, its group, and if it is pending.
 
     Args:
         conversions: What the attempts were found in.
         found: The attempts.
-        window: Microseconds.
-        breakdown: The step whose row has the attempt's group: `first_touch`, `last_touch` or `step:k`.
-        group: The group of each conversion.
+        task: What is counted.
+        group: Gives the groups of chosen conversions.
 
     Returns:
         `unit` (its key), `time_0`, ... and `entered` in seconds, `value`, `pending`, and `group`, -1 where the step was
@@ -254,13 +249,13 @@ def describe_attempts(
     paid = reached[:, -1:] & (_take(conversions.step, rows) == steps - 1)
     values = np.where(paid.any(axis=1), _take(conversions.value, _pick(rows, paid.argmax(axis=1))), np.nan)
     last = steps - 1 - reached[:, ::-1].argmax(axis=1)
-    place = {"first_touch": np.zeros_like(last), "last_touch": last}.get(breakdown)
-    row = _pick(rows, np.full_like(last, int(breakdown.removeprefix("step:")) - 1) if place is None else place)
+    place = {"first_touch": np.zeros_like(last), "last_touch": last}.get(task.breakdown)
+    row = _pick(rows, np.full_like(last, int(task.breakdown.removeprefix("step:")) - 1) if place is None else place)
     known = {
         "value": values,
-        "pending": found.entered + window > conversions.end,
+        "pending": found.entered + task.rules.window > task.end,
         "entered": found.entered / 1e6,
-        "group": np.where(row == kernels.NEVER, -1, _take(group, row)),
+        "group": np.where(row == kernels.NEVER, -1, group(row.clip(0)) if len(conversions.time) else -1),
     }
     dated = {f"time_{k}": times[:, k] for k in range(steps)}
     return pd.DataFrame({"unit": conversions.codes[found.unit], **dated, **known}, copy=False)

@@ -1,6 +1,7 @@
 """Rows of whole units in any order, laid out by unit, time and step: what every engine hands to the kernels."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numba
@@ -12,6 +13,7 @@ from convlib.conversions import Conversions, Ints
 
 #: Units with more rows than this that are not in order of time are sorted by merging instead of inserting.
 FEW = 64
+NOTHING = pd.DataFrame()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,32 +53,119 @@ NO_ROWS = StepRows(
 )
 
 
-def lay_out(rows: StepRows, *, end: int) -> tuple[Conversions, NDArray[np.int32], tuple[Ints, Ints]]:
-    """Sort rows by unit, time, step, group and value, one row a step.
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What some whole units did, laid out for the kernels.
 
-    Args:
-        rows: The rows.
-        end: The end of the data, microseconds.
-
-    Returns:
-        The conversions; the group of each; unit and time of every row, be it a step or not.
+    Attributes:
+        conversions: Their rows, one a step, by unit, time, step, group and value.
+        group: Gives the groups of chosen conversions.
+        used: Unit and time of every row, be it a step or not.
+        clusters: For each unit the key of what it belongs to, where units are not independent.
     """
+
+    conversions: Conversions
+    group: Callable[[Ints], NDArray[Any]]
+    used: tuple[Ints, Ints]
+    clusters: NDArray[Any] | None = None
+
+
+def lay_out(rows: StepRows) -> Part:
+    """Sort rows of whole units."""
     event = np.arange(len(rows.unit)) if rows.event is None else rows.event
     order, unit, keys = _order(rows.unit, rows.time)
-    used = unit, rows.time[order]
+    time = rows.time[order]
+    used = unit, time
     place, step = _expand(rows.steps[order])
     if place is not None:
-        order, unit = order[place], unit[place]
-    time = rows.time[order]
-    ties = _find_ties(unit, time)
-    if len(ties):
-        tied = order[ties]
-        # `value` is NaN for most rows, which would be equal to nothing.
-        within = np.lexsort((np.nan_to_num(rows.value[tied]), rows.group[tied], step[ties], time[ties], unit[ties]))
-        order[ties], step[ties] = tied[within], step[ties][within]
-    columns = pd.DataFrame(index=range(0))
-    conversions = Conversions(unit, time, step, rows.value[order], event[order], keys, columns, end)
-    return conversions, rows.group[order], used
+        order, unit, time = order[place], unit[place], time[place]
+    ties = _order_ties(unit, time, step, lambda some: rows.group[order[some]], rows.value[order])
+    if ties is not None:
+        order, step = order[ties], step[ties]
+    conversions = Conversions(unit, time, step, rows.value[order], event[order], keys, NOTHING, 0)
+    clusters = None
+    if rows.cluster is not None:
+        clusters = np.empty(len(keys), rows.cluster.dtype)
+        clusters[unit] = rows.cluster[order]
+    group = rows.group[order]
+    return Part(conversions, group.__getitem__, used, clusters)
+
+
+def lay_out_stored(
+    stored: Mapping[str, NDArray[Any]],
+    groups: Callable[[Ints], NDArray[Any]],
+    *,
+    steps: Ints,
+    last: int,
+    members: NDArray[np.bool_] | None,
+) -> Part:
+    """Choose the steps among rows that are in order of unit and time already.
+
+    Args:
+        stored: `user`, `time`, `conversion`, `event` and `value` of the rows of whole units.
+        groups: Gives the groups of chosen rows.
+        steps: The step that each conversion is; -1 for none.
+        last: The last step, whose rows are worth something.
+        members: Whether each user may be counted; None for all.
+    """
+    user, time, conversion, event, value = (stored[name] for name in ("user", "time", "conversion", "event", "value"))
+    known = np.empty(0, bool) if members is None else members
+    row, unit, keys, time, step, event, value, tied = _choose(user, time, conversion, event, value, steps, last, known)
+    if tied:
+        ties = _order_ties(unit, time, step, lambda some: groups(row[some]), value)
+        if ties is not None:
+            row, step, event, value = row[ties], step[ties], event[ties], value[ties]
+    conversions = Conversions(unit, time, step, value, event, keys, NOTHING, 0)
+    return Part(conversions, lambda some: groups(row[some]), (unit, time))
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose(
+    user: NDArray[np.int32],
+    time: Ints,
+    conversion: NDArray[Any],
+    event: Ints,
+    value: NDArray[np.float64],
+    steps: Ints,
+    last: int,
+    members: NDArray[np.bool_],
+) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, NDArray[np.float64], bool]:
+    most = user.size
+    rows, units, keys = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+    times, chosen, events = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+    values = np.empty(most, np.float64)
+    count, known, tied = 0, 0, False
+    for row in range(most):
+        step = steps[conversion[row]]
+        if step < 0 or (members.size and not members[user[row]]):
+            continue
+        if known == 0 or keys[known - 1] != user[row]:
+            keys[known] = user[row]
+            known += 1
+        elif times[count - 1] == time[row]:
+            tied = True
+        rows[count], units[count], times[count], chosen[count] = row, known - 1, time[row], step
+        events[count] = event[row]
+        values[count] = value[row] if step == last else np.nan
+        count += 1
+    return (
+        rows[:count], units[:count], keys[:known], times[:count], chosen[:count], events[:count], values[:count], tied
+    )  # fmt: skip
+
+
+def _order_ties(
+    unit: Ints, time: Ints, step: Ints, group: Callable[[Ints], NDArray[Any]], value: NDArray[np.float64]
+) -> Ints | None:
+    """Order rows that share unit and time by step, group and value; None if they are in order."""
+    same = (unit[1:] == unit[:-1]) & (time[1:] == time[:-1])
+    ties = np.flatnonzero(np.append(same, False) | np.append(False, same))[: len(unit)]
+    if not len(ties):
+        return None
+    # `value` is NaN for most rows, which would be equal to nothing.
+    found = np.lexsort((np.nan_to_num(value[ties]), group(ties), step[ties], time[ties], unit[ties]))
+    order = np.arange(len(unit))
+    order[ties] = ties[found]
+    return order
 
 
 def _expand(steps: NDArray[Any]) -> tuple[Ints | None, Ints]:
@@ -92,14 +181,6 @@ def _expand(steps: NDArray[Any]) -> tuple[Ints | None, Ints]:
             number = np.maximum(number - 1, 0)
     lowest = steps & (~steps + np.ones_like(steps))
     return place, np.bitwise_count(lowest - np.ones_like(lowest)).astype(np.int64)
-
-
-def _find_ties(unit: Ints, time: Ints) -> Ints:
-    """Find the rows that share unit and time with a neighbour."""
-    same = (unit[1:] == unit[:-1]) & (time[1:] == time[:-1])
-    if not same.any():
-        return np.empty(0, np.int64)
-    return np.flatnonzero(np.append(same, False) | np.append(False, same))
 
 
 @numba.njit(cache=True, nogil=True)

@@ -1,6 +1,7 @@
 """The rows that are a funnel's steps, fetched from the log in parts of whole units."""
 
 import dataclasses
+import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial, reduce
@@ -13,11 +14,12 @@ import pyarrow as pa
 from duckdb import CaseExpression, CoalesceOperator, ColumnExpression, ConstantExpression, Expression, SQLExpression
 from numpy.typing import NDArray
 
+from convlib.columns import NUMBERS, read_numbers, read_texts
 from convlib.conversions import Ints, Step
 from convlib.engine import compile_rule, connect, quote
 from convlib.errors import ParamError
 from convlib.events import NO_VALUE, EventLog, Unit
-from convlib.layout import StepRows, look_up, split
+from convlib.layout import Part, StepRows, lay_out, lay_out_stored, look_up, split
 from convlib.parts import named_value
 from convlib.plan_entries import Macro
 from convlib.rules import All, Rule, Test, parse_rule
@@ -55,14 +57,16 @@ class Ask:
     members: Ints | None = None
 
 
-def fetch_parts(log: EventLog, ask: Ask) -> tuple[Iterator[Callable[[], StepRows]], pd.DataFrame]:
+def fetch_parts(log: EventLog, ask: Ask) -> tuple[Iterator[Callable[[], Part]], pd.DataFrame]:
     """Fetch the rows that a funnel needs.
 
     Returns:
-        The rows, in parts of whole units, each put together when it is called for; and the values that the columns have
+        The rows, in parts of whole units, each laid out when it is called for; and the values that the columns have
         together, as text, in order: a row's `group` is a place there.
     """
     _check(log, ask)
+    if _is_stored(log, ask):
+        return _read_stored(log, ask)
     groups, keys = _list_groups(log, ask)
     return _fetch(log, ask, (keys.index.to_numpy(np.uint64), keys.to_numpy(np.int32))), groups
 
@@ -100,6 +104,40 @@ def _streams(log: EventLog, ask: Ask) -> bool:
     )
 
 
+def _is_stored(log: EventLog, ask: Ask) -> bool:
+    """Say whether the rows are among the prepared conversions as they are, already in order."""
+    named = all(log.plan and step.name in log.plan and not step.where for step in ask.steps)
+    named = named and len({step.name for step in ask.steps}) == len(ask.steps)
+    whole = not (log.filters or log.row_rule or ask.every_event)
+    return log.is_ordered and named and whole and ask.unit == "user"
+
+
+def _read_stored(log: EventLog, ask: Ask) -> tuple[Iterator[Callable[[], Part]], pd.DataFrame]:
+    """Read the rows from the prepared conversions, which lie on disk in order of user and time."""
+    conversions = log.prepared.find("conversions.parquet", log.plan)
+    stored = {name: read_numbers(conversions, name) for name in NUMBERS}
+    stored["conversion"], names = read_texts(conversions, "conversion")
+    columns = [read_texts(conversions, name) for name in ask.columns]
+    groups = pd.MultiIndex.from_product([texts for _, texts in columns], names=ask.columns).to_frame(index=False)
+    numbers = {step.name: k for k, step in enumerate(ask.steps)}
+    steps = np.array([numbers.get(name, -1) for name in names])
+    members = None
+    if ask.members is not None:
+        members = np.zeros(int(stored["user"][-1]) + 1, bool)
+        members[ask.members] = True
+
+    def read(low: int, high: int) -> Part:
+        def number(rows: Ints) -> NDArray[Any]:
+            places = [(codes[low:high][rows], len(texts)) for codes, texts in columns]
+            return reduce(lambda number, place: number * place[1] + place[0], places, np.zeros(len(rows), np.int64))
+
+        mine = {name: values[low:high] for name, values in stored.items()}
+        return lay_out_stored(mine, number, steps=steps, last=ask.last, members=members)
+
+    bounds = np.unique(np.searchsorted(stored["user"], stored["user"][::PART]))
+    return (partial(read, *ends) for ends in itertools.pairwise([*bounds.tolist(), len(stored["user"])])), groups
+
+
 def _list_groups(log: EventLog, ask: Ask) -> tuple[pd.DataFrame, pd.Series]:
     """List the groups, and the number of the group that each of the engine's keys stands for."""
     if not ask.columns:
@@ -117,7 +155,7 @@ def _key(columns: Sequence[str]) -> str:
     return f"hash({', '.join(map(quote, columns))})" if columns else "0::UBIGINT"
 
 
-def _fetch(log: EventLog, ask: Ask, known: Keys) -> Iterator[Callable[[], StepRows]]:
+def _fetch(log: EventLog, ask: Ask, known: Keys) -> Iterator[Callable[[], Part]]:
     """Fetch everything, in several passes if the units are too many to be held together."""
     passes = -(-log.rows_used // MOST_HELD)
     parts = 2 ** max(0, (log.rows_used // passes // PART).bit_length() - 1)
@@ -130,7 +168,7 @@ def _fetch(log: EventLog, ask: Ask, known: Keys) -> Iterator[Callable[[], StepRo
         while pieces:
             mine = pieces.pop()
             if mine:
-                yield partial(_join, mine)
+                yield partial(_lay_out, mine)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +191,8 @@ def _divide(batch: pa.RecordBatch, known: Keys, pieces: list[list[_Piece]]) -> N
             part.append(_Piece(dataclasses.replace(piece, value=piece.value[valued]), valued))
 
 
-def _join(pieces: list[_Piece]) -> StepRows:
+def _lay_out(pieces: list[_Piece]) -> Part:
+    """Join the pieces of one part."""
     columns: dict[str, Any] = {}
     for name, first in vars(pieces[0].rows).items():
         columns[name] = None if first is None else np.concatenate([getattr(piece.rows, name) for piece in pieces])
@@ -161,7 +200,7 @@ def _join(pieces: list[_Piece]) -> StepRows:
     valued = [piece.valued + start for piece, start in zip(pieces, starts[:-1], strict=True)]
     value = np.full(len(columns["unit"]), np.nan)
     value[np.concatenate(valued)] = columns["value"]
-    return StepRows(**{**columns, "value": value})
+    return lay_out(StepRows(**{**columns, "value": value}))
 
 
 def _open(log: EventLog, ask: Ask) -> Iterator[duckdb.DuckDBPyRelation]:

@@ -1,0 +1,78 @@
+"""The prepared conversions as arrays on disk, one file a column: read again and again without an engine."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from convlib.engine import quote, scan
+from convlib.events import NO_VALUE
+
+#: The columns of numbers, and how the engine gives them.
+NUMBERS: dict[str, tuple[str, np.dtype[Any]]] = {
+    "user": ("CAST(user AS INTEGER)", np.dtype(np.int32)),
+    "time": ("epoch_us(timestamp)", np.dtype(np.int64)),
+    "event": ("CAST(event AS BIGINT)", np.dtype(np.int64)),
+    "value": ("coalesce(value, 'NaN'::DOUBLE)", np.dtype(np.float64)),
+}
+#: Rows that are on their way at a time.
+BATCH = 1_000_000
+
+
+def read_numbers(conversions: Path, name: str) -> NDArray[Any]:
+    """Open one of `NUMBERS` of the prepared conversions, in their order.
+
+    Args:
+        conversions: The file of the prepared conversions, beside which the arrays are kept.
+        name: The column.
+    """
+    path = conversions.with_name(f"conversions.{name}.npy")
+    if not path.exists():
+        expression, kind = NUMBERS[name]
+        _write(path, conversions, expression, kind, None)
+    return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+
+
+def read_texts(conversions: Path, name: str) -> tuple[NDArray[Any], "pd.Series[str]"]:
+    """Open a column as places in the list of its values as text, which is in order."""
+    path = conversions.with_name(f"conversions.text-{name.encode().hex()}.npy")
+    text = f"coalesce(CAST({quote(name)} AS VARCHAR), '{NO_VALUE}')"
+    values = path.with_suffix(".parquet")
+    if not path.exists():
+        distinct = scan(conversions).project(f"{text} AS x").distinct().order("x").to_arrow_table()
+        with _whole(values) as scratch:
+            pq.write_table(distinct, scratch)
+    known = pq.read_table(values).column("x").combine_chunks()
+    if not path.exists():
+        _write(path, conversions, text, np.min_scalar_type(len(known)), known)
+    return np.load(path, mmap_mode="r"), known.to_pandas()
+
+
+def _write(path: Path, conversions: Path, expression: str, kind: np.dtype[Any], known: pa.Array | None) -> None:
+    """Write a column batch by batch."""
+    with _whole(path) as scratch:
+        shape = (pq.read_metadata(conversions).num_rows,)
+        values = np.lib.format.open_memmap(scratch, mode="w+", dtype=kind, shape=shape)
+        low = 0
+        for batch in scan(conversions).project(f"{expression} AS x").to_arrow_reader(BATCH):
+            found = batch.column(0) if known is None else pc.index_in(batch.column(0), value_set=known)
+            values[low : low + len(found)] = found.to_numpy(zero_copy_only=False)
+            low += len(found)
+        values.flush()
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Write a file beside its place and put it there whole."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        scratch = Path(folder) / path.name
+        yield scratch
+        scratch.replace(path)
