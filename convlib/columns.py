@@ -1,6 +1,7 @@
 """The prepared conversions as arrays on disk, one file a column: read again and again without an engine."""
 
 import contextlib
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,8 @@ def read_numbers(conversions: Path, name: str) -> NDArray[Any]:
 
 def read_texts(conversions: Path, name: str) -> tuple[NDArray[Any], "pd.Series[str]"]:
     """Open a column as places in the list of its values as text, which is in order."""
-    path = conversions.with_name(f"conversions.text-{name.encode().hex()}.npy")
+    # A column may have any name, and a file may not.
+    path = conversions.with_name(f"conversions.text-{hashlib.sha256(name.encode()).hexdigest()[:16]}.npy")
     text = f"coalesce(CAST({quote(name)} AS VARCHAR), '{NO_VALUE}')"
     values = path.with_suffix(".parquet")
     if not path.exists():
