@@ -169,7 +169,7 @@ def _word_reason(types: dict[str, str], zone: str) -> str:
     """Word why a row can't be used: the first fault found, or null."""
     empty = " AND ".join(f"{quote(name)} IS NULL" for name in types if name not in (FILE, ROW))
     cases = [f"WHEN user_id IS NULL AND {empty} THEN '{GARBLED}'"]
-    nobody = " AND ".join(is_nobody(name, types) for name in ("user_id", "anonymous_id") if name in types)
+    nobody = " AND ".join(_is_nobody(name, types) for name in ("user_id", "anonymous_id") if name in types)
     cases.append(f"WHEN {nobody} THEN 'user_id is missing'")
     cases += [f"WHEN {_is_blank(name, types)} THEN '{name} is missing'" for name in ("event_name", "timestamp")]
     if types["timestamp"] == "VARCHAR":
@@ -191,9 +191,15 @@ def _is_blank(name: str, types: dict[str, str]) -> str:
     return f"({name} IS NULL OR ({name} < '!' AND TRIM({name}) = ''))"  # the comparison spares trimming every text
 
 
-def is_nobody(name: str, types: dict[str, str]) -> str:
+def _is_nobody(name: str, types: dict[str, str]) -> str:
     """Write when an id names no user."""
     return f"({_is_blank(name, types)} OR {_is_listed(f'CAST({name} AS VARCHAR)')})"
+
+
+def find_nobody(types: dict[str, str]) -> str:
+    """Write when a user's id that is not blank names nobody, so that files whose statistics exclude it are not read."""
+    plain = types["user_id"] == "VARCHAR"
+    return f"{'user_id' if plain else 'CAST(user_id AS VARCHAR)'} IN ({', '.join(map(text, NOBODY))})"
 
 
 def _is_listed(name: str) -> str:

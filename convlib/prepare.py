@@ -32,7 +32,7 @@ from convlib.canonical import (
     REASON,
     REQUIRED,
     check_columns,
-    is_nobody,
+    find_nobody,
     list_types,
     list_unknown_columns,
     rename_columns,
@@ -340,7 +340,7 @@ class _Reading:
         doubtful = kind == "VARCHAR" or (
             kind in ("DOUBLE", "FLOAT") and rows.filter("isinf(value)").limit(1).fetchall()
         )
-        doubtful = doubtful or rows.filter(is_nobody("user_id", list_types(rows))).limit(1).fetchall()
+        doubtful = doubtful or rows.filter(find_nobody(list_types(rows))).limit(1).fetchall()
         moments = type_rows(rows, zone=self.mapping.timezone, trim=False)
         in_range = f"min(timestamp) >= '{EARLIEST}' AND max(timestamp) <= '{LATEST}'"
         counted = moments.aggregate(f"count(*), {in_range}, min(timestamp), max(timestamp)").fetchall()

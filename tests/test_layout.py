@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -91,7 +93,7 @@ def test_split_keeps_units_together_and_rows_in_order() -> None:
     unit = np.random.default_rng(1).integers(0, 500, 10_000).astype(np.uint64)
     starts, order = split(unit, 8)
     assert sorted(order) == list(range(10_000))
-    parts = [order[low:high] for low, high in zip(starts[:-1], starts[1:], strict=True)]
+    parts = [order[low:high] for low, high in itertools.pairwise(starts)]
     assert all((np.diff(part) > 0).all() for part in parts)
     assert sum(len(set(unit[part])) for part in parts) == len(set(unit))
     assert max(map(len, parts)) < 2 * 10_000 / 8

@@ -1,4 +1,4 @@
-"""A funnel's rows come on three ways, in slices, passes and parts; its numbers must be the same on each, to the last digit."""
+"""A funnel's rows come on three ways, in slices, passes and parts; its numbers are the same on each, to the last digit."""
 
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ def test_fetch_parts_names_everything_unknown_at_once(rows: pd.DataFrame, plan: 
         "geo, product_id, value, currency, price"
     )
     assert caught.value.problems == (
-        "`loook` is neither a conversion of the plan nor an event of the log. Did you mean 'look'? Known are pay, look, "
-        "cheap, cart, leave, other, peek.",
+        "`loook` is neither a conversion of the plan nor an event of the log. Did you mean 'look'? Known are pay, "
+        "look, cheap, cart, leave, other, peek.",
         f"The log has no column `device`. Did you mean 'device_type'? Its columns are {columns}.",
     )
