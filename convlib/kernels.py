@@ -88,20 +88,27 @@ def match_funnel(
         best, done = 0, NEVER
         # Pass 1: instant by instant, for every level the latest start that reaches it; the deepest level is the best.
         while low < end:
-            now, high = time[low], low
-            while high < end and time[high] == now:
-                if step[high] == 0 and opens[high] and entry[unit] == NEVER:
-                    entry[unit] = high
-                high += 1
-            start[0] = now
-            if high - low == 1:  # nothing shares the instant: the usual case, and the quick one
+            now, high = time[low], low + 1
+            if high == end or time[high] != now:  # nothing shares the instant: the usual case, and the quick one
                 k = step[low]
-                if start[k] != NEVER and now - start[k] <= window and (k > 0 or opens[low]):
-                    start[k + 1] = start[k]
-                    if k + 1 > best:
-                        best, done = k + 1, now
+                if k > 0:
+                    if start[k] != NEVER and now - start[k] <= window:
+                        start[k + 1] = start[k]
+                        if k + 1 > best:
+                            best, done = k + 1, now
+                elif opens[low]:
+                    start[1] = now
+                    if best == 0:
+                        best, done, entry[unit] = 1, now, low
                 low = high
                 continue
+            while high < end and time[high] == now:
+                high += 1
+            if entry[unit] == NEVER:
+                for row in range(low, high):
+                    if step[row] == 0 and opens[row] and entry[unit] == NEVER:
+                        entry[unit] = row
+            start[0] = now
             # Deeper attempts first: what an attempt reaches at this instant must not be carried on at it again.
             for level in range(steps - 1, -1, -1):
                 if start[level] == NEVER or now - start[level] > window:
@@ -114,17 +121,23 @@ def match_funnel(
                         best, done = k, now
             low = high
         depth[unit] = best
+        if best == 1:
+            reached[unit, 0] = entry[unit]
+            continue
         # Pass 2: `done` is the first time this depth is reached, so the earliest start from which it lies within the
         # window reaches it then too (an earlier start is never later at any step); follow that one.
-        k, low = 0, offsets[unit]
+        k, low = 0, entry[unit]
         while k < best:
-            now, high = time[low], low
+            now, high = time[low], low + 1
+            if high == end or time[high] != now:
+                if step[low] == k and (k > 0 or (opens[low] and done - now <= window)):
+                    reached[unit, k] = low
+                    k += 1
+                low = high
+                continue
             while high < end and time[high] == now:
                 high += 1
             first = k
-            if high - low == 1 and step[low] != k:
-                low = high
-                continue
             if k > 0 or done - now <= window:
                 while k < best and _assign(low, high, first, k, step, event, opens, reached[unit], asked, via):
                     k += 1
