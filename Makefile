@@ -41,7 +41,7 @@ endif
 	@touch $(READY)
 
 lock: ## requirements.txt from pyproject.toml (needs uv); UPGRADE=--upgrade takes the newest versions
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
+	uv pip compile pyproject.toml --extra dev --extra ibis --extra spark --universal --python-version 3.11 --generate-hashes --no-annotate --quiet \
 	  --custom-compile-command 'make lock' $(UPGRADE) --output-file requirements.txt
 
 bench: environment ## seconds and memory against peers, on 10 million seeded events (some minutes)

@@ -19,6 +19,9 @@ CONDA_NAMES = {"duckdb": "python-duckdb", "jupyter-client": "jupyter_client", "m
 CONDA_ONLY = {"python", "pip", "hatchling"}
 
 
+EXTRAS = tuple(PROJECT["optional-dependencies"])
+
+
 def requirements(*extras: str) -> dict[str, SpecifierSet]:
     lines = [*PROJECT["dependencies"], *(line for extra in extras for line in PROJECT["optional-dependencies"][extra])]
     return {requirement.name: requirement.specifier for requirement in map(Requirement, lines)}
@@ -58,7 +61,7 @@ def test_environment_yml_parses_as_conda_reads_it(line: str) -> None:
 
 
 def test_every_dependency_has_a_lower_and_an_upper_bound() -> None:
-    signs = {name: {bound.operator for bound in bounds} for name, bounds in requirements("dev").items()}
+    signs = {name: {bound.operator for bound in bounds} for name, bounds in requirements(*EXTRAS).items()}
     assert {name: found for name, found in signs.items() if found != {">=", "<"}} == {}
 
 
@@ -69,7 +72,7 @@ def test_lock_names_no_address_and_no_folder() -> None:
 
 def test_lock_has_every_dependency_within_its_bounds() -> None:
     locked = locked_versions()
-    bounds = requirements("dev")
+    bounds = requirements(*EXTRAS)
     assert set(map(canonicalize_name, bounds)) <= {name for name, _ in locked}
     assert [(name, version) for name, version in locked if name in bounds and version not in bounds[name]] == []
 
