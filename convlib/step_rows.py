@@ -2,8 +2,11 @@
 
 import dataclasses
 import itertools
+import math
 import operator
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial, reduce
 from typing import Any
 
@@ -30,6 +33,8 @@ PART = 2**17
 MOST_FETCHED, MOST_HELD = 10_000_000, 64_000_000
 
 
+#: So many groups are numbered without a look at which of them there are.
+MOST_GROUPS = 100_000
 #: Keys of groups, and the number of each.
 Keys = tuple[NDArray[np.uint64], NDArray[np.int32]]
 
@@ -108,8 +113,12 @@ def _is_stored(log: EventLog, ask: Ask) -> bool:
     """Say whether the rows are among the prepared conversions as they are, already in order."""
     named = all(log.plan and step.name in log.plan and not step.where for step in ask.steps)
     named = named and len({step.name for step in ask.steps}) == len(ask.steps)
+    if not (log.is_ordered and named):
+        return False
+    conversions = log.prepared.find("conversions.parquet", log.plan)
+    few = math.prod(len(read_texts(conversions, name)[1]) for name in ask.columns) <= MOST_GROUPS
     whole = not (log.filters or log.row_rule or ask.every_event)
-    return log.is_ordered and named and whole and ask.unit == "user"
+    return few and whole and ask.unit == "user"
 
 
 def _read_stored(log: EventLog, ask: Ask) -> tuple[Iterator[Callable[[], Part]], pd.DataFrame]:
@@ -118,7 +127,7 @@ def _read_stored(log: EventLog, ask: Ask) -> tuple[Iterator[Callable[[], Part]],
     stored = {name: read_numbers(conversions, name) for name in NUMBERS}
     stored["conversion"], names = read_texts(conversions, "conversion")
     columns = [read_texts(conversions, name) for name in ask.columns]
-    groups = pd.MultiIndex.from_product([texts for _, texts in columns], names=ask.columns).to_frame(index=False)
+    groups = pd.DataFrame(itertools.product(*(texts for _, texts in columns)), columns=list(ask.columns), dtype="str")
     numbers = {step.name: k for k, step in enumerate(ask.steps)}
     steps = np.array([numbers.get(name, -1) for name in names])
     members = None
@@ -163,8 +172,9 @@ def _fetch(log: EventLog, ask: Ask, known: Keys) -> Iterator[Callable[[], Part]]
         pieces: list[list[_Piece]] = [[] for _ in range(parts)]
         for rows in _open(log, ask):
             some = rows.filter(f"unit % {passes} = {number}") if passes > 1 else rows
-            for batch in some.to_arrow_table().to_batches():
-                _divide(batch, known, pieces)
+            batches = some.to_arrow_table().to_batches()
+            with ThreadPoolExecutor() as pool:
+                deque(pool.map(partial(_divide, known=known, pieces=pieces), batches), maxlen=0)
         while pieces:
             mine = pieces.pop()
             if mine:

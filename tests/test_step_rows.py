@@ -1,4 +1,4 @@
-"""A funnel's rows come on three ways, in slices, passes and parts; its numbers are the same on each, to the last digit."""
+"""A funnel's rows come on three ways, in slices, passes and parts: the same numbers, to the last digit."""
 
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,15 @@ def test_fetch_parts_reads_slices_of_several_files(
         part.to_parquet(folder / f"{number}.parquet", index=False)
     monkeypatch.setattr(step_rows, "MOST_FETCHED", 500)
     check(measure(read_events(folder, plan=plan), RULES["by"]), wanted)
+
+
+def test_fetch_parts_lists_only_the_groups_that_are_there_when_they_are_many(
+    rows: pd.DataFrame, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = prepare(open_log(rows, plan, tmp_path))
+    wanted = measure(log, RULES["by"])
+    monkeypatch.setattr(step_rows, "MOST_GROUPS", 3)
+    check(measure(log, RULES["by"]), wanted)
 
 
 def test_fetch_parts_counts_the_members_of_a_segment(rows: pd.DataFrame, plan: Plan, tmp_path: Path) -> None:
