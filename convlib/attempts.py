@@ -246,7 +246,7 @@ def describe_attempts(
     times = np.where(reached, _take(conversions.time, rows), np.nan) / 1e6
     # A step that came a little too early, within the tolerance, counts as if at the time of the one before.
     times = np.where(reached, np.fmax.accumulate(times, axis=1), np.nan)
-    paid = reached[:, -1:] & (_take(conversions.step, rows) == steps - 1)
+    paid = reached & reached[:, -1:] & (_take(conversions.step, rows) == steps - 1)
     values = np.where(paid.any(axis=1), _take(conversions.value, _pick(rows, paid.argmax(axis=1))), np.nan)
     last = steps - 1 - reached[:, ::-1].argmax(axis=1)
     place = {"first_touch": np.zeros_like(last), "last_touch": last}.get(task.breakdown)
