@@ -46,6 +46,7 @@ lock: ## requirements.txt from pyproject.toml (needs uv); UPGRADE=--upgrade take
 
 bench: environment ## seconds and memory against peers, on 10 million seeded events (some minutes)
 	$(BIN)/python -m benchmarks.bench_quality
+	$(BIN)/python -m benchmarks.bench_funnel
 
 clean: ## removes the environment, caches and builds; reports stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*

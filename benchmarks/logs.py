@@ -1,6 +1,7 @@
 """A seeded log of a shop, as large as asked: users of very different activity, times in whole seconds."""
 
 import sys
+import zlib
 from pathlib import Path
 
 import duckdb
@@ -38,7 +39,8 @@ TO '{path}' (FORMAT parquet, COMPRESSION zstd)
 
 def write_log(folder: Path, rows: int, *, shuffled: bool = False) -> Path:
     """Write the log of so many rows, in order of time or in none, or find it there."""
-    path = folder / f"log-{rows}{'-shuffled' if shuffled else ''}.parquet"
+    version = zlib.crc32(QUERY.encode())
+    path = folder / f"log-{version:08x}-{rows}{'-shuffled' if shuffled else ''}.parquet"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(".writing")

@@ -1,5 +1,6 @@
 """Times functions in processes of their own, in turn, so that a slower hour of the machine meets all alike."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -65,9 +66,8 @@ def show(found: Mapping[str, Measured], *, against: str | None) -> None:
     print("| work | median s | min | max | peak MiB | ratio |\n|---|---:|---:|---:|---:|---:|")
     for name, one in found.items():
         ratio = f"{one.median / found[against].median:.2f}" if against else "-"
-        print(
-            f"| {name} | {one.median:.2f} | {min(one.seconds):.2f} | {max(one.seconds):.2f} | {one.peak:,.0f} | {ratio} |"
-        )
+        seconds = f"{one.median:.2f} | {min(one.seconds):.2f} | {max(one.seconds):.2f}"
+        print(f"| {name} | {seconds} | {one.peak:,.0f} | {ratio} |")
 
 
 def run_apart(work: Work) -> Measured:
@@ -83,6 +83,8 @@ def run_apart(work: Work) -> Measured:
     sender.close()
     try:
         result: Measured = receiver.recv()
+    except EOFError:
+        raise SystemExit("It failed; the reason stands above.") from None
     finally:
         process.join()
     return result
@@ -112,12 +114,16 @@ def _time_once(work: Callable[[], object]) -> tuple[float, object]:
     return time.perf_counter() - start, result
 
 
-def _read_peak(process: int) -> float:
-    """Add up the peaks of a process and its living children: the resource module's would be the parent's, if larger."""
-    folder = Path("/proc") / str(process)
-    if not folder.exists():
-        return float("nan")
-    lines = (folder / "status").read_text(encoding="utf-8").splitlines()
-    own = next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
-    children = " ".join(path.read_text(encoding="utf-8") for path in folder.glob("task/*/children")).split()
-    return own + sum(_read_peak(int(child)) for child in children)
+def _read_peak(root: int) -> float:
+    """Add up the peaks of a process and its living children; the `resource` module would count the parent's own too."""
+    peaks: dict[int, float] = {}
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):  # it has ended in between
+            fields = dict(line.split(":", 1) for line in path.read_text(encoding="utf-8").splitlines())
+            parents[int(fields["Pid"])] = int(fields["PPid"])
+            peaks[int(fields["Pid"])] = int(fields.get("VmHWM", "0 kB").split()[0]) / 1024
+    family = [root]
+    for process in family:
+        family += [child for child, parent in parents.items() if parent == process]
+    return sum(peaks.get(process, float("nan")) for process in family)

@@ -39,6 +39,9 @@ TAKEN = frozenset(
         *("conversion", "count", "could", "depth", "did", "end", "entered", "error", "event", "exposed", "lost"),
         *("measured", "metric", "name", "note", "owner", "pending", "period", "previous", "status", "step"),
         *("target", "tier", "time", "unit", "units", "until", "value"),
+        *("at_risk", "cluster", "converted", "group", "leak_difference", "lost_rate", "p_value", "q_value", "seconds"),
+        *("seconds_high", "seconds_low", "share", "share_ci_lower", "share_ci_upper", "units_before"),
+        *("units_rank", "value_rank", "verdict"),
     }
 )
 

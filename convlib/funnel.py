@@ -1,46 +1,58 @@
 """Where units leave on an ordered path: counts, rates, times and value lost at each step."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from convlib import plots, takeaways
 from convlib.attempts import Anchor, Count, Excluded, Order, Task, count_parts
-from convlib.conversions import Exclusion, Ints, Step, microseconds
+from convlib.conversions import Exclusion, Step, microseconds
 from convlib.events import EventLog, Unit, list_columns
+from convlib.funnel_results import Counted, count_steps, count_trend
 from convlib.funnel_rules import StepName, read_rules
+from convlib.funnel_units import State, bin_times, estimate_conversion, find_next, list_units
 from convlib.plan_entries import Macro
-from convlib.results import Kind, Result, show_table
-from convlib.stats import CONFIDENCE, FEW_UNITS, check_confidence, divide, wilson_interval
+from convlib.results import Kind, Result, Shown, show_table
+from convlib.stats import CONFIDENCE, check_confidence
 from convlib.step_rows import Ask, fetch_parts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLUMNS = (
-    "step",
-    "name",
-    "units",
-    "pending",
-    "rate_from_start",
-    "rate_from_start_ci_lower",
-    "rate_from_start_ci_upper",
-    "rate_from_previous",
-    "rate_from_previous_ci_lower",
-    "rate_from_previous_ci_upper",
-    "lost",
-    "seconds_from_previous_p25",
-    "seconds_from_previous_p50",
-    "seconds_from_previous_p75",
-    "seconds_from_start_p50",
-    "value",
-    "note",
-)
-TREND_COLUMNS = ("period", "units", "converted", "rate", "rate_ci_lower", "rate_ci_upper", "note")
+
+@dataclasses.dataclass(frozen=True)
+class NextEvents(Result):
+    """What those that stopped at a step did next.
+
+    Attributes:
+        counted: What is counted: `units`, `attempts` or `sessions`.
+    """
+
+    SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
+        ("name", "Stopped at", "text"),
+        ("next", "Next event", "text"),
+        ("units", "Units", "count"),
+        ("share", "Of those that stopped", "percent"),
+        ("median_seconds", "Median time", "seconds"),
+    )
+
+    counted: str
+
+    @property
+    def named(self) -> pd.DataFrame:
+        """Give the table with names for people in place of the conversions' ids."""
+        return self.table.assign(**{name: self.table[name].replace(self.names) for name in ("name", "next")})
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw what came next at the step at which most stopped."""
+        return plots.draw_next(self.named, counted=self.counted, segment=self.segment, ax=ax)
+
+    def _repr_html_(self) -> str:
+        return show_table(self.named, _head_units(self.SHOWN, self.counted))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +63,11 @@ class Funnel(Result):
         steps: The steps' names, in order.
         window: How long after the first step a later one counts.
         by: Breakdown columns.
-        leaks: One row a step and group, the most units lost first: `units_rank`, `value_rank`.
-        trend: One row a week of entry: units, converted, rate with its interval.
+        counted: What is counted: `units`, `attempts` or `sessions`.
+        leaks: One row a step and group, the most units lost first: the table's columns, an interval of the value lost,
+            `units_before` and of these the `lost_rate`; with `by` the `leak_difference` from all other groups, its
+            test and the `verdict`; `units_rank`, `value_rank`.
+        trend: One row a week of entry: units, converted within the window of entry, rate with its interval.
     """
 
     SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
@@ -66,26 +81,130 @@ class Funnel(Result):
         ("pending", "Pending", "count"),
         ("note", "Note", "text"),
     )
+    LEAKS: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
+        ("name", "Lost before", "text"),
+        ("units_before", "Units", "count"),
+        ("lost", "Lost", "count"),
+        ("lost_rate", "Share lost", "percent"),
+    )
+    TESTED: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
+        ("leak_difference", "Against the others", "points"),
+        ("q_value", "q", "p_value"),
+        ("verdict", "Verdict", "text"),
+    )
 
     steps: tuple[str, ...]
     window: str
     by: tuple[str, ...]
+    counted: str
     leaks: pd.DataFrame
     trend: pd.DataFrame
+    _counted: Counted = dataclasses.field(repr=False)
+    _log: EventLog = dataclasses.field(repr=False)
+    _unit: Unit = dataclasses.field(repr=False)
+
+    @functools.cached_property
+    def times(self) -> pd.DataFrame:
+        """Spread the seconds from the last required step over bins.
+
+        Returns:
+            For each step (and group) `seconds_low`, `seconds_high`, the `units` within, as a `share` of those that
+            reached the step, and its quantiles `seconds_p10` to `seconds_p90`.
+        """
+        return bin_times(self._counted)
+
+    @functools.cached_property
+    def time_to_convert(self) -> pd.DataFrame:
+        """Estimate which share has converted some time after entry, also from those who are pending (Kaplan-Meier).
+
+        Returns:
+            For each group `seconds` since entry, how many were `at_risk` just before, how many `converted` then, and
+            the `share` that has by then, with its interval (Greenwood's variance, log-log).
+        """
+        return estimate_conversion(self._counted)
+
+    def next_events(self, top: int = 10) -> NextEvents:
+        """Say what those that stopped at each step did next: the first later event within the window.
+
+        Args:
+            top: How many events are listed for each step, the most frequent first; the others are counted together.
+        """
+        table = find_next(self._counted, self._log, self._unit, top=top)
+        planned = self._log.plan.conversions if self._log.plan else ()
+        names = {**{each.id: each.name for each in planned}, **self.names}
+        return NextEvents(
+            table=table,
+            takeaways=takeaways.word_next(
+                table.replace({"name": names, "next": names}),
+                counted=self.counted, window=self.window, segment=self.segment,
+            ),
+            segment=self.segment,
+            names=names,
+            counted=self.counted,
+        )  # fmt: skip
+
+    def units(self, step: int | str = 1, state: State = "reached") -> pd.DataFrame:
+        """List the units that a number of the table counts.
+
+        Args:
+            step: A step by its number, from 1, or its name.
+            state: `reached` the step; `lost`: reached the last required step before, and not this one; `converted`:
+                reached the step and the last one; `pending`: reached the step, and their window is not over.
+
+        Returns:
+            One row an attempt, in order of entry: `user_id`, `session_id` of sessions, the groups, when it `entered`
+            and when it reached each step (`time_1`, ...; UTC), and the `value` of its last step.
+
+        Raises:
+            ParamError: There is no such step or state.
+        """
+        known = [tuple(dict.fromkeys((name, self.names.get(name, name)))) for name in self._counted.names]
+        return list_units(self._counted, self._log, self._unit, step=step, state=state, names=known)
+
+    def show_leaks(self, top: int = 10) -> Shown:
+        """Show where most are lost, and which groups leave more often than the others."""
+        worth: tuple[str, str, Kind] = ("value", "Value lost", "number")
+        columns = (*_name_groups(self.by), *self.LEAKS, *(self.TESTED if self.by else ()), worth)
+        return Shown(self._named_leaks.head(top), _head_units(columns, self.counted))
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the share of the first step's units that reached each step, with n and interval."""
-        return plots.draw_funnel(self.named, by=self.by, window=self.window, segment=self.segment, ax=ax)
+        return plots.draw_funnel(
+            self.named, by=self.by, window=self.window, counted=self.counted, segment=self.segment, ax=ax
+        )
+
+    def plot_leaks(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw which groups leave more or less often than all others together, and where."""
+        return plots.draw_leaks(self._named_leaks, by=self.by, segment=self.segment, ax=ax)
+
+    def plot_times(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw how the time to each step is spread, with the median."""
+        times = self.times.assign(name=self.times["name"].replace(self.names))
+        return plots.draw_times(times, by=self.by, segment=self.segment, ax=ax)
+
+    def plot_time_to_convert(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the share converted by time since entry, with its interval."""
+        return plots.draw_curve(self.time_to_convert, by=self.by, counted=self.counted, segment=self.segment, ax=ax)
 
     def plot_trend(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the completion rate by week of entry, with its interval."""
         return plots.draw_trend(self.trend, segment=self.segment, ax=ax)
 
+    @property
+    def _named_leaks(self) -> pd.DataFrame:
+        return self.leaks.replace({"name": self.names, "previous": self.names})
+
     def _repr_html_(self) -> str:
-        shown: tuple[tuple[str, str, Kind], ...] = tuple(
-            (name, name.replace("_", " ").capitalize(), "text") for name in self.by
-        )
-        return show_table(self.named, (*shown, *self.SHOWN))
+        return show_table(self.named, _head_units((*_name_groups(self.by), *self.SHOWN), self.counted))
+
+
+def _name_groups(by: Sequence[str]) -> tuple[tuple[str, str, Kind], ...]:
+    return tuple((name, name.replace("_", " ").capitalize(), "text") for name in by)
+
+
+def _head_units(columns: Sequence[tuple[str, str, Kind]], counted: str) -> tuple[tuple[str, str, Kind], ...]:
+    """Head columns of units by what is counted."""
+    return tuple((name, counted.capitalize() if head == "Units" else head, kind) for name, head, kind in columns)
 
 
 def measure_funnel(
@@ -158,6 +277,7 @@ def measure_funnel(
         min_gap=min_gap, tie_tolerance=tie_tolerance, first_time=first_time, count=count, breakdown=breakdown,
         columns=[*groups, *holds],
     )  # fmt: skip
+    log.check_breakdown(groups)
     start, end = (microseconds(pd.Timestamp(day)) for day in log.bounds)
     task = Task(rules, tuple(groups), tuple(holds), breakdown, (start, end), microseconds(log.last))
     ask = Ask(
@@ -175,15 +295,29 @@ def measure_funnel(
     if not mature_only:
         attempts = attempts.assign(pending=False)
     names = [str(step) for step in chosen] if order != "unordered" else _name_counts(len(chosen))
-    table = _count_steps(attempts, names, rules.required, groups, confidence)
+    counted = Counted(
+        attempts=attempts,
+        names=tuple(names),
+        required=rules.required,
+        by=tuple(groups),
+        counted="attempts" if count == "totals" else f"{ask.unit}s".replace("users", "units"),
+        compared_from=_find_comparable(breakdown, len(chosen)),
+        window=rules.window / 1e6,
+        period=(start / 1e6, end / 1e6),
+        end=task.end / 1e6,
+        confidence=confidence,
+    )
+    table, leaks = count_steps(counted)
     shown = {str(step): _name(log, step) for step in chosen}
-    trend = _count_trend(attempts, len(names), confidence)
     return Funnel(
         table=table,
         takeaways=takeaways.word_funnel(
             _keep_required(table, rules.required).replace({"name": shown}),
+            leaks.replace({"name": shown, "previous": shown}),
             by=tuple(groups),
             window=window,
+            counted=counted.counted,
+            seconds_to_most=counted.seconds_to_most,
             segment=log.segment_name,
             worth=_worth(log, chosen[-1]),
         ),
@@ -192,9 +326,20 @@ def measure_funnel(
         steps=tuple(str(step) for step in chosen),
         window=window,
         by=tuple(groups),
-        leaks=_rank_leaks(table),
-        trend=trend,
+        counted=counted.counted,
+        leaks=leaks,
+        trend=count_trend(counted),
+        _counted=counted,
+        _log=log,
+        _unit=ask.unit,
     )
+
+
+def _find_comparable(breakdown: str, steps: int) -> int:
+    """Give the first step, from 0, at which groups may be compared: before it, being in one depends on staying."""
+    if breakdown == "last_touch":
+        return steps
+    return int(breakdown.removeprefix("step:")) if breakdown.startswith("step:") else 1
 
 
 def _name_counts(steps: int) -> list[str]:
@@ -216,148 +361,7 @@ def _worth(log: EventLog, step: Step) -> str | None:
     return "conversions" if goal.value == 1 else goal.currency
 
 
-def _count_steps(
-    attempts: pd.DataFrame, names: list[str], required: Sequence[bool], by: list[str], confidence: float
-) -> pd.DataFrame:
-    groups = [(None, attempts)] if not by else list(attempts.groupby(by, sort=True))
-    parts = [
-        _count_group(group, names, required, confidence).assign(**group[by].iloc[0])
-        for _, group in groups
-        if len(group)
-    ]
-    if not parts:
-        empty = _count_group(attempts, names, required, confidence)
-        parts = [empty if not by else empty.head(0).assign(**dict.fromkeys(by, ""))]
-    return pd.concat(parts, ignore_index=True)[[*by, *COLUMNS]]
-
-
-def _count_group(group: pd.DataFrame, names: list[str], required: Sequence[bool], confidence: float) -> pd.DataFrame:
-    mature = group[~group["pending"]]
-    times = mature[[f"time_{k}" for k in range(len(names))]].to_numpy(float)
-    reached = ~np.isnan(times)
-    previous = _find_previous(required)
-    units = reached.sum(axis=0)
-    before = units[previous]
-    clusters = mature["cluster"].to_numpy() if "cluster" in mature else None
-    low, high = _interval(reached, reached[:, [0] * len(names)], clusters, confidence)
-    step_low, step_high = _interval(reached, reached[:, previous], clusters, confidence)
-    lost = np.where(required, before - units, 0)
-    value = lost * divide(units[-1], units) * mature["value"].mean()
-    table = pd.DataFrame(
-        {
-            "step": np.arange(1, len(names) + 1),
-            "name": names,
-            "units": units,
-            "pending": int(group["pending"].sum()),
-            "rate_from_start": divide(units, units[0]),
-            "rate_from_start_ci_lower": low,
-            "rate_from_start_ci_upper": high,
-            "rate_from_previous": divide(units, before),
-            "rate_from_previous_ci_lower": step_low,
-            "rate_from_previous_ci_upper": step_high,
-            "lost": lost,
-            "value": value,
-            "note": _note(units[0]),
-        }
-    )
-    columns = _time_columns(times, previous)
-    return table.assign(**columns)
-
-
-def _find_previous(required: Sequence[bool]) -> list[int]:
-    """Give for each step the last required one before it; for the first itself."""
-    return [max((k for k in range(step) if required[k]), default=0) for step in range(len(required))]
-
-
 def _keep_required(table: pd.DataFrame, required: Sequence[bool]) -> pd.DataFrame:
     """Leave the optional steps out, and number the others anew."""
     kept = table[np.array(required)[table["step"] - 1]]
     return kept.assign(step=np.cumsum(required)[kept["step"] - 1]).reset_index(drop=True)
-
-
-def _interval(
-    hits: NDArray[np.bool_], trials: NDArray[np.bool_], clusters: NDArray[Any] | None, confidence: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Give Wilson's interval of each column's rate, with fewer trials where those of one cluster are alike."""
-    effects = np.ones(hits.shape[1])
-    if clusters is not None and len(clusters):
-        numbers = np.unique(clusters, return_inverse=True)[1]
-        effects = np.array([_design_effect(*pair, numbers) for pair in zip(hits.T, trials.T, strict=True)])
-    successes, total = hits.sum(axis=0), trials.sum(axis=0)
-    return wilson_interval(successes / effects, total / effects, confidence=confidence)
-
-
-def _design_effect(hits: NDArray[np.bool_], trials: NDArray[np.bool_], clusters: Ints) -> float:
-    """Compare the variance of a rate, summed within clusters, with that of as many independent trials.
-
-    Source: Kish (1965), Survey Sampling, 5.4; the variance is that of a ratio of totals over clusters.
-    """
-    total, groups = trials.sum(), len(np.unique(clusters[trials]))
-    if total == 0:
-        return 1.0
-    rate = hits.sum() / total
-    if groups < 2 or rate in (0, 1):
-        return float(total / groups)  # nothing varies, so each cluster says one thing
-    errors = np.bincount(clusters, hits - rate * trials)
-    return max(1.0, float(groups / (groups - 1) * (errors @ errors) / (total * rate * (1 - rate))))
-
-
-def _note(units: int) -> str:
-    if units == 0:
-        return "no mature unit"
-    return f"{units} units, fewer than {FEW_UNITS}" if units < FEW_UNITS else ""
-
-
-def _time_columns(times: NDArray[np.float64], previous: list[int]) -> dict[str, list[float]]:
-    since_previous = times - times[:, previous]
-    columns = {f"seconds_from_previous_p{q}": _quantiles(since_previous, q / 100) for q in (25, 50, 75)}
-    return columns | {"seconds_from_start_p50": _quantiles(times - times[:, :1], 0.5)}
-
-
-def _quantiles(seconds: NDArray[np.float64], q: float) -> list[float]:
-    columns = [column[~np.isnan(column)] for column in seconds.T]
-    values = [float(np.quantile(column, q)) if column.size else np.nan for column in columns]
-    return [np.nan, *values[1:]]
-
-
-def _rank_leaks(table: pd.DataFrame) -> pd.DataFrame:
-    leaks = table[table["step"] > 1]
-    ranks = {
-        "units_rank": leaks["lost"].rank(ascending=False, method="min").astype("Int64"),
-        "value_rank": leaks["value"].rank(ascending=False, method="min").astype("Int64"),
-    }
-    return leaks.assign(**ranks).sort_values(["units_rank", "step"], kind="stable", ignore_index=True)
-
-
-def _count_trend(attempts: pd.DataFrame, steps: int, confidence: float) -> pd.DataFrame:
-    mature = attempts[~attempts["pending"]]
-    # By the first entry, not by the counted attempt's: who comes back and converts later stays in the week of coming.
-    moments = pd.to_datetime(mature["entered"], unit="s")
-    weeks = moments.dt.floor("D") - pd.to_timedelta(moments.dt.day_of_week, unit="D")
-    converted = mature[f"time_{steps - 1}"].notna()
-    counts = converted.groupby(weeks).agg(["size", "sum"])
-    low, high = _trend_interval(converted, weeks, mature.get("cluster"), confidence)
-    frame = pd.DataFrame(
-        {
-            "period": counts.index,
-            "units": counts["size"].to_numpy(np.int64),
-            "converted": counts["sum"].to_numpy(np.int64),
-            "rate": divide(counts["sum"], counts["size"]),
-            "rate_ci_lower": low,
-            "rate_ci_upper": high,
-            "note": pd.Series([_note(units) for units in counts["size"]], dtype="str"),
-        }
-    )
-    return frame[list(TREND_COLUMNS)]
-
-
-def _trend_interval(
-    converted: pd.Series, weeks: pd.Series, clusters: pd.Series | None, confidence: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    parts = []
-    for _, hits in converted.groupby(weeks):
-        within = None if clusters is None else clusters[hits.index].to_numpy()
-        column = hits.to_numpy()[:, None]
-        parts.append(np.concatenate(_interval(column, np.ones_like(column), within, confidence)))
-    low, high = np.array(parts).reshape(-1, 2).T
-    return low, high

@@ -9,11 +9,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.axis import Axis
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from convlib.durations import PERIODS
 from convlib.plan_entries import SHARE_METRICS
+from convlib.results import format_seconds
 
 #: Okabe and Ito's palette, safe for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
@@ -24,7 +26,13 @@ WIDTH = 6.0
 LABEL_LENGTH = 32
 VERDICT_COLOURS = {"positive": GREEN, "negative": RED}
 STATUS_COLOURS = {"met": GREEN, "missed": RED, "outside benchmark": ORANGE}
-MOST_ROWS = 25
+LEAK_COLOURS = {"leaks more": RED, "leaks less": GREEN}
+MOST_ROWS, MOST_LEAKS, MOST_TICKS = 25, 12, 7
+#: Times that axes are marked at: seconds, minutes, hours, days, weeks, months, years.
+ROUND_SECONDS = (
+    *(1, 10, 60, 600, 3_600, 6 * 3_600),
+    *(86_400 * days for days in (1, 2, 7, 14, 30, 60, 90, 180, 365, 730, 1_825)),
+)
 #: A flow shows so many places of the paths, and at each so many conversions, if they have this share of the units.
 FLOW_PLACES, FLOW_NODES, FLOW_SMALLEST = 5, 6, 0.02
 #: Width of a node, of the distance between places; height of a line of its label, of all units.
@@ -37,7 +45,9 @@ FLOW_OTHER = "other: "
 FLOW_MARKERS = {"(start)": "nothing before", "(end)": "nothing more", "(more)": "more"}
 
 
-def draw_funnel(table: pd.DataFrame, *, by: Sequence[str], window: str, segment: str, ax: Axes | None = None) -> Axes:
+def draw_funnel(
+    table: pd.DataFrame, *, by: Sequence[str], window: str, segment: str, counted: str = "units", ax: Axes | None = None
+) -> Axes:
     """Draw the share of the first step's units at each step, one bar a step (and group)."""
     steps = list(dict.fromkeys(table["name"]))
     groups = list(table.groupby(list(by), sort=True)) if by else [(segment, table)]
@@ -59,10 +69,136 @@ def draw_funnel(table: pd.DataFrame, *, by: Sequence[str], window: str, segment:
     ax.invert_yaxis()
     ax.set_xlim(0, 1.12)
     ax.xaxis.set_major_formatter(PercentFormatter(1))
-    _xlabel(ax, f"of the units at the first step, within {window}; 95% intervals")
-    _title(ax, f"Reached each step: {segment}")
+    _xlabel(ax, f"of the {counted} at the first step, within {window}; 95% intervals")
+    _title(ax, f"Where do {counted} leave? ({segment})" if not by else f"How far does each group get? ({segment})")
     if len(shown) > 1:
         _legend(ax)
+    return ax
+
+
+def draw_leaks(leaks: pd.DataFrame, *, by: Sequence[str], segment: str, ax: Axes | None = None) -> Axes:
+    """Draw how much more or less often each group leaves than all others, where that could be tested."""
+    tested = leaks[leaks["q_value"].notna()]
+    order = tested["leak_difference"].abs().sort_values(ascending=False, kind="stable").index
+    # The largest differences, in the order of the steps.
+    rows = tested.loc[order[:MOST_LEAKS]].sort_values(["step", "leak_difference"], ascending=[True, False])
+    ax = _axes(ax, height=1.4 + 0.46 * max(1, len(rows)))
+    colours = rows["verdict"].map(LEAK_COLOURS).fillna(GREY)
+    for place, (colour, (_, row)) in enumerate(zip(colours, rows.iterrows(), strict=True)):
+        bounds = row["leak_difference_ci_lower"], row["leak_difference_ci_upper"]
+        ax.plot(bounds, [place, place], color=colour, linewidth=2)
+        ax.plot(row["leak_difference"], place, "o", color=colour, markersize=6)
+    ax.axvline(0, color="#111827", linewidth=1)
+    groups = rows[list(by)].agg(", ".join, axis=1) if len(rows) else pd.Series(dtype="str")
+    _label_rows(ax, groups + ", before " + rows["name"], rows["units_before"])
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+.3g}"))
+    _xlabel(ax, "points of the share lost against all other groups, with 95% interval; dark orange more, green less")
+    _title(ax, f"Which groups leave more often than the others? ({segment})")
+    return ax
+
+
+def draw_times(times: pd.DataFrame, *, by: Sequence[str], segment: str, ax: Axes | None = None) -> Axes:
+    """Draw how the time to each step is spread, as small multiples; the line is the median."""
+    steps = list(dict.fromkeys(times["step"]))
+    if ax is not None or not steps:
+        return _draw_time(times[times["step"].isin(steps[:1])], by, _axes(ax, height=2.4))
+    size = (WIDTH, 0.9 + 1.25 * len(steps))
+    figure, grid = plt.subplots(len(steps), 1, figsize=size, dpi=DPI, squeeze=False, sharex=True, layout="constrained")
+    for step, cell in zip(steps, grid.flat, strict=True):
+        _draw_time(times[times["step"] == step], by, _style(cell))
+    title = "\n".join(textwrap.wrap(f"How long does each step take? ({segment})", 38))
+    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.02, ha="left")
+    figure.supxlabel("time since the step before; line: median", fontsize=9)
+    if by:
+        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+    first: Axes = grid.flat[0]
+    return first
+
+
+def _draw_time(rows: pd.DataFrame, by: Sequence[str], ax: Axes) -> Axes:
+    groups = list(rows.groupby(list(by), sort=True)) if by else [("", rows)]
+    largest = sorted(groups, key=lambda item: -item[1]["units"].sum())[: len(CYCLE) - 1]
+    for number, (key, group) in enumerate(largest):
+        # The first bin begins at 0, which has no place on the axis: it is drawn as wide as the next.
+        edges = np.append(group["seconds_low"], group["seconds_high"].tail(1))
+        edges[0] = edges[1] ** 2 / edges[2]
+        colour = CYCLE[number] if by else BLUE
+        ax.stairs(group["share"].fillna(0), edges, color=colour, fill=not by, label=_key(key), linewidth=1.6)
+        if np.isfinite(group["seconds_p50"].iloc[0]):
+            ax.axvline(max(group["seconds_p50"].iloc[0], edges[0]), color=colour if by else "#111827", linewidth=1.4)
+    if len(rows):
+        name = textwrap.shorten(rows["name"].iloc[0], LABEL_LENGTH + 16, placeholder="…")
+        ax.set_title(f"{name} (n = {rows['units'].sum():,})", fontsize=9, loc="left")
+        _time_axis(ax, rows["seconds_low"].iloc[1], rows["seconds_high"].max(), log=True)
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.yaxis.set_major_locator(MaxNLocator(3))
+    ax.set_ylim(0, None)
+    ax.tick_params(labelsize=8)
+    return ax
+
+
+def draw_curve(
+    curve: pd.DataFrame, *, by: Sequence[str], segment: str, counted: str = "units", ax: Axes | None = None
+) -> Axes:
+    """Draw the share converted by time since entry, with its interval."""
+    ax = _axes(ax, height=3.8)
+    groups = list(curve.groupby(list(by), sort=True)) if by else [(segment, curve)]
+    shown = sorted(groups, key=lambda item: -item[1]["at_risk"].max())[: len(CYCLE) - 1] if len(curve) else []
+    for number, (key, rows) in enumerate(shown):
+        label = f"{_key(key)} (n = {rows['at_risk'].max():,})"
+        ax.step(rows["seconds"], rows["share"], where="post", color=CYCLE[number], linewidth=1.6, label=label)
+        bounds = rows["share_ci_lower"], rows["share_ci_upper"]
+        ax.fill_between(rows["seconds"], *bounds, step="post", color=CYCLE[number], alpha=0.2, linewidth=0)
+    if len(shown):
+        # Where most convert early, an even axis would show a wall and then nothing.
+        converted = curve[curve["converted"] > 0]
+        longest, soon = curve["seconds"].max(), _weighted_median(converted["seconds"], converted["converted"])
+        _time_axis(ax, max(soon / 100, 1.0), longest, log=soon < longest / 20)
+    ax.set_ylim(0, None)
+    _percent_axis(ax.yaxis, curve["share"].max())
+    ax.set_ylabel("converted by then")
+    _xlabel(ax, f"time since entry; pending {counted} count for as long as they were watched; band: 95% interval")
+    _title(ax, f"How long until {counted} convert? ({segment})")
+    _legend(ax)
+    return ax
+
+
+def _weighted_median(values: pd.Series, weights: pd.Series) -> float:
+    return float(np.median(np.repeat(values, weights))) if len(values) else 0.0
+
+
+def _time_axis(ax: Axes, low: float, high: float, *, log: bool) -> None:
+    """Put ticks at round times: 1 min, 10 min, 1 h, ..."""
+    if log:
+        ax.set_xscale("log")
+        ticks = [each for each in ROUND_SECONDS if low <= each <= high]
+        ticks = ticks[:: -(-len(ticks) // MOST_TICKS) or 1]
+    else:
+        step = next((each for each in ROUND_SECONDS if each * MOST_TICKS >= high), high)
+        ticks = list(np.arange(0, high * 1.001, step))
+    ax.xaxis.set_major_locator(FixedLocator(ticks))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: format_seconds(seconds).replace(".0 ", " ")))
+
+
+def draw_next(table: pd.DataFrame, *, segment: str, counted: str = "units", ax: Axes | None = None) -> Axes:
+    """Draw what came next at the step at which most stopped; grey is nothing or anything else."""
+    stops = table.groupby("step")["units"].sum()
+    rows = table[table["step"] == stops.idxmax()] if len(table) else table
+    ax = _axes(ax, height=1.4 + 0.36 * max(1, len(rows)))
+    place = np.arange(len(rows))
+    colours = [GREY if name.startswith("(") else BLUE for name in rows["next"]]
+    ax.barh(place, rows["share"], 0.7, color=colours)
+    ax.errorbar(
+        rows["share"], place, xerr=_errors(rows, "share"), fmt="none", ecolor="#111827", elinewidth=1, capsize=2
+    )
+    _label_rows(ax, rows["next"], rows["units"])
+    ax.set_xlim(0, None)
+    _percent_axis(ax.xaxis, rows["share"].max())
+    where = rows["name"].iloc[0] if len(rows) else "a step"
+    _xlabel(ax, f"of the {rows['units'].sum():,} {counted} that stopped there; 95% intervals")
+    _title(ax, f"What did those do next that stopped at {where}? ({segment})")
     return ax
 
 
@@ -81,10 +217,10 @@ def draw_trend(trend: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> 
         markersize=4,
     )
     ax.set_ylim(0, None)
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    _percent_axis(ax.yaxis, rows["rate"].max())
     ax.set_ylabel("reached the last step")
-    _xlabel(ax, f"week of entry; n = {int(rows['units'].sum()):,}; weeks with too few units left out; 95% intervals")
-    _title(ax, f"Completion by week of entry: {segment}")
+    _xlabel(ax, f"week of entry; n = {int(rows['units'].sum()):,}; small and partial weeks left out; 95% intervals")
+    _title(ax, f"Does completion change from week to week? ({segment})")
     _slant(ax)
     return ax
 
@@ -523,6 +659,12 @@ def _label_rows(ax: Axes, names: pd.Series, counts: pd.Series) -> None:
     labels = [_label(name, n) for name, n in zip(names, counts, strict=True)]
     ax.set_yticks(np.arange(len(labels)), labels, fontsize=9)
     ax.invert_yaxis()
+
+
+def _percent_axis(axis: Axis, largest: float) -> None:
+    """Mark shares at round percentages, without decimals if they are not all small."""
+    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(PercentFormatter(1, decimals=0 if largest > 0.1 else 1))
 
 
 def _key(key: object) -> str:

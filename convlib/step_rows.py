@@ -90,7 +90,6 @@ def _check(log: EventLog, ask: Ask) -> None:
             problems += error.problems
     if problems:
         raise ParamError(*dict.fromkeys(problems))
-    log.check_breakdown(ask.columns)
 
 
 def _streams(log: EventLog, ask: Ask) -> bool:

@@ -14,34 +14,38 @@ from convlib.stats import FEW_UNITS, SIGNIFICANCE
 MOST = 5
 WHEN = {"D": "on {:%-d %B %Y}", "W": "in the week from {:%-d %B %Y}", "M": "in {:%B %Y}"}
 SEVERITIES = {"error": "error", "warning": "warning", "info": "note"}
+#: How what follows a stop is called when nothing does.
+NOTHING = "(nothing)"
 JUDGED = ("positive", "negative", "no evidence")
 
 
 def word_funnel(
-    table: pd.DataFrame, *, by: Sequence[str], window: str, segment: str, worth: str | None = None
+    table: pd.DataFrame,
+    leaks: pd.DataFrame,
+    *,
+    by: Sequence[str],
+    window: str,
+    segment: str,
+    counted: str = "units",
+    seconds_to_most: float = np.nan,
+    worth: str | None = None,
 ) -> Takeaways:
-    """Say how many get through, where most are lost, and which group gets through least."""
+    """Say how many get through, where most are lost, how long it takes, and which groups leave more often."""
     if by:
-        return _word_groups(table, by, window, segment)
+        return _word_groups(table, leaks, by, window, segment, counted)
     first, last = table.iloc[0], table.iloc[-1]
     if not first["units"]:
         return Takeaways(
             (
-                f"No unit of segment {segment} has a complete window of {word_duration(window)} after {first['name']}; "
-                f"{first['pending']:,} are pending.",
+                f"No {counted.removesuffix('s')} of segment {segment} has a complete window of {word_duration(window)} "
+                f"after {first['name']}; {first['pending']:,} are pending.",
             )
         )
     sentences = [
-        f"{_share(last, 'rate_from_start')} of the {first['units']:,} units that entered at "
-        f"{first['name']} reached {last['name']} within {word_duration(window)}."
+        f"{_share(last, 'rate_from_start')} of the {first['units']:,} {counted} that entered at "
+        f"{first['name']} reached {last['name']} within {word_duration(window)}.",
+        *_word_choke_points(leaks, counted, worth),
     ]
-    leak = table.iloc[1:].sort_values("lost", ascending=False).iloc[0]
-    before = table.iloc[int(leak["step"]) - 2]
-    sentences.append(
-        f"Most leave between {before['name']} and {leak['name']}: {leak['lost']:,} of {before['units']:,} units "
-        f"({1 - leak['rate_from_previous']:.1%})"
-        + (f", worth about {format_number(leak['value'])} {worth or 'in value'}." if leak["value"] > 0 else ".")
-    )
     slow = table.iloc[1:].dropna(subset="seconds_from_previous_p50")
     if len(slow):
         step = slow.sort_values("seconds_from_previous_p50").iloc[-1]
@@ -49,22 +53,80 @@ def word_funnel(
             f"The slowest step is {step['name']}: half of those who reach it take longer than "
             f"{format_seconds(step['seconds_from_previous_p50'])}."
         )
+    if last["units"]:
+        sentences.append(
+            f"Of the {last['units']:,} that reached {last['name']}, half did within "
+            f"{format_seconds(last['seconds_from_start_p50'])} of the first step, and 90% within "
+            f"{format_seconds(seconds_to_most)}."
+        )
     if first["pending"]:
         sentences.append(
-            f"{first['pending']:,} more units are pending: their {word_duration(window)} are not over, so they are in "
-            "no rate."
+            f"{first['pending']:,} more {counted} are pending: their {word_duration(window)} are not over, so they are "
+            "in no rate."
         )
     return Takeaways(sentences)
 
 
-def _word_groups(table: pd.DataFrame, by: Sequence[str], window: str, segment: str) -> Takeaways:
+def _word_choke_points(leaks: pd.DataFrame, counted: str, worth: str | None) -> list[str]:
+    """Name the step that loses most, and the one that loses most value, if it is another."""
+    lost = _records(leaks[leaks["lost"] > 0])
+    if not lost:
+        return []
+    most, dearest = lost[0], min(lost, key=lambda leak: leak["value_rank"] if leak["value"] > 0 else np.inf)
+    sentences = [f"Most leave {_word_leak(most, counted)}{_word_worth(most, worth, start=', worth about ')}."]
+    if dearest is not most and dearest["value"] > 0:
+        value = _word_worth(dearest, worth, start="about ")
+        sentences.append(f"The most value is lost {_word_leak(dearest, counted)}, worth {value}.")
+    return sentences
+
+
+def _word_leak(leak: Mapping[str, Any], counted: str) -> str:
+    return (
+        f"between {leak['previous']} and {leak['name']}: {leak['lost']:,} of {leak['units_before']:,} {counted} "
+        f"({leak['lost_rate']:.1%})"
+    )
+
+
+def _word_worth(leak: Mapping[str, Any], worth: str | None, *, start: str) -> str:
+    if not leak["value"] > 0:
+        return ""
+    low, high = leak["value_ci_lower"], leak["value_ci_upper"]
+    known = f" ({format_number(low)} to {format_number(high)})" if low > 0 else ""
+    return f"{start}{format_number(leak['value'])}{known} {worth or 'in value'}"
+
+
+def word_next(table: pd.DataFrame, *, counted: str, window: str, segment: str) -> Takeaways:
+    """Say what those did next that stopped where most do."""
+    if not len(table):
+        return Takeaways((f"None of the {counted} of segment {segment} stopped on the way.",))
+    stops = table.groupby("step")["units"].sum()
+    rows = _records(table[table["step"] == stops.idxmax()])
+    nothing = [row for row in rows if row["next"] == NOTHING]
+    silent = (
+        f"{_share(nothing[0], 'share')} did nothing more within {word_duration(window)} of the first step"
+        if nothing
+        else f"all did something more within {word_duration(window)} of the first step"
+    )
+    first = rows[0]
+    then = (
+        f"; most often {first['next']} came next: {_share(first, 'share')}, half of the time within "
+        f"{format_seconds(first['median_seconds'])} of the stop"
+        if first["next"] != NOTHING
+        else ""
+    )
+    return Takeaways((f"Of the {stops.max():,} {counted} that stopped at {first['name']}, {silent}{then}.",))
+
+
+def _word_groups(
+    table: pd.DataFrame, leaks: pd.DataFrame, by: Sequence[str], window: str, segment: str, counted: str
+) -> Takeaways:
     last = table[table["step"] == table["step"].max()]
     started = table.loc[table["step"] == 1, [*by, "units"]].rename(columns={"units": "started"})
     last = last.merge(started, on=list(by))
     large = last[last["started"] >= FEW_UNITS].dropna(subset="rate_from_start")
     if len(large) < 2:
         return Takeaways(
-            (f"Segment {segment} has too few groups of {FEW_UNITS} units or more to compare by {', '.join(by)}.",)
+            (f"Segment {segment} has too few groups of {FEW_UNITS} {counted} or more to compare by {', '.join(by)}.",)
         )
     ranked = large.sort_values("rate_from_start", kind="stable")
     best, worst = ranked.iloc[-1], ranked.iloc[0]
@@ -77,11 +139,39 @@ def _word_groups(table: pd.DataFrame, by: Sequence[str], window: str, segment: s
         f"{_group(worst, by)} least ({_share(worst, 'rate_from_start')}, n = {worst['started']:,}) "
         f"within {word_duration(window)}; {doubt}."
     )
-    return Takeaways((sentence,))
+    return Takeaways((sentence, *_word_leaking_groups(leaks, by, counted)))
 
 
-def _group(row: pd.Series, by: Sequence[str]) -> str:
+def _word_leaking_groups(leaks: pd.DataFrame, by: Sequence[str], counted: str) -> list[str]:
+    """Name the groups that leave more often than all others, those with the most extra losses first."""
+    tested = int(leaks["q_value"].notna().sum())
+    if not tested:
+        return []
+    everyone = leaks.groupby("step")["units_before"].transform("sum")
+    extra = (leaks["leak_difference"] * leaks["units_before"]).sort_values(ascending=False, kind="stable")
+    found = leaks.assign(others=everyone - leaks["units_before"]).loc[extra.index]
+    rows = _records(found[found["verdict"] == "leaks more"])
+    if not rows:
+        return [f"No group leaves more often than the others at any step beyond chance ({tested:,} comparisons)."]
+    sentences = [
+        f"Being in {_describe_group(row, by)} is associated with leaving more often between {row['previous']} and "
+        f"{row['name']}: {row['lost_rate']:.1%} of {row['units_before']:,} {counted} leave, "
+        f"{_points(row['leak_difference'])} percentage points against the other {row['others']:,} "
+        f"({_points(row['leak_difference_ci_lower'])} to {_points(row['leak_difference_ci_upper'])}; "
+        f"q = {format_value(row['q_value'], 'p_value')}).".replace("q = <", "q < ")
+        for row in rows[:2]
+    ]
+    if len(rows) > len(sentences):
+        sentences.append(f"{len(rows) - len(sentences)} more such differences stand in the table of leaks.")
+    return sentences
+
+
+def _group(row: Mapping[str, Any] | pd.Series, by: Sequence[str]) -> str:
     return ", ".join(str(row[name]) for name in by)
+
+
+def _describe_group(row: Mapping[str, Any], by: Sequence[str]) -> str:
+    return " and ".join(f"{name.replace('_', ' ')} {row[name]}" for name in by)
 
 
 def word_rates(
@@ -456,7 +546,7 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
 
 
-def _share(row: pd.Series, column: str) -> str:
+def _share(row: Mapping[str, Any] | pd.Series, column: str) -> str:
     return f"{row[column]:.1%} ({row[column + '_ci_lower']:.1%} to {row[column + '_ci_upper']:.1%})"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 READING = ("sources", "mapping", "fields", "canonical", "identity", "prepare", "parts", "events", "profile", "oddities")
-ENGINES = {f"convlib.{name}" for name in ("engine", *READING)}
+ENGINES = {f"convlib.{name}" for name in ("engine", *READING, "step_rows")}
 BORDERS = {
     "duckdb": ENGINES,
     "matplotlib": {"convlib.plots"},

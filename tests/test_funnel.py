@@ -13,7 +13,8 @@ from pandas.testing import assert_frame_equal, assert_series_equal
 from convlib.conversions import Exclusion, Step
 from convlib.errors import ParamError
 from convlib.events import EventLog, read_events
-from convlib.funnel import COLUMNS, TREND_COLUMNS, Funnel, measure_funnel
+from convlib.funnel import Funnel, measure_funnel
+from convlib.funnel_results import COLUMNS, TREND_COLUMNS
 
 MONDAY = pd.Timestamp("2026-01-05")
 STEPS = ("view", "cart", "buy")
@@ -357,7 +358,12 @@ def test_measure_funnel_trends_by_week_from_monday() -> None:
             "units": [1, 2, 1],
             "converted": [0, 1, 0],
             "rate": [0.0, 0.5, 0.0],
-            "note": ["1 units, fewer than 30", "2 units, fewer than 30", "1 units, fewer than 30"],
+            # The log begins on the Sunday of the first week.
+            "note": [
+                "partial week; 1 units, fewer than 30",
+                "2 units, fewer than 30",
+                "1 units, fewer than 30",
+            ],
         }
     )
     assert_frame_equal(trend.drop(columns=["rate_ci_lower", "rate_ci_upper"]), expected, check_dtype=False)
@@ -608,3 +614,26 @@ def test_measure_funnel_is_quick_for_a_unit_of_many_events(span: int) -> None:
         began = time.perf_counter()
         measure_funnel(log, ["view", "cart", "x"], window="7D", mature_only=False, **options)  # type: ignore[arg-type]
         assert time.perf_counter() - began < 20
+
+
+def test_funnel_shows_leaks_with_their_tests_where_there_are_groups() -> None:
+    heads = ["Lost before", "Attempts", "Lost", "Share lost", "Value lost"]
+    assert read_heads(funnel_of(SHOP, count="totals").show_leaks()._repr_html_()) == heads
+    groups = shop_funnel(by="device_type").show_leaks(1)
+    tested = [
+        "Device type",
+        "Lost before",
+        "Units",
+        "Lost",
+        "Share lost",
+        "Against the others",
+        "q",
+        "Verdict",
+        "Value lost",
+    ]
+    assert read_heads(groups._repr_html_()) == tested
+    assert len(groups.table) == 1
+
+
+def read_heads(html: str) -> list[str]:
+    return re.findall(r"<th[^>]*>([^<]*)</th>", html)

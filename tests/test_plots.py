@@ -88,7 +88,7 @@ def test_draw_funnel_shows_the_tables_shares_intervals_and_counts(results: Resul
     np.testing.assert_allclose(read_errors(ax), interval(table, "rate_from_start"), atol=1e-12)
     assert [text.get_text() for text in ax.texts] == [f"{n:,}" for n in table["units"]]
     assert read_ticks(ax) == ["Product viewed", "Added to cart", "Checkout begun", "Purchase completed"]
-    assert read_title(ax) == "Reached each step: all"
+    assert read_title(ax) == "Where do units leave? (all)"
     assert "within 7D" in flatten(ax.get_xlabel())
     assert "95% interval" in flatten(ax.get_xlabel())
     assert ax.yaxis_inverted()
@@ -111,8 +111,103 @@ def test_draw_trend_shows_the_weeks_with_enough_units(results: Results) -> None:
     np.testing.assert_allclose(read_numbers(ax.lines[0].get_ydata()), rows["rate"])
     np.testing.assert_allclose(read_errors(ax, vertical=True), interval(rows, "rate"), atol=1e-12)
     assert f"n = {rows['units'].sum():,}" in flatten(ax.get_xlabel())
-    assert read_title(ax) == "Completion by week of entry: all"
+    assert read_title(ax) == "Does completion change from week to week? (all)"
     assert ax.get_ylabel() == "reached the last step"
+
+
+def test_draw_funnel_names_what_is_counted_and_asks_of_groups_how_far_they_get(results: Results) -> None:
+    assert read_title(results.groups.plot()) == "How far does each group get? (all)"
+    ax = plots.draw_funnel(results.funnel.table, by=(), window="7D", segment="mobile", counted="attempts")
+    assert read_title(ax) == "Where do attempts leave? (mobile)"
+    assert flatten(ax.get_xlabel()).startswith("of the attempts at the first step")
+
+
+def test_draw_leaks_shows_each_tested_difference_with_interval_n_and_verdict(results: Results) -> None:
+    leaks = results.groups.leaks.sort_values(["step", "leak_difference"], ascending=[True, False])
+    ax = results.groups.plot_leaks()
+    *differences, zero = ax.lines
+    assert set(read_numbers(zero.get_xdata())) == {0}
+    bounds, points = differences[::2], differences[1::2]
+    np.testing.assert_allclose([read_numbers(line.get_xdata()) for line in bounds], interval(leaks, "leak_difference"))
+    np.testing.assert_allclose([read_numbers(line.get_xdata())[0] for line in points], leaks["leak_difference"])
+    colours = {"leaks more": plots.RED, "leaks less": plots.GREEN, "no evidence": plots.GREY}
+    assert [line.get_color() for line in points] == [colours[verdict] for verdict in leaks["verdict"]]
+    first = leaks.iloc[0]
+    assert read_ticks(ax)[0] == f"{first['device_type']}, before Added to cart (n = {first['units_before']:,})"
+    assert read_title(ax) == "Which groups leave more often than the others? (all)"
+    assert "95% interval" in flatten(ax.get_xlabel())
+
+
+def test_draw_leaks_shows_the_largest_differences_when_there_are_many() -> None:
+    rows = pd.DataFrame({"step": 2, "name": "Bought", "device": [f"d{k}" for k in range(30)], "units_before": 99})
+    rows = rows.assign(leak_difference=np.linspace(-0.3, 0.2, 30), q_value=0.5, verdict="no evidence")
+    ax = plots.draw_leaks(
+        rows.assign(leak_difference_ci_lower=-0.5, leak_difference_ci_upper=0.5), by=["device"], segment="all"
+    )
+    shown = [float(read_numbers(line.get_xdata())[0]) for line in list(ax.lines)[1:-1:2]]
+    assert len(shown) == plots.MOST_LEAKS
+    assert min(np.abs(shown)) > sorted(np.abs(rows["leak_difference"]))[-plots.MOST_LEAKS - 1]
+
+
+def test_draw_times_has_a_panel_for_each_step_with_n_its_histogram_and_its_median(results: Results) -> None:
+    times = results.funnel.times
+    first = results.funnel.plot_times()
+    panels = first.figure.axes
+    assert flatten(first.figure.get_suptitle()) == "How long does each step take? (all)"
+    assert len(panels) == 3
+    for step, ax in zip((2, 3, 4), panels, strict=True):
+        rows = times[times["step"] == step]
+        values, edges, _ = read_bars(ax)[0].get_data()
+        np.testing.assert_allclose(values, rows["share"])
+        np.testing.assert_allclose(edges[1:], rows["seconds_high"])
+        assert set(read_numbers(ax.lines[0].get_xdata())) == set(rows["seconds_p50"])
+        assert read_title(ax).endswith(f"(n = {rows['units'].sum():,})")
+        assert ax.get_xscale() == "log"
+    assert "1 min" in [label.get_text() for label in panels[-1].get_xticklabels()]
+
+
+def test_draw_times_by_groups_has_an_outline_for_each(results: Results) -> None:
+    ax = results.groups.plot_times()
+    assert read_legend(ax) == set(results.groups.table["device_type"])
+    assert not any(bar.get_fill() for bar in read_bars(ax))
+
+
+def test_draw_curve_shows_the_share_by_time_with_its_interval_and_n(results: Results) -> None:
+    curve = results.funnel.time_to_convert
+    ax = results.funnel.plot_time_to_convert()
+    np.testing.assert_allclose(read_numbers(ax.lines[0].get_ydata()), curve["share"])
+    np.testing.assert_allclose(read_numbers(ax.lines[0].get_xdata()), curve["seconds"])
+    band = read_numbers(ax.collections[0].get_paths()[0].vertices)[:, 1]
+    assert band.max() == pytest.approx(curve["share_ci_upper"].max())
+    assert read_legend(ax) == {f"all (n = {curve['at_risk'].max():,})"}
+    assert read_title(ax) == "How long until units convert? (all)"
+    assert "pending units count for as long as they were watched" in flatten(ax.get_xlabel())
+    assert [label.get_text() for label in ax.get_xticklabels()][:3] == ["0 s", "1 d", "2 d"]
+
+
+def test_draw_curve_takes_a_logarithmic_axis_where_most_convert_early(results: Results) -> None:
+    early = pd.DataFrame({"seconds": [0, 60, 120, 864_000], "at_risk": [9, 9, 6, 3], "converted": [0, 3, 3, 0]})
+    early = early.assign(share=[0, 0.3, 0.6, 0.6], share_ci_lower=0.1, share_ci_upper=0.7)
+    ax = plots.draw_curve(early, by=(), segment="all")
+    assert ax.get_xscale() == "log"
+    assert [label.get_text() for label in ax.get_xticklabels()][:3] == ["1 s", "1 min", "1 h"]
+    by_device = results.groups.plot_time_to_convert()
+    sizes = results.groups.time_to_convert.groupby("device_type")["at_risk"].max()
+    assert read_legend(by_device) == {f"{device} (n = {n:,})" for device, n in sizes.items()}
+
+
+def test_draw_next_shows_the_shares_at_the_step_at_which_most_stop(results: Results) -> None:
+    found = results.funnel.next_events(top=4)
+    step = found.table.groupby("step")["units"].sum().idxmax()
+    rows = found.named[found.table["step"] == step]
+    ax = found.plot()
+    np.testing.assert_allclose([bar.get_width() for bar in read_bars(ax)], rows["share"])
+    np.testing.assert_allclose(read_errors(ax), interval(rows, "share"), atol=1e-12)
+    assert read_ticks(ax) == [f"{name} (n = {n:,})" for name, n in zip(rows["next"], rows["units"], strict=True)]
+    greys = [to_hex(bar.get_facecolor()).upper() == plots.GREY for bar in read_bars(ax)]
+    assert greys == list(rows["next"].isin(["(other)", "(nothing)"]))
+    assert read_title(ax) == f"What did those do next that stopped at {rows['name'].iloc[0]}? (all)"
+    assert flatten(ax.get_xlabel()).startswith(f"of the {rows['units'].sum():,} units that stopped there")
 
 
 def test_draw_rates_has_a_panel_for_each_share_with_target_and_n(results: Results) -> None:
@@ -326,6 +421,11 @@ def test_every_plot_takes_an_axes_and_gives_it_back(results: Results) -> None:
         results.funnel.plot,
         results.groups.plot,
         results.funnel.plot_trend,
+        results.funnel.plot_times,
+        results.funnel.plot_time_to_convert,
+        results.funnel.next_events().plot,
+        results.groups.plot_leaks,
+        results.groups.plot_times,
         results.rates.plot,
         results.rates.plot_targets,
         results.correlation.plot,
@@ -364,7 +464,10 @@ macros:
     correlation = cv.correlate(log, plan, macro="buy", exposure="1D", horizon="2D")
     funnel = cv.measure_funnel(nobody, ["save", "buy"])
     impact = cv.score_impact(correlation, plan)
+    groups = cv.measure_funnel(nobody, ["save", "buy"], by="device_type")
     draws = [funnel.plot, funnel.plot_trend, correlation.plot, impact.plot, impact.plot_effort, correlation.plot_matrix]
+    for each in (funnel, groups):
+        draws += [each.plot_leaks, each.plot_times, each.plot_time_to_convert, each.next_events().plot]
     for draw in draws:
         draw().figure.canvas.draw()
 

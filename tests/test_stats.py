@@ -1,3 +1,6 @@
+from math import comb
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -302,3 +305,103 @@ def test_check_confidence_refuses_what_is_not_between_0_and_1(confidence: float)
     with pytest.raises(ParamError) as caught:
         stats.normal_quantile(confidence)
     assert str(caught.value) == f"`confidence` is {confidence!r}; it must lie between 0 and 1, such as 0.95."
+
+
+def test_newcombe_intervals_are_those_of_each_pair() -> None:
+    hits, trials, others, other_trials = [56, 7, 0], [70, 25, 0], [48, 20, 3], [80, 31, 9]
+    low, high = stats.newcombe_intervals(hits, trials, others, other_trials, confidence=0.9)
+    for k in (0, 1):
+        pair = stats.newcombe_interval((hits[k], others[k]), (trials[k], other_trials[k]), confidence=0.9)
+        assert (low[k], high[k]) == pytest.approx(pair)
+    assert np.isnan([low[2], high[2]]).all()
+
+
+def test_compare_shares_is_the_chi_square_test_of_large_tables() -> None:
+    tables = [[(40, 60), (30, 90)], [(400, 9_600), (380, 9_620)]]
+    expected = [scipy_stats.chi2_contingency(table, correction=False).pvalue for table in tables]
+    found = stats.compare_shares([40, 400], [100, 10_000], [30, 380], [120, 10_000])
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+# Fisher (1935): the lady tasting tea names 3 of 4 cups rightly, one-sided 0.243 and two-sided 0.486.
+@pytest.mark.parametrize(
+    ("hits", "trials", "others", "other_trials", "p_value"),
+    [(3, 4, 1, 4, 17 / 35), (0, 30, 0, 50, 1.0), (0, 30, 6, 30, 2 * comb(30, 6) / comb(60, 6))],
+)
+def test_compare_shares_is_exact_for_small_tables(
+    hits: int, trials: int, others: int, other_trials: int, p_value: float
+) -> None:
+    assert stats.compare_shares([hits], [trials], [others], [other_trials])[0] == pytest.approx(p_value)
+
+
+def test_compare_shares_is_unknown_when_a_side_is_empty() -> None:
+    assert np.isnan(stats.compare_shares([0, 3], [0, 9], [3, 0], [9, 0])).all()
+
+
+def test_smallest_expected_is_that_of_the_contingency_table() -> None:
+    expected = scipy_stats.contingency.expected_freq([[3, 17], [9, 91]]).min()
+    assert stats.smallest_expected([3], [20], [9], [100])[0] == pytest.approx(expected)
+
+
+def test_design_effect_is_the_clustered_variance_of_a_mean_over_the_independent_one() -> None:
+    rng = np.random.default_rng(2)
+    clusters = rng.integers(40, size=300)
+    hits = rng.random(300) < (0.2 + 0.6 * rng.random(40))[clusters]
+    model = sm.OLS(hits.astype(float), np.ones(300))
+    robust = model.fit(cov_type="cluster", cov_kwds={"groups": clusters}).bse[0] ** 2
+    independent = hits.mean() * (1 - hits.mean()) / 300
+    found = stats.design_effect(np.bincount(clusters, hits), np.bincount(clusters))
+    assert found == pytest.approx(robust / independent)
+
+
+@pytest.mark.parametrize(
+    ("hits", "trials", "effect"),
+    [
+        ([2, 0, 1], [2, 2, 1], 2.8),  # residuals 0.8, -1.2, 0.4: 3/2 x 2.24 / (5 x 0.6 x 0.4)
+        ([2, 2, 1], [2, 2, 1], 5 / 3),  # all do it: 3 clusters say it
+        ([1, 1, 0, 0], [2, 2, 1, 1], 1),  # less than independent trials vary
+        ([0, 0], [0, 0], 1),
+        ([1], [4], 4),
+    ],
+)
+def test_design_effect_holds_for_cases_counted_by_hand(hits: list[int], trials: list[int], effect: float) -> None:
+    assert stats.design_effect(hits, trials) == pytest.approx(effect)
+
+
+def test_delta_error_is_that_of_a_sum_and_of_a_ratio() -> None:
+    rng = np.random.default_rng(4)
+    parts = rng.gamma(2, size=(2, 50))
+    (top, bottom), totals, moments = parts, parts.sum(axis=1), parts @ parts.T
+    assert stats.delta_error([1, 0], totals, moments, 50) == pytest.approx(np.sqrt(50) * top.std(ddof=1))
+    ratio = totals[0] / totals[1]
+    residual = np.sqrt(50 / 49 * ((top - ratio * bottom) ** 2).sum()) / totals[1]
+    assert stats.delta_error([1 / totals[1], -ratio / totals[1]], totals, moments, 50) == pytest.approx(residual)
+    assert np.isnan(stats.delta_error([1, 0], totals, moments, 1))
+
+
+def test_estimate_curve_is_that_of_scipy_with_its_log_log_interval() -> None:
+    rng = np.random.default_rng(6)
+    seconds, happened = rng.integers(1, 60, 200).astype(float), rng.random(200) < 0.6
+    curve = stats.estimate_curve(seconds, happened, confidence=0.9)
+    data = scipy_stats.CensoredData(uncensored=seconds[happened], right=seconds[~happened])
+    left = scipy_stats.ecdf(data).sf
+    with pytest.warns(RuntimeWarning, match="undefined at some observations"):
+        bounds: Any = left.confidence_interval(0.9, method="log-log")  # scipy's types take its bounds for numbers
+    at = curve["seconds"]
+    np.testing.assert_allclose(curve["share"], 1 - left.evaluate(at))
+    known = (left.evaluate(at) > 0) & (left.evaluate(at) < 1)
+    np.testing.assert_allclose(curve["share_ci_lower"][known], 1 - bounds.high.evaluate(at)[known])
+    np.testing.assert_allclose(curve["share_ci_upper"][known], 1 - bounds.low.evaluate(at)[known])
+    assert list(curve["at_risk"]) == [(seconds >= second).sum() for second in at]
+    assert list(curve["converted"]) == [((seconds == second) & happened).sum() for second in at]
+
+
+def test_estimate_curve_widens_by_the_design_effect_and_has_no_interval_once_all_have_done_it() -> None:
+    curve = stats.estimate_curve([1, 2, 3, 4], [True] * 4, effect=2.5)
+    left = np.array([3, 2, 1]) / 4
+    error = np.sqrt(2.5 * (1 - left) / (4 * left))  # Greenwood's variance without censoring is binomial
+    reach = Z * error / -np.log(left)
+    np.testing.assert_allclose(curve["share_ci_upper"][:3], 1 - left ** np.exp(reach))
+    np.testing.assert_allclose(curve["share_ci_lower"][:3], 1 - left ** np.exp(-reach))
+    assert curve.loc[3, "share"] == 1
+    assert curve.loc[3, ["share_ci_lower", "share_ci_upper"]].isna().all()

@@ -23,7 +23,7 @@ def funnel_row(step: int, name: str, units: int, before: int, start: int, **more
         "rate_from_previous": previous,
         "lost": before - units,
         "seconds_from_previous_p50": np.nan,
-        "value": np.nan,
+        "seconds_from_start_p50": np.nan,
     }
     return known | more
 
@@ -106,34 +106,107 @@ def say_impact(*rows: dict[str, Any], worth: str = "USD") -> Takeaways:
     )
 
 
-def test_word_funnel_names_the_rate_the_leak_the_slowest_step_and_the_pending() -> None:
-    table = pd.DataFrame(
-        [
-            funnel_row(1, "Item viewed", 1_000, 1_000, 1_000, pending=50),
-            funnel_row(2, "In cart", 400, 1_000, 1_000, seconds_from_previous_p50=90.0, value=1234.5),
-            funnel_row(3, "Bought", 250, 400, 1_000, seconds_from_previous_p50=7_200.0, value=600.0),
-        ]
+THREE = pd.DataFrame(
+    [
+        funnel_row(1, "Item viewed", 1_000, 1_000, 1_000, pending=50),
+        funnel_row(2, "In cart", 400, 1_000, 1_000, seconds_from_previous_p50=90.0),
+        funnel_row(3, "Bought", 250, 400, 1_000, seconds_from_previous_p50=7_200.0, seconds_from_start_p50=9_000.0),
+    ]
+)
+
+
+def say_funnel(table: pd.DataFrame, *leaks: dict[str, Any], by: tuple[str, ...] = (), **options: Any) -> Takeaways:
+    columns = [*leak_row("", "", 1, 1), *by]
+    known = {"window": "7D", "segment": "all"} | options
+    return takeaways.word_funnel(table, pd.DataFrame(leaks, columns=columns), by=by, **known)
+
+
+def leak_row(previous: str, name: str, lost: int, before: int, **more: Any) -> dict[str, Any]:
+    known = {
+        "step": 2,
+        "previous": previous,
+        "name": name,
+        "units_before": before,
+        "lost": lost,
+        "lost_rate": lost / before,
+        "value": np.nan,
+        "value_ci_lower": np.nan,
+        "value_ci_upper": np.nan,
+        "value_rank": 1,
+        "leak_difference": np.nan,
+        "leak_difference_ci_lower": np.nan,
+        "leak_difference_ci_upper": np.nan,
+        "q_value": np.nan,
+        "verdict": "",
+    }
+    return known | more
+
+
+def test_word_funnel_names_the_rate_the_leak_the_slowest_step_the_time_and_the_pending() -> None:
+    leaks = (
+        leak_row("Item viewed", "In cart", 600, 1_000, value=1234.5, value_ci_lower=1_000, value_ci_upper=1_500),
+        leak_row("In cart", "Bought", 150, 400, value=600.0, value_rank=2),
     )
-    assert takeaways.word_funnel(table, by=(), window="7D", segment="all") == (
+    assert say_funnel(THREE, *leaks, seconds_to_most=86_400.0) == (
         "25.0% (20.0% to 30.0%) of the 1,000 units that entered at Item viewed reached Bought within 7 days.",
-        "Most leave between Item viewed and In cart: 600 of 1,000 units (60.0%), worth about 1,234 in value.",
+        "Most leave between Item viewed and In cart: 600 of 1,000 units (60.0%), worth about 1,234 (1,000 to 1,500) in "
+        "value.",
         "The slowest step is Bought: half of those who reach it take longer than 2.0 h.",
+        "Of the 250 that reached Bought, half did within 2.5 h of the first step, and 90% within 1.0 d.",
         "50 more units are pending: their 7 days are not over, so they are in no rate.",
     )
 
 
-def test_word_funnel_says_less_when_less_is_known() -> None:
-    table = pd.DataFrame([funnel_row(1, "Item viewed", 10, 10, 10), funnel_row(2, "Bought", 4, 10, 10)])
-    assert takeaways.word_funnel(table, by=(), window="7D", segment="all") == (
-        "40.0% (35.0% to 45.0%) of the 10 units that entered at Item viewed reached Bought within 7 days.",
-        "Most leave between Item viewed and Bought: 6 of 10 units (60.0%).",
+def test_word_funnel_names_the_leak_of_most_value_when_it_is_another() -> None:
+    leaks = (
+        leak_row("Item viewed", "In cart", 600, 1_000, value=200.0, value_rank=2),
+        leak_row("In cart", "Bought", 150, 400, value=600.0, value_ci_lower=500.0, value_ci_upper=720.0),
     )
+    said = say_funnel(THREE, *leaks, worth="USD", counted="attempts", seconds_to_most=86_400.0)
+    assert said[1:3] == (
+        "Most leave between Item viewed and In cart: 600 of 1,000 attempts (60.0%), worth about 200 USD.",
+        "The most value is lost between In cart and Bought: 150 of 400 attempts (37.5%), worth about 600 (500 to 720) "
+        "USD.",
+    )
+
+
+def test_word_funnel_speaks_of_what_is_counted() -> None:
+    said = say_funnel(THREE, counted="sessions", seconds_to_most=86_400.0)
+    assert said[0].startswith("25.0% (20.0% to 30.0%) of the 1,000 sessions that entered at Item viewed")
+    assert said[-1] == "50 more sessions are pending: their 7 days are not over, so they are in no rate."
+
+
+def test_word_funnel_says_less_when_less_is_known() -> None:
+    table = pd.DataFrame([funnel_row(1, "Item viewed", 10, 10, 10), funnel_row(2, "Bought", 0, 10, 10)])
+    assert say_funnel(table, leak_row("Item viewed", "Bought", 10, 10)) == (
+        "0.0% (-5.0% to 5.0%) of the 10 units that entered at Item viewed reached Bought within 7 days.",
+        "Most leave between Item viewed and Bought: 10 of 10 units (100.0%).",
+    )
+
+
+def test_word_funnel_names_no_leak_where_nobody_leaves() -> None:
+    table = pd.DataFrame([funnel_row(n, name, 9, 9, 9) for n, name in ((1, "Item viewed"), (2, "Bought"))])
+    said = say_funnel(table, leak_row("Item viewed", "Bought", 0, 9))
+    assert not [sentence for sentence in said if "leave" in sentence]
 
 
 def test_word_funnel_of_nobody_says_so() -> None:
     table = pd.DataFrame([funnel_row(n, name, 0, 1, 1, pending=7) for n, name in ((1, "Item viewed"), (2, "Bought"))])
-    assert takeaways.word_funnel(table, by=(), window="7D", segment="mobile") == (
+    assert say_funnel(table, segment="mobile") == (
         "No unit of segment mobile has a complete window of 7 days after Item viewed; 7 are pending.",
+    )
+    assert say_funnel(table, counted="attempts") == (
+        "No attempt of segment all has a complete window of 7 days after Item viewed; 7 are pending.",
+    )
+
+
+def group_rows(*groups: tuple[str, int, int]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            funnel_row(step, name, units, start, start, device_type=device)
+            for device, start, last in groups
+            for step, name, units in ((1, "Item viewed", start), (2, "Bought", last))
+        ]
     )
 
 
@@ -145,26 +218,91 @@ def test_word_funnel_of_nobody_says_so() -> None:
     ],
 )
 def test_word_funnel_by_groups_compares_best_and_worst(desktop: int, doubt: str) -> None:
-    groups = [("desktop", 100, desktop), ("mobile", 100, 40), ("tablet", 29, 29)]  # the tablets are too few
-    table = pd.DataFrame(
-        [
-            funnel_row(step, name, units, start, start, device=device)
-            for device, start, last in groups
-            for step, name, units in ((1, "Item viewed", start), (2, "Bought", last))
-        ]
-    )
+    table = group_rows(("desktop", 100, desktop), ("mobile", 100, 40), ("tablet", 29, 29))  # the tablets are too few
     share = f"{desktop}.0% ({desktop - 5}.0% to {desktop + 5}.0%)"
-    assert takeaways.word_funnel(table, by=["device"], window="7D", segment="all") == (
-        f"By device, desktop gets through most often ({share}, n = 100) and mobile least (40.0% (35.0% to 45.0%), "
+    assert say_funnel(table, by=("device_type",)) == (
+        f"By device_type, desktop gets through most often ({share}, n = 100) and mobile least (40.0% (35.0% to 45.0%), "
         f"n = 100) within 7 days; {doubt}.",
     )
 
 
 def test_word_funnel_by_groups_needs_two_large_ones() -> None:
     table = pd.DataFrame([funnel_row(n, "Bought", 20, 20, 20, device="mobile") for n in (1, 2)])
-    assert takeaways.word_funnel(table, by=["device"], window="7D", segment="all") == (
-        "Segment all has too few groups of 30 units or more to compare by device.",
+    assert say_funnel(table, by=("device",), counted="attempts") == (
+        "Segment all has too few groups of 30 attempts or more to compare by device.",
     )
+
+
+def compared_row(
+    device: str, lost: int, before: int, difference: float, q_value: float, verdict: str
+) -> dict[str, Any]:
+    return leak_row("Item viewed", "Bought", lost, before) | {
+        "device_type": device,
+        "leak_difference": difference,
+        "leak_difference_ci_lower": difference - 0.02,
+        "leak_difference_ci_upper": difference + 0.02,
+        "q_value": q_value,
+        "verdict": verdict,
+    }
+
+
+def test_word_funnel_by_groups_names_those_that_leave_more_often_beyond_chance() -> None:
+    table = group_rows(("desktop", 1_000, 900), ("mobile", 600, 420), ("tablet", 100, 50))
+    rows = (
+        compared_row("mobile", 180, 600, 0.164, 0.0004, "leaks more"),
+        compared_row("desktop", 100, 1_000, -0.229, 0.0004, "leaks less"),
+        compared_row("tablet", 50, 100, 0.325, 0.012, "leaks more"),
+    )
+    said = say_funnel(table, *rows, by=("device_type",), counted="attempts")
+    # The phones first: 16.4 points of 600 are more attempts than 32.5 points of 100.
+    assert said[1:] == (
+        "Being in device type mobile is associated with leaving more often between Item viewed and Bought: 30.0% of "
+        "600 attempts leave, +16.4 percentage points against the other 1,100 (+14.4 to +18.4; q < 0.001).",
+        "Being in device type tablet is associated with leaving more often between Item viewed and Bought: 50.0% of "
+        "100 attempts leave, +32.5 percentage points against the other 1,600 (+30.5 to +34.5; q = 0.012).",
+    )
+    more = say_funnel(table, *rows, *rows, by=("device_type",))
+    assert more[-1] == "2 more such differences stand in the table of leaks."
+
+
+def test_word_funnel_by_groups_says_when_no_group_leaves_more_often() -> None:
+    table = group_rows(("desktop", 100, 60), ("mobile", 100, 55))
+    rows = (
+        compared_row("mobile", 45, 100, 0.05, 0.47, "no evidence"),
+        compared_row("desktop", 40, 100, -0.05, 0.47, "no evidence"),
+    )
+    said = say_funnel(table, *rows, by=("device_type",))
+    assert said[1] == "No group leaves more often than the others at any step beyond chance (2 comparisons)."
+
+
+def next_row(name: str, units: int, share: float, seconds: float = 90.0, step: int = 1) -> dict[str, Any]:
+    interval = {"share_ci_lower": share - 0.01, "share_ci_upper": share + 0.01}
+    return {"step": step, "name": "Item viewed", "next": name, "units": units, "share": share, **interval} | {
+        "median_seconds": seconds
+    }
+
+
+def say_next(*rows: dict[str, Any]) -> Takeaways:
+    table = pd.DataFrame(rows, columns=list(next_row("", 1, 1)))
+    return takeaways.word_next(table, counted="units", window="7D", segment="all")
+
+
+def test_word_next_tells_of_the_step_at_which_most_stop() -> None:
+    few = next_row("Search", 10, 1.0, step=2)
+    rows = (next_row("Search", 50, 0.5), next_row("(other)", 10, 0.1), next_row("(nothing)", 40, 0.4, np.nan))
+    assert say_next(few, *rows) == (
+        "Of the 100 units that stopped at Item viewed, 40.0% (39.0% to 41.0%) did nothing more within 7 days of the "
+        "first step; most often Search came next: 50.0% (49.0% to 51.0%), half of the time within 1.5 min of the stop.",
+    )
+
+
+def test_word_next_says_when_all_or_none_did_something_or_nobody_stopped() -> None:
+    assert say_next(next_row("(nothing)", 40, 1.0, np.nan)) == (
+        "Of the 40 units that stopped at Item viewed, 100.0% (99.0% to 101.0%) did nothing more within 7 days of the "
+        "first step.",
+    )
+    assert "all did something more within 7 days of the first step" in say_next(next_row("Search", 5, 1.0))[0]
+    assert say_next() == ("None of the units of segment all stopped on the way.",)
 
 
 def test_word_rates_says_where_things_stand_and_what_changed() -> None:
