@@ -72,23 +72,23 @@ class Part:
 
 def lay_out(rows: StepRows) -> Part:
     """Sort rows of whole units."""
-    event = np.arange(len(rows.unit)) if rows.event is None else rows.event
-    order, unit, keys = _order(rows.unit, rows.time)
-    time = rows.time[order]
+    order, unit, keys, time, step, plain, tied = _arrange(rows.unit, rows.time, rows.steps)
     used = unit, time
-    place, step = _expand(rows.steps[order])
-    if place is not None:
+    if not plain:  # a row is no step, or several
+        place, step = _expand(rows.steps[order])
         order, unit, time = order[place], unit[place], time[place]
-    ties = _order_ties(unit, time, step, lambda some: rows.group[order[some]], rows.value[order])
-    if ties is not None:
-        order, step = order[ties], step[ties]
-    conversions = Conversions(unit, time, step, rows.value[order], event[order], keys, NOTHING, 0)
+    value = rows.value[order]
+    if tied:
+        ties = _order_ties(unit, time, step, lambda some: rows.group[order[some]], value)
+        if ties is not None:
+            order, step, value = order[ties], step[ties], value[ties]
+    event = order if rows.event is None else rows.event[order]
     clusters = None
     if rows.cluster is not None:
         clusters = np.empty(len(keys), rows.cluster.dtype)
         clusters[unit] = rows.cluster[order]
-    group = rows.group[order]
-    return Part(conversions, group.__getitem__, used, clusters)
+    conversions = Conversions(unit, time, step, value, event, keys, NOTHING, 0)
+    return Part(conversions, lambda some: rows.group[order[some]], used, clusters)
 
 
 def lay_out_stored(
@@ -168,34 +168,35 @@ def _order_ties(
     return order
 
 
-def _expand(steps: NDArray[Any]) -> tuple[Ints | None, Ints]:
-    """Give the place and the step of every set bit; no places when each row has just one."""
+def _expand(steps: NDArray[Any]) -> tuple[Ints, Ints]:
+    """Give the place and the step of every set bit."""
     counts = np.bitwise_count(steps)
-    place = None
-    if (counts != 1).any():
-        place = np.repeat(np.arange(len(steps)), counts)
-        number = np.arange(len(place)) - np.repeat(np.cumsum(counts, dtype=np.int64) - counts, counts)
-        steps = steps[place]
-        while number.any():  # drop the lower bits of the rows that stand for a higher one
-            steps = np.where(number > 0, steps & (steps - np.ones_like(steps)), steps)
-            number = np.maximum(number - 1, 0)
-    lowest = steps & (~steps + np.ones_like(steps))
-    return place, np.bitwise_count(lowest - np.ones_like(lowest)).astype(np.int64)
+    place = np.repeat(np.arange(len(steps)), counts)
+    number = np.arange(len(place)) - np.repeat(np.cumsum(counts, dtype=np.int64) - counts, counts)
+    steps = steps[place]
+    one = np.ones(1, steps.dtype)
+    while number.any():  # drop the lower bits of the rows that stand for a higher one
+        steps = np.where(number > 0, steps & (steps - one), steps)
+        number = np.maximum(number - 1, 0)
+    return place, np.bitwise_count((steps & (~steps + one)) - one).astype(np.int64)
 
 
 @numba.njit(cache=True, nogil=True)
-def _order(keys: NDArray[Any], time: Ints) -> tuple[Ints, Ints, NDArray[Any]]:
+def _arrange(
+    keys: NDArray[Any], time: Ints, steps: NDArray[Any]
+) -> tuple[Ints, Ints, NDArray[Any], Ints, Ints, bool, bool]:
     """Order rows by unit, in order of appearance, and time.
 
     Returns:
-        The rows in order, the number of each one's unit, and the units' keys.
+        The rows in order; the number of each one's unit; the units' keys; the rows' times; their lowest steps; whether
+        each row is just one step; whether some rows share unit and time.
     """
     rows = keys.size
     size = 16
     while size < 2 * rows:
         size *= 2
-    table = np.full(size, -1, np.int64)
-    number = np.empty(rows, np.int64)
+    table = np.full(size, -1, np.int32)
+    number = np.empty(rows, np.int32)
     found = np.empty(rows, keys.dtype)
     count = 0
     for row in range(rows):
@@ -216,9 +217,18 @@ def _order(keys: NDArray[Any], time: Ints) -> tuple[Ints, Ints, NDArray[Any]]:
         at = place[number[row]]
         order[at], unit[at] = row, number[row]
         place[number[row]] += 1
+    times, lowest, plain, tied = np.empty(rows, np.int64), np.empty(rows, np.int64), True, False
     for one in range(count):
         _sort(order[starts[one] : starts[one + 1]], time)
-    return order, unit, found[:count].copy()
+        for at in range(starts[one], starts[one + 1]):
+            times[at], step = time[order[at]], 0
+            mask = np.uint64(steps[order[at]])
+            plain = plain and mask != 0 and mask & (mask - np.uint64(1)) == 0
+            while step < 63 and not (mask >> np.uint64(step)) & np.uint64(1):
+                step += 1
+            lowest[at] = step
+            tied = tied or (at > starts[one] and times[at] == times[at - 1])
+    return order, unit, found[:count].copy(), times, lowest, plain, tied
 
 
 @numba.njit(cache=True, nogil=True)
@@ -239,15 +249,14 @@ def _sort(order: Ints, time: Ints) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def split(unit: NDArray[Any], parts: int) -> tuple[Ints, Ints]:
-    """Give an order of rows in which each unit lies in one of so many parts, a power of two, and where each begins."""
-    mask, part = parts - 1, np.empty(unit.size, np.int64)
-    starts = np.zeros(parts + 1, np.int64)
+def split(unit: NDArray[Any], parts: int) -> tuple[Ints, NDArray[np.int32]]:
+    """Put the rows of each unit into one of so many parts, a power of two: where each begins, and the rows."""
+    part, starts = np.empty(unit.size, np.int32), np.zeros(parts + 1, np.int64)
     for row in range(unit.size):
-        part[row] = np.int64((np.uint64(unit[row]) * np.uint64(0xD6E8FEB86659FD93)) >> np.uint64(40)) & mask
+        part[row] = np.int64((np.uint64(unit[row]) * np.uint64(0xD6E8FEB86659FD93)) >> np.uint64(40)) & (parts - 1)
         starts[part[row] + 1] += 1
     starts = np.cumsum(starts)
-    place, order = starts.copy(), np.empty(unit.size, np.int64)
+    place, order = starts.copy(), np.empty(unit.size, np.int32)
     for row in range(unit.size):
         order[place[part[row]]] = row
         place[part[row]] += 1

@@ -31,6 +31,8 @@ from convlib.rules import All, Rule, Test, parse_rule
 PART = 2**17
 #: So many rows of the source are fetched at once, and the steps among so many are held in memory.
 MOST_FETCHED, MOST_HELD = 10_000_000, 64_000_000
+#: So many are put in order by one processor at a time.
+DIVIDED = 2**20
 
 
 #: So many groups are numbered without a look at which of them there are.
@@ -151,9 +153,11 @@ def _list_groups(log: EventLog, ask: Ask) -> tuple[pd.DataFrame, pd.Series]:
     if not ask.columns:
         return pd.DataFrame(index=range(1)), pd.Series([0], index=[0])
     # A null and the text that it is shown as are one group with two keys.
+    named = ", ".join(map(quote, ask.columns))
     texts = [f"coalesce(CAST({quote(c)} AS VARCHAR), '{NO_VALUE}') AS {quote(c)}" for c in ask.columns]
     rows = next(log.slices(log.rows_read)) if _streams(log, ask) else log.rows()
-    found = rows.project(", ".join([*texts, f"{_key(ask.columns)} AS key"])).distinct().df()
+    # The key is made of few rows so; all at once it would be made of every row.
+    found = rows.project(named).distinct().project(", ".join([*texts, f"{_key(ask.columns)} AS key"])).df()
     groups = found[list(ask.columns)].drop_duplicates().sort_values(list(ask.columns), ignore_index=True)
     numbers = found.merge(groups.reset_index(names="number"), on=list(ask.columns))
     return groups, numbers.set_index("key")["number"]
@@ -171,9 +175,7 @@ def _fetch(log: EventLog, ask: Ask, known: Keys) -> Iterator[Callable[[], Part]]
         pieces: list[list[_Piece]] = [[] for _ in range(parts)]
         for rows in _open(log, ask):
             some = rows.filter(f"unit % {passes} = {number}") if passes > 1 else rows
-            batches = some.to_arrow_table().to_batches()
-            with ThreadPoolExecutor() as pool:
-                deque(pool.map(partial(_divide, known=known, pieces=pieces), batches), maxlen=0)
+            _divide_all(some.to_arrow_table(), known, pieces)
         while pieces:
             mine = pieces.pop()
             if mine:
@@ -188,8 +190,15 @@ class _Piece:
     valued: Ints
 
 
-def _divide(batch: pa.RecordBatch, known: Keys, pieces: list[list[_Piece]]) -> None:
-    columns = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in batch.schema.names}
+def _divide_all(table: pa.Table, known: Keys, pieces: list[list[_Piece]]) -> None:
+    """Put rows into the parts of their units, a piece to each from some rows at a time."""
+    some = [table.slice(low, DIVIDED) for low in range(0, len(table), DIVIDED)]
+    with ThreadPoolExecutor() as pool:
+        deque(pool.map(partial(_divide, known=known, pieces=pieces), some), maxlen=0)
+
+
+def _divide(table: pa.Table, known: Keys, pieces: list[list[_Piece]]) -> None:
+    columns = {name: table.column(name).to_numpy() for name in table.column_names}
     columns["group"] = look_up(columns["group"], *known)
     starts, order = split(columns["unit"], len(pieces))
     rows = StepRows(**columns).take(order)
