@@ -170,7 +170,7 @@ def count_attempts(rows: pa.Table, task: Task) -> pa.Table:
     number = frame.merge(groups.reset_index(names="group"), how="left")["group"]
     units = rows.column("unit").combine_chunks().dictionary_encode()
     part = StepRows(
-        unit=units.indices.to_numpy().astype(np.int64),
+        unit=units.indices.to_numpy().astype(np.uint64),
         time=rows.column("time").to_numpy().astype(np.int64),
         steps=rows.column("steps").to_numpy().astype(np.uint64),
         group=number.to_numpy(np.int32),

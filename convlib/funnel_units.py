@@ -128,7 +128,7 @@ def list_units(
         "pending": ~mature & reached[place],
     }[state]
     attempts = counted.attempts[chosen].reset_index(drop=True)
-    known = name_units(log, unit, attempts["unit"].to_numpy()).drop(columns="code")
+    known = name_units(log, unit, attempts["unit"])
     moments = {"entered": attempts["entered"]}
     moments |= {f"time_{k + 1}": attempts[f"time_{k}"] for k in range(len(counted.names))}
     dated = {name: _date(seconds) for name, seconds in moments.items()}
@@ -164,19 +164,43 @@ def _date(seconds: pd.Series) -> pd.Series:
     return moments.where(known)
 
 
-def name_units(log: EventLog, unit: Unit, keys: NDArray[np.generic]) -> pd.DataFrame:
-    """Give the ids of units by the keys that attempts have, and each one's `code` in the log's rows.
+def name_units(log: EventLog, unit: Unit, keys: "pd.Series") -> pd.DataFrame:
+    """Give the ids of units by the keys that attempts have.
 
-    A key is the unit's code, or the hash of its ids where the rows came straight from the source.
+    A key is the unit's code; or the hash of its ids, where the rows came straight from the source; or these ids
+    themselves, with a tab between, where another engine counted.
     """
     ids = ["user_id"] if unit == "user" else ["user_id", "session_id"]
+    if not pd.api.types.is_integer_dtype(keys):
+        return keys.str.split("\t", n=len(ids) - 1, expand=True).set_axis(ids, axis=1).reset_index(drop=True)
+    if not log.is_ordered:
+        rows = next(log.slices(log.rows_read)).filter(" AND ".join(f"{name} IS NOT NULL" for name in ids))
+        known = rows.project(", ".join([*ids, f"hash({', '.join(ids)}) AS key"])).distinct().df().set_index("key")
+        return known.loc[keys.astype("uint64")].reset_index(drop=True)
+    known = _list_units(log, unit, ids)
+    return _find_units(known, keys)[ids]
+
+
+def _list_units(log: EventLog, unit: Unit, ids: Sequence[str]) -> pd.DataFrame:
     named = ", ".join(ids)
     rows = log.rows().filter(f"{unit} IS NOT NULL")
-    known = rows.project(f"{unit} AS code, {named}, hash({named}) AS hashed").distinct().df()
-    by_code = known.set_index(known["code"].astype("uint64"))
+    return rows.project(f"{unit} AS code, {named}, hash({named}) AS hashed").distinct().df()
+
+
+def _find_units(known: pd.DataFrame, keys: "pd.Series") -> pd.DataFrame:
     wanted = keys.astype("uint64")
-    found = by_code if np.isin(wanted, by_code.index).all() else known.set_index("hashed")
-    return found.loc[wanted, ["code", *ids]].reset_index(drop=True)
+    by_code = known.set_index(known["code"].astype("uint64"))
+    found = by_code if wanted.isin(by_code.index).all() else known.set_index("hashed")
+    return found.loc[wanted].reset_index(drop=True)
+
+
+def _find_codes(log: EventLog, unit: Unit, keys: "pd.Series") -> pd.Series:
+    """Find the codes of units in the log's rows."""
+    ids = ["user_id"] if unit == "user" else ["user_id", "session_id"]
+    known = _list_units(log, unit, ids)
+    if pd.api.types.is_integer_dtype(keys):
+        return _find_units(known, keys)["code"]
+    return name_units(log, unit, keys).merge(known, how="left", on=ids)["code"]
 
 
 def find_next(counted: Counted, log: EventLog, unit: Unit, *, top: int) -> pd.DataFrame:
@@ -199,7 +223,7 @@ def find_next(counted: Counted, log: EventLog, unit: Unit, *, top: int) -> pd.Da
     moments = pd.DataFrame(
         {
             "number": np.arange(len(stopped)),
-            "unit": name_units(log, unit, attempts["unit"].to_numpy())["code"].to_numpy(),
+            "unit": _find_codes(log, unit, attempts["unit"]).to_numpy(),
             "last": _round(times[last[stopped], stopped]),
             "until": _round(times[0, stopped] + counted.window),
         }

@@ -129,9 +129,9 @@ def _choose(
     steps: Ints,
     last: int,
     members: NDArray[np.bool_],
-) -> tuple[Ints, Ints, Ints, Ints, Ints, Ints, NDArray[np.float64], bool]:
+) -> tuple[Ints, Ints, NDArray[np.uint64], Ints, Ints, Ints, NDArray[np.float64], bool]:
     most = user.size
-    rows, units, keys = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
+    rows, units, keys = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.uint64)
     times, chosen, events = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
     values = np.empty(most, np.float64)
     count, known, tied = 0, 0, False
@@ -139,8 +139,8 @@ def _choose(
         step = steps[conversion[row]]
         if step < 0 or (members.size and not members[user[row]]):
             continue
-        if known == 0 or keys[known - 1] != user[row]:
-            keys[known] = user[row]
+        if known == 0 or keys[known - 1] != np.uint64(user[row]):
+            keys[known] = np.uint64(user[row])
             known += 1
         elif times[count - 1] == time[row]:
             tied = True
