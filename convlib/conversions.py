@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,7 +72,7 @@ class Conversions:
     step: Ints
     value: NDArray[np.float64]
     event: Ints
-    codes: Ints
+    codes: NDArray[Any]
     columns: pd.DataFrame
     end: int
 

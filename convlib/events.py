@@ -13,6 +13,7 @@ from duckdb import ColumnExpression, ConstantExpression
 
 from convlib.documents import did_you_mean, quote_names
 from convlib.durations import PERIODS
+from convlib.elsewhere import Elsewhere, Engine, EngineName, open_elsewhere
 from convlib.engine import compile_rule, connect, quote, scan
 from convlib.errors import ParamError
 from convlib.identity import IDS
@@ -62,7 +63,7 @@ class EventLog:
         end: Last day of entries, included; None is the log's last.
     """
 
-    prepared: Prepared
+    prepared: Prepared | Elsewhere
     plan: Plan | None = None
     segments: Mapping[str, Segment] = dataclasses.field(default_factory=dict, repr=False)
     segment_name: str = "all"
@@ -71,6 +72,11 @@ class EventLog:
     filters: tuple[Rule, ...] = dataclasses.field(default=(), repr=False)
     start: dt.date | None = None
     end: dt.date | None = None
+
+    @property
+    def engine(self) -> Engine | None:
+        """Give the engine that counts this log's funnels; None when that is done here."""
+        return self.prepared.engine if isinstance(self.prepared, Elsewhere) else None
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -330,11 +336,17 @@ class EventLog:
         Raises:
             ParamError: It is so; the message has the nearest name.
         """
-        whole = self.whole()
-        rows = whole.rows() if self.is_ordered else whole.prepared.open()
+        if self.plan and name in self.plan:
+            return
+        if self.engine:
+            if name not in self.engine.log.event_names:
+                raise ParamError(self._unknown_event(name, sorted(self.engine.log.event_names)))
+            return
+        rows = self.whole().rows() if self.is_ordered else self.prepared.open()
         is_it = ColumnExpression("event_name") == ConstantExpression(name)
-        if not (self.plan and name in self.plan) and not rows.filter(is_it).limit(1).fetchall():
-            raise ParamError(self._unknown_event(name, rows))
+        if not rows.filter(is_it).limit(1).fetchall():
+            names = rows.project("event_name").distinct().order("event_name").fetchall()
+            raise ParamError(self._unknown_event(name, [event for (event,) in names]))
 
     def entries(
         self, *, unit: Unit = "user", entry: str | None = None, columns: Sequence[str] = (), every: str | None = None
@@ -463,8 +475,7 @@ class EventLog:
         listed = ", ".join(known[:MOST_SHOWN])
         return f"There is no segment `{name}`.{did_you_mean(name, known)} The segments are {listed}{more}."
 
-    def _unknown_event(self, name: str, rows: duckdb.DuckDBPyRelation) -> str:
-        events = [row[0] for row in rows.project("event_name").distinct().order("event_name").fetchall()]
+    def _unknown_event(self, name: str, events: Sequence[str]) -> str:
         known = [*(c.id for c in (self.plan.conversions if self.plan else ())), *events]
         return (
             f"`{name}` is neither a conversion of the plan nor an event of the "
@@ -482,6 +493,7 @@ def read_events(
     timezone: str | None = None,
     identity: pd.DataFrame | str | Path | None = None,
     hash_ids: bool | None = None,
+    engine: EngineName = "duckdb",
 ) -> EventLog:
     """Read a log of events once, and keep its prepared form in the cache.
 
@@ -500,6 +512,9 @@ def read_events(
             both ids teach it too. None for the mapping's.
         hash_ids: Whether ids are replaced by a keyed hash (HMAC-SHA-256, with the key in the environment variable
             `CONVLIB_HASH_KEY`) before anything is written. None for the mapping's choice, else not.
+        engine: Where funnels are counted: `duckdb`, here; `ibis`, in the database of the table or address
+            (`postgres://analyst@host/shop#events`); `spark`, in Spark's executors. Other analyses of such a log read a
+            copy, fetched at the first need; docs/engines.md.
 
     Returns:
         The log. Rows that can't be used stand in `.rejects` with a reason.
@@ -512,6 +527,8 @@ def read_events(
     plan = read_plan(plan) if isinstance(plan, str | Path) else plan
     named = read_segments(segments) if isinstance(segments, str | Path) else (segments or {})
     how = find_mapping(mapping, preset=preset, timezone=timezone, hash_ids=hash_ids)
+    if engine != "duckdb":
+        return EventLog(open_elsewhere(engine, source, plan=plan, mapping=how), plan=plan, segments=named)
     found = find_source(source, encoding=how.encoding)
     known = how.identity if identity is None else identity
     return EventLog(prepare(found, plan=plan, mapping=how, identity=known), plan=plan, segments=named)

@@ -18,7 +18,7 @@ from convlib.funnel_units import State, bin_times, estimate_conversion, find_nex
 from convlib.plan_entries import Macro
 from convlib.results import Kind, Result, Shown, show_table
 from convlib.stats import CONFIDENCE, check_confidence
-from convlib.step_rows import Ask, fetch_parts
+from convlib.step_rows import Ask, check_ask, fetch_parts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -287,9 +287,10 @@ def measure_funnel(
         columns=task.columns,
         clusters=count == "sessions" and unit != "session",
         every_event=order == "strict",
-        members=log.entries(unit=unit).index.to_numpy(np.int64) if log.rule else None,
+        members=log.entries(unit=unit).index.to_numpy(np.int64) if log.rule and not log.engine else None,
     )
-    attempts = count_parts(*fetch_parts(log, ask), task)
+    check_ask(log, ask)
+    attempts = log.engine.count(log, ask, task).to_pandas() if log.engine else count_parts(*fetch_parts(log, ask), task)
     if count == "totals":
         attempts = attempts.assign(cluster=attempts["unit"])
     if not mature_only:

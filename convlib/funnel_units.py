@@ -172,7 +172,8 @@ def name_units(log: EventLog, unit: Unit, keys: "pd.Series") -> pd.DataFrame:
     """
     ids = ["user_id"] if unit == "user" else ["user_id", "session_id"]
     if not pd.api.types.is_integer_dtype(keys):
-        return keys.str.split("\t", n=len(ids) - 1, expand=True).set_axis(ids, axis=1).reset_index(drop=True)
+        split = keys.astype("str").str.split("\t", n=len(ids) - 1, expand=True).reindex(columns=range(len(ids)))
+        return split.set_axis(ids, axis=1).reset_index(drop=True).astype("str")
     if not log.is_ordered:
         rows = next(log.slices(log.rows_read)).filter(" AND ".join(f"{name} IS NOT NULL" for name in ids))
         known = rows.project(", ".join([*ids, f"hash({', '.join(ids)}) AS key"])).distinct().df().set_index("key")

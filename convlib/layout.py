@@ -77,12 +77,10 @@ def lay_out(rows: StepRows) -> Part:
     if not plain:  # a row is no step, or several
         place, step = _expand(rows.steps[order])
         order, unit, time = order[place], unit[place], time[place]
-    value = rows.value[order]
+    value, event = rows.value[order], order if rows.event is None else rows.event[order]
     if tied:
-        ties = _order_ties(unit, time, step, lambda some: rows.group[order[some]], value)
-        if ties is not None:
-            order, step, value = order[ties], step[ties], value[ties]
-    event = order if rows.event is None else rows.event[order]
+        ties = _order_ties(unit, time, step, lambda some: rows.group[order[some]], value, event)
+        order, step, value, event = order[ties], step[ties], value[ties], event[ties]
     clusters = None
     if rows.cluster is not None:
         clusters = np.empty(len(keys), rows.cluster.dtype)
@@ -112,9 +110,8 @@ def lay_out_stored(
     known = np.empty(0, bool) if members is None else members
     row, unit, keys, time, step, event, value, tied = _choose(user, time, conversion, event, value, steps, last, known)
     if tied:
-        ties = _order_ties(unit, time, step, lambda some: groups(row[some]), value)
-        if ties is not None:
-            row, step, event, value = row[ties], step[ties], event[ties], value[ties]
+        ties = _order_ties(unit, time, step, lambda some: groups(row[some]), value, event)
+        row, step, event, value = row[ties], step[ties], event[ties], value[ties]
     conversions = Conversions(unit, time, step, value, event, keys, NOTHING, 0)
     return Part(conversions, lambda some: groups(row[some]), (unit, time))
 
@@ -154,17 +151,23 @@ def _choose(
 
 
 def _order_ties(
-    unit: Ints, time: Ints, step: Ints, group: Callable[[Ints], NDArray[Any]], value: NDArray[np.float64]
-) -> Ints | None:
-    """Order rows that share unit and time by step, group and value; None if they are in order."""
+    unit: Ints, time: Ints, step: Ints, group: Callable[[Ints], NDArray[Any]], value: NDArray[np.float64], event: Ints
+) -> Ints:
+    """Order rows that share unit and time by step, group, and what else tells their events apart.
+
+    That is which steps the event is, and its value. What is alike in all of it can be exchanged, so that no number
+    depends on the order in which rows came.
+    """
     same = (unit[1:] == unit[:-1]) & (time[1:] == time[:-1])
-    ties = np.flatnonzero(np.append(same, False) | np.append(False, same))[: len(unit)]
-    if not len(ties):
-        return None
-    # `value` is NaN for most rows, which would be equal to nothing.
-    found = np.lexsort((np.nan_to_num(value[ties]), group(ties), step[ties], time[ties], unit[ties]))
+    ties = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    number = np.unique(event[ties], return_inverse=True)[1]
+    steps, worth = np.zeros(len(ties), np.uint64), np.full(len(ties), np.nan)
+    np.bitwise_or.at(steps, number, np.uint64(1) << step[ties].astype(np.uint64))
+    np.fmax.at(worth, number, value[ties])
+    worth = worth[number]
+    told = np.isnan(worth), np.nan_to_num(worth), steps[number], group(ties), step[ties], time[ties], unit[ties]
     order = np.arange(len(unit))
-    order[ties] = ties[found]
+    order[ties] = ties[np.lexsort(told)]
     return order
 
 

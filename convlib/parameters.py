@@ -13,6 +13,7 @@ import pandas as pd
 
 from convlib.documents import did_you_mean, quote_names
 from convlib.durations import PERIODS, find_duration_problem
+from convlib.elsewhere import EngineName
 from convlib.errors import ConvlibError, EventDataError, ParamError
 from convlib.events import EventLog, find_mapping, read_events
 from convlib.plan import Plan, read_plan
@@ -77,6 +78,7 @@ def check_parameters(
     end: dt.date | str = "",
     output: str | Path = "",
     mapping: str | Path = "",
+    engine: EngineName = "duckdb",
     **analysis: object,
 ) -> Parameters:
     """Check a notebook's parameters together, then read the log and check the names that only it can tell.
@@ -91,6 +93,7 @@ def check_parameters(
         output: Folder for the results' tables; empty writes nothing.
         mapping: How the log's columns become the canonical ones: a preset such as `ga4`, or a YAML file; empty takes
             them as they are.
+        engine: Where funnels are counted: `duckdb`, here; `ibis` or `spark`, where the events are.
         analysis: What the analyses of the notebook take: `macro`, `steps`, `window`, `horizon`, `exposure`, `every`,
             `entry`, `by`, `adjust`.
 
@@ -109,14 +112,15 @@ def check_parameters(
     found_plan = _collect(problems, lambda: read_plan(plan))
     found_segments = _collect(problems, lambda: read_segments(segments) if segments else {"all": Segment("all")})
     how = _collect(problems, lambda: find_mapping(mapping or None))
-    _collect(problems, lambda: find_source(events))
+    if engine == "duckdb":
+        _collect(problems, lambda: find_source(events))
     problems += _find_dates(start, end)
     problems += _find_analysis(analysis, found_plan)
     if found_segments is not None:
         problems += _find_segment(segment, found_segments)
     if problems or found_plan is None:
         raise ParamError(*problems)
-    log = read_events(events, plan=found_plan, segments=found_segments, mapping=how)
+    log = read_events(events, plan=found_plan, segments=found_segments, mapping=how, engine=engine)
     _check_names(log, analysis)
     _check_macros(log, found_plan)
     return Parameters(found_plan, log.segment(segment).between(start, end), Path(output) if output else None)

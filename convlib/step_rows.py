@@ -71,15 +71,18 @@ def fetch_parts(log: EventLog, ask: Ask) -> tuple[Iterator[Callable[[], Part]], 
         The rows, in parts of whole units, each laid out when it is called for; and the values that the columns have
         together, as text, in order: a row's `group` is a place there.
     """
-    _check(log, ask)
     if _is_stored(log, ask):
         return _read_stored(log, ask)
     groups, keys = _list_groups(log, ask)
     return _fetch(log, ask, (keys.index.to_numpy(np.uint64), keys.to_numpy(np.int32))), groups
 
 
-def _check(log: EventLog, ask: Ask) -> None:
-    """Refuse events and columns that the log does not have, all at once."""
+def check_ask(log: EventLog, ask: Ask) -> None:
+    """Refuse events and columns that the log does not have, all at once.
+
+    Raises:
+        ParamError: Every such event and column.
+    """
     problems: list[str] = []
     for step in ask.steps:
         try:
@@ -101,12 +104,16 @@ def _streams(log: EventLog, ask: Ask) -> bool:
     read = {*ask.columns, *(name for each in chosen for name in each.columns)}
     read |= {name for step in ask.steps if step.where for name in parse_rule(step.where).columns}
     read |= {name for rule in (*log.filters, log.row_rule) if rule for name in rule.columns}
+    filtered = any("value" in rule.columns for rule in (*log.filters, log.row_rule) if rule)
+    filtered = filtered or any("value" in step.where for step in ask.steps)
     read |= {"session_id"} if ask.unit == "session" else set()
     return (
         not log.is_ordered
         and ask.members is None
         and not read & set(log.derived)
         and not any(each.dedupe for each in chosen)
+        # The plan's value of a macro stands in the prepared form alone.
+        and not (filtered and any(isinstance(each, Macro) and each.value is not None for each in chosen))
     )
 
 

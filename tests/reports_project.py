@@ -37,6 +37,7 @@ period: {start: 2024-03-01, end: 2024-03-10}
 PARAMETERS = """\
 events: str = ""
 mapping: str = ""
+engine: str = "duckdb"
 plan: str = ""
 segments: str = ""
 segment: str = "all"

@@ -14,6 +14,8 @@ READING = ("sources", "mapping", "fields", "canonical", "identity", "prepare", "
 ENGINES = {f"convlib.{name}" for name in ("engine", *READING, "step_rows")}
 BORDERS = {
     "duckdb": ENGINES,
+    "ibis": {f"convlib.{name}" for name in ("portable", "remote", "warehouse", "spark")},
+    "pyspark": {"convlib.spark"},
     "matplotlib": {"convlib.plots"},
     "seaborn": {"convlib.plots"},
     "nbclient": {"convlib.reports"},

@@ -16,6 +16,7 @@ def test_read_templates_gives_titles_and_literals_in_name_order(tmp_path: Path) 
     assert templates["02_b"].title == "Where they leave"
     assert dict(templates["01_a"].parameters) == {
         **dict.fromkeys(("events", "mapping", "plan", "segments", "start", "end", "output"), ""),
+        "engine": "duckdb",
         "segment": "all",
         "window": "7D",
         "limit": 3,
@@ -34,8 +35,8 @@ def test_read_templates_lists_the_faults_of_all_notebooks(tmp_path: Path) -> Non
         read_templates(folder)
     assert caught.value.problems == (
         "notebooks/a.ipynb: `hours = days * 24` in the parameters cell must be `name = literal`.",
-        "notebooks/a.ipynb: the parameters cell lacks 'events', 'mapping', 'plan', 'segments', 'start', 'end', "
-        "'output'; every run sets them.",
+        "notebooks/a.ipynb: the parameters cell lacks 'events', 'mapping', 'engine', 'plan', 'segments', 'start', "
+        "'end', 'output'; every run sets them.",
         "notebooks/b.ipynb: the parameters cell is not Python: '(' was never closed. Correct it.",
         "notebooks/c.ipynb is not a notebook: it is not JSON with cells. Save it again.",
         "notebooks/d.ipynb has 0 cells tagged `parameters`; it must have one. Tag it.",

@@ -40,6 +40,7 @@ def test_fill_gives_paths_as_the_notebooks_see_them(tmp_path: Path) -> None:
     assert preparation.fill(template, segment="device=mobile", tables=tmp_path / "reports" / "x") == {
         "events": "../data/events.csv",
         "mapping": "",
+        "engine": "duckdb",
         "plan": "../params/plan.yaml",
         "segments": "../params/segments.yaml",
         "segment": "device=mobile",

@@ -50,7 +50,7 @@ def test_read_run_file_lists_every_problem_with_its_line(tmp_path: Path) -> None
         "weekly.yaml:1: the file has no `plan`. Add `plan:` the measurement plan's file.",
         "weekly.yaml:2: events is 7; it must be text (in quotes if it looks like a number).",
         "weekly.yaml:3: the file has an unknown field 'titel'; the fields are 'run', 'title', 'events', 'mapping', "
-        "'plan', 'segments', 'run_segments', 'period', 'parameters', 'notebooks'. Did you mean 'title'?",
+        "'engine', 'plan', 'segments', 'run_segments', 'period', 'parameters', 'notebooks'. Did you mean 'title'?",
         "weekly.yaml:4: period.last is '12h'; it must be whole days or weeks, such as '56D' or '8W'.",
         "weekly.yaml:4: period.start is '2024-02-30'; it must be a date such as 2026-12-31.",
         "weekly.yaml:5: notebooks.a is 5; it must be a mapping.",

@@ -2,7 +2,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from convlib.funnel import Funnel
 from convlib.results import (
     Kind,
     Result,
@@ -13,7 +12,11 @@ from convlib.results import (
     show_table,
 )
 
-EMPTY = pd.DataFrame()
+
+class Rows(Result):
+    """A result of two columns."""
+
+    SHOWN = (("name", "Step", "text"), ("units", "Units", "count"))
 
 
 @pytest.mark.parametrize(
@@ -138,9 +141,7 @@ def test_takeaways_are_an_escaped_list() -> None:
 
 
 def test_result_is_frozen_and_shows_its_table() -> None:
-    result = Funnel(
-        pd.DataFrame({"name": ["view"], "units": [7]}), Takeaways(()), "all", {}, (), "7D", (), EMPTY, EMPTY
-    )
+    result = Rows(pd.DataFrame({"name": ["view"], "units": [7]}), Takeaways(()), "all", {})
     with pytest.raises(AttributeError):
         result.segment = "other"  # type: ignore[misc]
     assert "<table" in result._repr_html_()

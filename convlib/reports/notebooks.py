@@ -12,7 +12,7 @@ from convlib.errors import RunError
 from convlib.reports.files import digest_files
 
 FOLDER = "notebooks"
-RUN_PARAMETERS = ("events", "mapping", "plan", "segments", "segment", "start", "end", "output")
+RUN_PARAMETERS = ("events", "mapping", "engine", "plan", "segments", "segment", "start", "end", "output")
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,7 @@ class Preparation:
         start, end = self.period
         return {
             **{name: self._see(getattr(self.run_file, name)) for name in SOURCES},
+            "engine": self.run_file.engine,
             "segment": segment,
             "start": start.isoformat(),
             "end": end.isoformat(),
@@ -160,7 +161,8 @@ def _read_segments(run_file: RunFile) -> dict[str, Segment]:
 
 def _read_log(run_file: RunFile, plan: Plan, segments: Mapping[str, Segment]) -> EventLog:
     mapping = run_file.resolve(run_file.mapping) or None
-    return read_events(run_file.resolve(run_file.events), plan=plan, segments=segments, mapping=mapping)
+    events = run_file.resolve(run_file.events)
+    return read_events(events, plan=plan, segments=segments, mapping=mapping, engine=run_file.engine)
 
 
 def _choose_segments(run_file: RunFile, log: EventLog) -> dict[str, str]:
@@ -190,6 +192,7 @@ def _check_analysis(preparation: Preparation, template: Template) -> None:
     run_file, (start, end) = preparation.run_file, preparation.period
     places = {name: run_file.resolve(getattr(run_file, name)) for name in SOURCES}
     own = {**template.parameters, **preparation.notebooks.parameters[template.name]}
+    places["engine"] = run_file.engine
     of_run = {"segment": next(iter(preparation.segments)), "start": f"{start}", "end": f"{end}", "output": "", **places}
     try:
         # A notebook of one's own may have parameters that no analysis takes.

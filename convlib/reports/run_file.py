@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, 
 
 from convlib.documents import Document, FieldError, FieldPath, read_document
 from convlib.durations import parse_duration
+from convlib.elsewhere import EngineName
 from convlib.errors import ParamError, RunError
 from convlib.mapping import list_presets
 from convlib.plan_entries import Date
@@ -80,6 +81,7 @@ class RunFile(BaseModel):
     title: str = ""
     events: str = Field(description="the file, folder or dataset:NAME with the events")
     mapping: str = ""
+    engine: EngineName = "duckdb"
     plan: str = Field(description="the measurement plan's file")
     segments: str = ""
     run_segments: tuple[str, ...] | None = None
