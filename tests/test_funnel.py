@@ -509,6 +509,13 @@ def funnel_of(rows: Sequence[Row], steps: Sequence[str | Step] = STEPS, **option
     return measure_funnel(read(rows), steps, window="10min", mature_only=False, **options)  # type: ignore[arg-type]
 
 
+def test_measure_funnel_values_an_attempt_that_skips_a_step_by_its_own_last_one() -> None:
+    rows: list[Row] = [("a", "buy", 0, None, 99), ("b", "view", 1, None, None), ("b", "buy", 2, None, 5)]
+    rows += [("c", "view", 1, None, None), ("z", "cart", 1000, None, None)]
+    # One of two is lost before the last step, everybody who got past it converts, and a conversion is worth 5.
+    assert funnel_of(rows, optional="cart").table["value"].tolist()[-1] == 5
+
+
 def test_measure_funnel_looks_past_optional_steps_for_rates_times_and_losses() -> None:
     # Of 4 units 1 puts into the cart; 2 buy, after 2 (a) and 4 (b) minutes from the view.
     rows: list[Row] = [(u, "view", 0, None, None) for u in "abcd"]
