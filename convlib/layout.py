@@ -252,18 +252,41 @@ def _sort(order: Ints, time: Ints) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def split(unit: NDArray[Any], parts: int) -> tuple[Ints, NDArray[np.int32]]:
-    """Put the rows of each unit into one of so many parts, a power of two: where each begins, and the rows."""
-    part, starts = np.empty(unit.size, np.int32), np.zeros(parts + 1, np.int64)
+def divide(
+    unit: NDArray[np.uint64],
+    time: Ints,
+    steps: NDArray[Any],
+    group: NDArray[np.int32],
+    value: NDArray[np.float64],
+    parts: int,
+) -> tuple[Ints, NDArray[np.uint64], Ints, NDArray[Any], NDArray[np.int32], Ints, Ints, NDArray[np.float64], Ints]:
+    """Put the rows of each unit into one of so many parts, a power of two.
+
+    Returns:
+        Where each part begins; its units, times, steps and groups; where the values of each part begin; the place in
+        the part of each row that has a value, and the values; and the rows.
+    """
+    part = np.empty(unit.size, np.uint16)
+    starts, valued = np.zeros(parts + 1, np.int64), np.zeros(parts + 1, np.int64)
     for row in range(unit.size):
-        part[row] = np.int64((np.uint64(unit[row]) * np.uint64(0xD6E8FEB86659FD93)) >> np.uint64(40)) & (parts - 1)
-        starts[part[row] + 1] += 1
-    starts = np.cumsum(starts)
-    place, order = starts.copy(), np.empty(unit.size, np.int32)
+        mine = np.int64((unit[row] * np.uint64(0xD6E8FEB86659FD93)) >> np.uint64(40)) & (parts - 1)
+        part[row] = mine
+        starts[mine + 1] += 1
+        valued[mine + 1] += not np.isnan(value[row])
+    starts, valued = np.cumsum(starts), np.cumsum(valued)
+    place, next_value = starts.copy(), valued.copy()
+    units, times, masks = np.empty_like(unit), np.empty_like(time), np.empty_like(steps)
+    groups, order = np.empty_like(group), np.empty(unit.size, np.int64)
+    places, values = np.empty(valued[-1], np.int64), np.empty(valued[-1], np.float64)
     for row in range(unit.size):
-        order[place[part[row]]] = row
-        place[part[row]] += 1
-    return starts, order
+        mine = part[row]
+        at = place[mine]
+        units[at], times[at], masks[at], groups[at], order[at] = unit[row], time[row], steps[row], group[row], row
+        if not np.isnan(value[row]):
+            places[next_value[mine]], values[next_value[mine]] = at - starts[mine], value[row]
+            next_value[mine] += 1
+        place[mine] += 1
+    return starts, units, times, masks, groups, valued, places, values, order
 
 
 @numba.njit(cache=True, nogil=True)

@@ -22,7 +22,7 @@ from convlib.conversions import Ints, Step
 from convlib.engine import compile_rule, connect, quote
 from convlib.errors import ParamError
 from convlib.events import NO_VALUE, EventLog, Unit
-from convlib.layout import Part, StepRows, lay_out, lay_out_stored, look_up, split
+from convlib.layout import Part, StepRows, divide, lay_out, lay_out_stored, look_up
 from convlib.parts import named_value
 from convlib.plan_entries import Macro
 from convlib.rules import All, Rule, Test, parse_rule
@@ -189,12 +189,8 @@ def _fetch(log: EventLog, ask: Ask, known: Keys) -> Iterator[Callable[[], Part]]
                 yield partial(_lay_out, mine)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Piece:
-    """Some rows of one part; of the values only those that are there, which are few."""
-
-    rows: StepRows
-    valued: Ints
+#: Some rows of one part, by the names of their columns; of the values only those that are there, which are few.
+_Piece = dict[str, NDArray[Any]]
 
 
 def _divide_all(table: pa.Table, known: Keys, pieces: list[list[_Piece]]) -> None:
@@ -205,26 +201,25 @@ def _divide_all(table: pa.Table, known: Keys, pieces: list[list[_Piece]]) -> Non
 
 
 def _divide(table: pa.Table, known: Keys, pieces: list[list[_Piece]]) -> None:
-    columns = {name: table.column(name).to_numpy() for name in table.column_names}
-    columns["group"] = look_up(columns["group"], *known)
-    starts, order = split(columns["unit"], len(pieces))
-    rows = StepRows(**columns).take(order)
-    for part, low, high in zip(pieces, starts[:-1], starts[1:], strict=True):
-        if low < high:
-            valued = np.flatnonzero(~np.isnan(rows.value[low:high]))
-            piece = rows.take(slice(low, high))
-            part.append(_Piece(dataclasses.replace(piece, value=piece.value[valued]), valued))
+    found = {name: table.column(name).to_numpy() for name in table.column_names}
+    group = look_up(found.pop("group"), *known)
+    unit, time, steps, value = (found.pop(name) for name in ("unit", "time", "steps", "value"))
+    starts, unit, time, steps, group, valued, place, value, order = divide(unit, time, steps, group, value, len(pieces))
+    rows = {"unit": unit, "time": time, "steps": steps, "group": group}
+    rows |= {name: values[order] for name, values in found.items()}
+    for number in np.flatnonzero(np.diff(starts)):
+        piece = {name: values[starts[number] : starts[number + 1]] for name, values in rows.items()}
+        some = slice(valued[number], valued[number + 1])
+        pieces[number].append({**piece, "place": place[some], "value": value[some]})
 
 
 def _lay_out(pieces: list[_Piece]) -> Part:
     """Join the pieces of one part."""
-    columns: dict[str, Any] = {}
-    for name, first in vars(pieces[0].rows).items():
-        columns[name] = None if first is None else np.concatenate([getattr(piece.rows, name) for piece in pieces])
-    starts = np.cumsum([0, *(len(piece.rows.unit) for piece in pieces)])
-    valued = [piece.valued + start for piece, start in zip(pieces, starts[:-1], strict=True)]
-    value = np.full(len(columns["unit"]), np.nan)
-    value[np.concatenate(valued)] = columns["value"]
+    starts = np.cumsum([0, *(len(piece["unit"]) for piece in pieces)])
+    places = np.concatenate([piece["place"] + start for piece, start in zip(pieces, starts[:-1], strict=True)])
+    columns = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0] if name != "place"}
+    value = np.full(starts[-1], np.nan)
+    value[places] = columns["value"]
     return lay_out(StepRows(**{**columns, "value": value}))
 
 

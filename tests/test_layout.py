@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from convlib.layout import StepRows, lay_out, lay_out_stored, look_up, split
+from convlib.layout import StepRows, divide, lay_out, lay_out_stored, look_up
 
 Ints = NDArray[np.int64]
 
@@ -89,14 +89,24 @@ def test_lay_out_stored_chooses_steps_and_members_and_orders_ties() -> None:
     np.testing.assert_array_equal(part.conversions.value, [np.nan, 1, np.nan, np.nan])
 
 
-def test_split_keeps_units_together_and_rows_in_order() -> None:
-    unit = np.random.default_rng(1).integers(0, 500, 10_000).astype(np.uint64)
-    starts, order = split(unit, 8)
-    assert sorted(order) == list(range(10_000))
-    parts = [order[low:high] for low, high in itertools.pairwise(starts)]
-    assert all((np.diff(part) > 0).all() for part in parts)
-    assert sum(len(set(unit[part])) for part in parts) == len(set(unit))
-    assert max(map(len, parts)) < 2 * 10_000 / 8
+def test_divide_keeps_units_together_and_rows_in_order() -> None:
+    rng = np.random.default_rng(1)
+    unit, time, group = rng.integers(0, 500, 10_000).astype(np.uint64), np.arange(10_000), np.arange(10_000)
+    value = np.where(time % 10 == 0, time / 7, np.nan)
+    steps = (time % 5).astype(np.uint8)
+    starts, units, times, masks, groups, valued, places, values, order = divide(
+        unit, time, steps, group.astype(np.int32), value, 8
+    )
+    assert sorted(times) == list(range(10_000))
+    for found, given in ((units, unit), (masks, steps), (groups, group), (order, time)):
+        assert found.tolist() == given[times].tolist()
+    ends = list(itertools.pairwise(starts))
+    assert all((np.diff(times[low:high]) > 0).all() for low, high in ends)
+    assert sum(len(set(units[low:high])) for low, high in ends) == len(set(unit))
+    assert max(high - low for low, high in ends) < 2 * 10_000 / 8
+    for (low, _), (first, after) in zip(ends, itertools.pairwise(valued), strict=True):
+        assert values[first:after].tolist() == value[times[low + places[first:after]]].tolist()
+    assert valued[-1] == 1000
 
 
 def test_look_up_finds_the_number_of_each_key() -> None:
