@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -40,8 +41,28 @@ TAKEN = frozenset(
         *("conversion", "count", "could", "depth", "did", "end", "entered", "error", "event", "exposed", "lost"),
         *("measured", "metric", "name", "note", "owner", "pending", "period", "previous", "status", "step"),
         *("target", "tier", "time", "unit", "units", "until", "value"),
-        *("at_risk", "cluster", "converted", "group", "leak_difference", "lost_rate", "p_value", "q_value", "seconds"),
-        *("seconds_high", "seconds_low", "share", "share_ci_lower", "share_ci_upper", "units_before"),
+        *(
+            "at_risk",
+            "cluster",
+            "converted",
+            "group",
+            "key",
+            "leak_difference",
+            "lost_rate",
+            "number",
+            "p_value",
+            "q_value",
+        ),
+        *(
+            "seconds",
+            "steps",
+            "seconds_high",
+            "seconds_low",
+            "share",
+            "share_ci_lower",
+            "share_ci_upper",
+            "units_before",
+        ),
         *("units_rank", "value_rank", "verdict"),
     }
 )
@@ -454,7 +475,7 @@ class EventLog:
             ParamError: Every such column.
         """
         self._check_columns(columns)
-        taken = [name for name in columns if name in TAKEN]
+        taken = [name for name in columns if name in TAKEN or re.fullmatch(r"time_\d+", name)]
         if taken:
             raise ParamError(
                 *[
@@ -578,5 +599,5 @@ def _texts(columns: Sequence[str]) -> list[str]:
 
 
 def list_columns(columns: str | Sequence[str]) -> list[str]:
-    """Give one column or several as a list."""
-    return [columns] if isinstance(columns, str) else list(columns)
+    """Give one column or several as a list, each once."""
+    return [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))

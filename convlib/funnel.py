@@ -13,7 +13,7 @@ from convlib.attempts import Anchor, Count, Excluded, Order, Task, count_parts
 from convlib.conversions import Exclusion, Step, microseconds
 from convlib.events import EventLog, Unit, list_columns
 from convlib.funnel_results import Counted, count_steps, count_trend
-from convlib.funnel_rules import StepName, read_rules
+from convlib.funnel_rules import StepName, check_kinds, read_rules
 from convlib.funnel_units import State, bin_times, estimate_conversion, find_next, list_units
 from convlib.plan_entries import Macro
 from convlib.results import Kind, Result, Shown, show_table
@@ -268,8 +268,9 @@ def measure_funnel(
             rules that have no meaning together; every problem at once.
     """
     check_confidence(confidence)
+    barred = [exclude] if isinstance(exclude, Exclusion | str) else list(exclude)
+    check_kinds(steps, barred, unit)
     chosen = [Step(step) if isinstance(step, str) else step for step in steps]
-    barred = [exclude] if isinstance(exclude, Exclusion) else list(exclude)
     groups, holds = list_columns(by), list_columns(hold)
     rules = read_rules(
         log, chosen, window=window, order=order, anchor=anchor, exclude=barred, excluded=excluded,
@@ -277,7 +278,7 @@ def measure_funnel(
         min_gap=min_gap, tie_tolerance=tie_tolerance, first_time=first_time, count=count, breakdown=breakdown,
         columns=[*groups, *holds],
     )  # fmt: skip
-    log.check_breakdown(groups)
+    log.check_breakdown([*groups, *holds])
     start, end = (microseconds(pd.Timestamp(day)) for day in log.bounds)
     task = Task(rules, tuple(groups), tuple(holds), breakdown, (start, end), microseconds(log.last))
     ask = Ask(
@@ -295,7 +296,8 @@ def measure_funnel(
         attempts = attempts.assign(cluster=attempts["unit"])
     if not mature_only:
         attempts = attempts.assign(pending=False)
-    names = [str(step) for step in chosen] if order != "unordered" else _name_counts(len(chosen))
+    steps_named = _name_steps(chosen)
+    names = list(steps_named) if order != "unordered" else _name_counts(len(chosen))
     counted = Counted(
         attempts=attempts,
         names=tuple(names),
@@ -309,7 +311,7 @@ def measure_funnel(
         confidence=confidence,
     )
     table, leaks = count_steps(counted)
-    shown = {str(step): _name(log, step) for step in chosen}
+    shown = {name: name.replace(str(step), _name(log, step), 1) for name, step in steps_named.items()}
     return Funnel(
         table=table,
         takeaways=takeaways.word_funnel(
@@ -321,10 +323,11 @@ def measure_funnel(
             seconds_to_most=counted.seconds_to_most,
             segment=log.segment_name,
             worth=_worth(log, chosen[-1]),
+            compared=counted.compared_from == 1,
         ),
         segment=log.segment_name,
         names=shown,
-        steps=tuple(str(step) for step in chosen),
+        steps=tuple(steps_named),
         window=window,
         by=tuple(groups),
         counted=counted.counted,
@@ -341,6 +344,12 @@ def _find_comparable(breakdown: str, steps: int) -> int:
     if breakdown == "last_touch":
         return steps
     return int(breakdown.removeprefix("step:")) if breakdown.startswith("step:") else 1
+
+
+def _name_steps(steps: Sequence[Step]) -> dict[str, Step]:
+    """Name the steps, one that comes again with a number: `view`, `view (2)`."""
+    counts = [sum(str(each) == str(step) for each in steps[:k]) for k, step in enumerate(steps)]
+    return {f"{step} ({k + 1})" if k else str(step): step for k, step in zip(counts, steps, strict=True)}
 
 
 def _name_counts(steps: int) -> list[str]:

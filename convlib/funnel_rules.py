@@ -9,7 +9,7 @@ from convlib.conversions import Exclusion, Step
 from convlib.documents import did_you_mean, quote_names, show_value
 from convlib.durations import parse_duration
 from convlib.errors import ParamError
-from convlib.events import EventLog
+from convlib.events import UNITS, EventLog
 
 MOST_STEPS = 64
 BREAKDOWNS = ("first_touch", "last_touch")
@@ -67,6 +67,33 @@ def read_rules(
     return rules
 
 
+def check_kinds(steps: Sequence[object], exclude: Sequence[object], unit: str) -> None:
+    """Refuse what is no step, exclusion or unit at all, before anything is made of it.
+
+    Raises:
+        ParamError: With every such problem.
+    """
+    problems = [
+        f"`steps` holds {show_value(step)}; a step is the name of a conversion or event, or a Step."
+        for step in steps
+        if not isinstance(step, str | Step)
+    ]
+    problems += [
+        f"`exclude` holds {show_value(each)}; write it as Exclusion({show_value(each)})."
+        for each in exclude
+        if not isinstance(each, Exclusion)
+    ]
+    if unit not in UNITS:
+        problems.append(f"`unit` is {unit!r}; it must be one of {quote_names(UNITS)}.{did_you_mean(unit, UNITS)}")
+    if len(steps) + len(exclude) > MOST_STEPS:
+        problems.append(
+            f"`steps` and `exclude` name {len(steps)} steps and {len(exclude)} exclusions; a funnel has at most "
+            f"{MOST_STEPS} together."
+        )
+    if problems:
+        raise ParamError(*problems)
+
+
 class _Reader:
     """Reads arguments and keeps what is wrong with them."""
 
@@ -75,8 +102,6 @@ class _Reader:
         self.problems: list[str] = []
         if len(steps) < 2:
             self.problems.append(f"`steps` names {len(steps)} step{'s' * (not steps)}; a funnel needs at least two.")
-        if len(steps) > MOST_STEPS:
-            self.problems.append(f"`steps` names {len(steps)} steps; a funnel has at most {MOST_STEPS}.")
 
     def choose(self, name: str, value: str, allowed: Sequence[str]) -> None:
         if value not in allowed:
@@ -105,6 +130,10 @@ class _Reader:
         skipped = {self.find("optional", each) for each in optional}
         if 0 in skipped:
             self.problems.append("`optional` names the first step, which opens the window; leave it out of the funnel.")
+        if len(self.names) - 1 in skipped:
+            self.problems.append(
+                "`optional` names the last step, which everybody may reach or not; leave it out of it."
+            )
         return tuple(k not in skipped for k in range(len(self.names)))
 
     def read_step_windows(self, windows: Any) -> tuple[int, ...]:

@@ -143,9 +143,7 @@ def _find_step(step: int | str, state: str, names: Sequence[tuple[str, ...]]) ->
     problems = []
     known = ", ".join(f"{number} {name[0]!r}" for number, name in enumerate(names, start=1))
     found = [k for k, each in enumerate(names) if step in (k + 1, *each)]
-    if len(found) > 1:
-        problems.append(f"`step` is {step!r}, which is several steps; say which by its number: {known}.")
-    elif not found:
+    if not found:
         near = did_you_mean(step, [each[0] for each in names]) if isinstance(step, str) else ""
         problems.append(f"`step` is {step!r}; the steps are {known}.{near}")
     if state not in get_args(State):

@@ -291,7 +291,11 @@ def divide(
 
 @numba.njit(cache=True, nogil=True)
 def look_up(keys: NDArray[np.uint64], known: NDArray[np.uint64], numbers: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Give the number of each key, by those that are known; all of them are."""
+    """Give the number of each key, by those that are known.
+
+    Raises:
+        KeyError: A key is not among them: the rows have changed since the keys were listed.
+    """
     size = 16
     while size < 4 * known.size:
         size *= 2
@@ -304,7 +308,9 @@ def look_up(keys: NDArray[np.uint64], known: NDArray[np.uint64], numbers: NDArra
     found = np.empty(keys.size, np.int32)
     for row in range(keys.size):
         slot = np.int64(keys[row] >> np.uint64(20)) & (size - 1)
-        while known[table[slot]] != keys[row]:
+        while table[slot] >= 0 and known[table[slot]] != keys[row]:
             slot = (slot + 1) & (size - 1)
+        if table[slot] < 0:
+            raise KeyError("a group that was not listed")
         found[row] = numbers[table[slot]]
     return found

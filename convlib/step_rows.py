@@ -121,12 +121,11 @@ def _is_stored(log: EventLog, ask: Ask) -> bool:
     """Say whether the rows are among the prepared conversions as they are, already in order."""
     named = all(log.plan and step.name in log.plan and not step.where for step in ask.steps)
     named = named and len({step.name for step in ask.steps}) == len(ask.steps)
-    if not (log.is_ordered and named):
+    whole = not (log.filters or log.row_rule or ask.every_event)
+    if not (log.is_ordered and named and whole and ask.unit == "user"):
         return False
     conversions = log.prepared.find("conversions.parquet", log.plan)
-    few = math.prod(len(read_texts(conversions, name)[1]) for name in ask.columns) <= MOST_GROUPS
-    whole = not (log.filters or log.row_rule or ask.every_event)
-    return few and whole and ask.unit == "user"
+    return math.prod(len(read_texts(conversions, name)[1]) for name in ask.columns) <= MOST_GROUPS
 
 
 def _read_stored(log: EventLog, ask: Ask) -> tuple[Iterator[Callable[[], Part]], pd.DataFrame]:
@@ -140,7 +139,8 @@ def _read_stored(log: EventLog, ask: Ask) -> tuple[Iterator[Callable[[], Part]],
     steps = np.array([numbers.get(name, -1) for name in names])
     members = None
     if ask.members is not None:
-        members = np.zeros(int(stored["user"][-1]) + 1, bool)
+        last = max([*stored["user"][-1:], *ask.members[-1:]], default=-1)
+        members = np.zeros(int(last) + 1, bool)
         members[ask.members] = True
 
     def read(low: int, high: int) -> Part:
@@ -233,10 +233,12 @@ def _open(log: EventLog, ask: Ask) -> Iterator[duckdb.DuckDBPyRelation]:
     keys = {"user": "CAST(user AS UBIGINT)", "session": "CAST(session AS UBIGINT)"}
     mapped = [k for k, step in enumerate(ask.steps) if log.plan and step.name in log.plan]
     plain = [k for k in range(len(ask.steps)) if k not in mapped]
-    if mapped:
-        yield _project(log, ask, log.rows("conversions"), keys, mapped, from_source=False)
-    if plain or ask.every_event:
-        yield _project(log, ask, log.rows(), keys, plain, from_source=False)
+    for low in range(0, log.rows_used, MOST_FETCHED):
+        some = f"event >= {low} AND event < {low + MOST_FETCHED}"
+        if mapped:
+            yield _project(log, ask, log.rows("conversions").filter(some), keys, mapped, from_source=False)
+        if plain or ask.every_event:
+            yield _project(log, ask, log.rows().filter(some), keys, plain, from_source=False)
 
 
 def _project(

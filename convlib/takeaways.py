@@ -29,10 +29,11 @@ def word_funnel(
     counted: str = "units",
     seconds_to_most: float = np.nan,
     worth: str | None = None,
+    compared: bool = True,
 ) -> Takeaways:
     """Say how many get through, where most are lost, how long it takes, and which groups leave more often."""
     if by:
-        return _word_groups(table, leaks, by, window, segment, counted)
+        return _word_groups(table, leaks, by, window, segment, counted, compared=compared)
     first, last = table.iloc[0], table.iloc[-1]
     if not first["units"]:
         return Takeaways(
@@ -118,8 +119,20 @@ def word_next(table: pd.DataFrame, *, counted: str, window: str, segment: str) -
 
 
 def _word_groups(
-    table: pd.DataFrame, leaks: pd.DataFrame, by: Sequence[str], window: str, segment: str, counted: str
+    table: pd.DataFrame,
+    leaks: pd.DataFrame,
+    by: Sequence[str],
+    window: str,
+    segment: str,
+    counted: str,
+    *,
+    compared: bool,
 ) -> Takeaways:
+    if not compared:
+        sentence = (
+            f"Groups by {' and '.join(by)} at a later step depend on who stays until then: they are not compared."
+        )
+        return Takeaways((sentence, *_word_leaking_groups(leaks, by, counted)))
     last = table[table["step"] == table["step"].max()]
     started = table.loc[table["step"] == 1, [*by, "units"]].rename(columns={"units": "started"})
     last = last.merge(started, on=list(by))

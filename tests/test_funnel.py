@@ -509,6 +509,35 @@ def funnel_of(rows: Sequence[Row], steps: Sequence[str | Step] = STEPS, **option
     return measure_funnel(read(rows), steps, window="10min", mature_only=False, **options)  # type: ignore[arg-type]
 
 
+def test_measure_funnel_numbers_a_step_that_comes_twice() -> None:
+    rows: list[Row] = [("a", "view", 0, None, None), ("a", "view", 1, None, None), ("b", "view", 0, None, None)]
+    funnel = funnel_of(rows, ["view", "view"])
+    assert pick_units(funnel) == {"view": 2, "view (2)": 1}
+    assert funnel.units("view (2)", "lost")["user_id"].tolist() == ["b"]
+    funnel.plot()
+
+
+def pick_units(funnel: Funnel) -> dict[str, int]:
+    return dict(zip(funnel.table["name"], funnel.table["units"], strict=True))
+
+
+def test_measure_funnel_does_not_compare_groups_that_depend_on_who_stays() -> None:
+    funnel = funnel_of(SHOP, by="device_type", breakdown="last_touch")
+    assert funnel.takeaways[0] == (
+        "Groups by device_type at a later step depend on who stays until then: they are not compared."
+    )
+
+
+def test_measure_funnel_names_what_is_no_step_exclusion_or_unit_at_once() -> None:
+    with pytest.raises(ParamError) as caught:
+        funnel_of(SHOP, ["view", 3], exclude="cart", unit="users")  # type: ignore[list-item]
+    assert caught.value.problems == (
+        "`steps` holds 3; a step is the name of a conversion or event, or a Step.",
+        "`exclude` holds 'cart'; write it as Exclusion('cart').",
+        "`unit` is 'users'; it must be one of 'user', 'session'. Did you mean 'user'?",
+    )
+
+
 def test_measure_funnel_values_an_attempt_that_skips_a_step_by_its_own_last_one() -> None:
     rows: list[Row] = [("a", "buy", 0, None, 99), ("b", "view", 1, None, None), ("b", "buy", 2, None, 5)]
     rows += [("c", "view", 1, None, None), ("z", "cart", 1000, None, None)]

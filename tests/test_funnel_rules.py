@@ -8,7 +8,7 @@ from convlib.conversions import Exclusion, Step
 from convlib.errors import ParamError
 from convlib.events import EventLog, read_events
 from convlib.funnel import measure_funnel
-from convlib.funnel_rules import read_rules
+from convlib.funnel_rules import check_kinds, read_rules
 
 SECOND = 1_000_000
 NAMES = ("view", "cart", "buy")
@@ -146,11 +146,21 @@ def test_read_rules_refuses(log: EventLog, options: dict[str, object], message: 
     assert str(caught.value) == message
 
 
-def test_read_rules_refuses_more_than_64_steps(log: EventLog) -> None:
-    assert len(read(log, {}, ["view"] * 64).required) == 64
+def test_check_kinds_refuses_more_than_64_steps_and_exclusions() -> None:
+    check_kinds(["view"] * 64, [], "user")
     with pytest.raises(ParamError) as caught:
-        read(log, {}, ["view"] * 65)
-    assert str(caught.value) == "`steps` names 65 steps; a funnel has at most 64."
+        check_kinds(["view"] * 64, [Exclusion("cart")], "user")
+    assert str(caught.value) == (
+        "`steps` and `exclude` name 64 steps and 1 exclusions; a funnel has at most 64 together."
+    )
+
+
+def test_read_rules_refuses_an_optional_last_step(log: EventLog) -> None:
+    with pytest.raises(ParamError) as caught:
+        read(log, {"optional": [3]}, ["view", "cart", "buy"])
+    assert str(caught.value) == (
+        "`optional` names the last step, which everybody may reach or not; leave it out of it."
+    )
 
 
 def test_read_rules_asks_for_a_number_when_a_name_is_several_steps(log: EventLog) -> None:

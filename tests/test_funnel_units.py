@@ -312,12 +312,6 @@ def test_units_refuse_what_is_no_step_or_state(funnel: Funnel, step: int | str, 
     assert str(caught.value) == message
 
 
-def test_units_refuse_a_name_that_is_several_steps(log: EventLog) -> None:
-    with pytest.raises(ParamError) as caught:
-        measure_funnel(log, ["item", "item"], window="10min").units("item")
-    assert str(caught.value) == "`step` is 'item', which is several steps; say which by its number: 1 'item', 2 'item'."
-
-
 DOCS = (Path(__file__).parent.parent / "docs" / "funnel.md").read_text("utf-8")
 
 

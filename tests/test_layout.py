@@ -114,3 +114,5 @@ def test_look_up_finds_the_number_of_each_key() -> None:
     numbers = np.arange(1000, dtype=np.int32)[::-1].copy()
     some = np.array([3, 3, 999, 0])
     assert look_up(known[some], known, numbers).tolist() == numbers[some].tolist()
+    with pytest.raises(KeyError):
+        look_up(np.array([5], np.uint64), known, numbers)

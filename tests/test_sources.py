@@ -47,7 +47,7 @@ def test_read_events_gives_equal_rows_from_every_source(form: str, tmp_path: Pat
 
 def test_read_events_reads_a_frame_of_polars() -> None:
     polars = pytest.importorskip("polars")
-    given = polars.DataFrame(ROWS.to_dict("list"))
+    given = polars.from_pandas(ROWS)
     assert_frame_equal(read_events(given).to_pandas(), read_events(ROWS).to_pandas())
 
 

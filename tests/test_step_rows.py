@@ -137,7 +137,7 @@ def test_fetch_parts_does_not_depend_on_order_names_slices_passes_and_parts(
     wanted = measure(open_log(rows, plan, tmp_path), RULES[name])
     shuffled = rows.sample(frac=1, random_state=3).reset_index(drop=True)
     check(measure(open_log(shuffled, plan, tmp_path, "shuffled"), RULES[name]), wanted)
-    renamed = rows.assign(user_id=rows["user_id"].map(lambda name: f"{hash(name) % 9}-{name}"))
+    renamed = rows.assign(user_id=rows["user_id"].map(lambda name: f"{len(name) + int(name[1:]) % 7}-{name}"))
     check(measure(open_log(renamed, plan, tmp_path, "renamed"), RULES[name]), wanted)
     monkeypatch.setattr(step_rows, "PART", 64)
     check(measure(open_log(rows, plan, tmp_path, "parts"), RULES[name]), wanted)
@@ -175,6 +175,16 @@ def test_fetch_parts_counts_the_members_of_a_segment(rows: pd.DataFrame, plan: P
     check(measure(log.segment({"device_type": "mobile"}), RULES["by"]), wanted)
     in_filter = log.where(price={"gte": 0}).segment({"device_type": "mobile"})
     check(measure(in_filter, RULES["by"]), wanted)
+
+
+def test_fetch_parts_counts_members_who_have_no_conversion(rows: pd.DataFrame, plan: Plan, tmp_path: Path) -> None:
+    last = rows[:1].assign(user_id="zed", event_name="other", device_type="mobile")
+    log = prepare(open_log(pd.concat([rows, last]), plan, tmp_path))
+    wanted = measure(open_log(rows[rows["device_type"] == "mobile"], plan, tmp_path, "mobile"), RULES["by"])
+    check(measure(log.segment({"device_type": "mobile"}), RULES["by"]), wanted)
+    # A plan whose conversions never fire.
+    others = prepare(open_log(rows[rows["event_name"] == "other"], plan, tmp_path, "others"))
+    assert measure(others.segment({"device_type": "mobile"}), {})["units"].tolist() == [0, 0, 0]
 
 
 def test_fetch_parts_takes_double_fired_events_once(rows: pd.DataFrame, plan: Plan, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -215,6 +217,9 @@ def _execute(jobs: Mapping[int, Job], manifest: Manifest, folder: Path, *, worke
     # Spawned processes: papermill changes the working folder of its process, and a fork would share engine threads.
     pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
     futures = {pool.submit(execute_job, job): number for number, job in jobs.items()}
+    if threading.current_thread() is threading.main_thread():
+        # Polars, which statsmodels loads where it is installed, takes the interrupt away from Python; take it back.
+        signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT) or signal.default_int_handler)
     try:
         with show_progress(len(futures)) as tick:
             for future in as_completed(futures):
