@@ -44,9 +44,10 @@ def read(path: Path) -> cv.EventLog:
 
 
 def prepare(path: Path) -> None:
-    """Read the log, and write what the analyses start from."""
+    """Read the log, and write what the analyses start from; the arrays are written by a first funnel."""
     log = read(path)
     log.prepared.find("conversions.parquet", log.plan)
+    count(log)
 
 
 def count(log: cv.EventLog) -> peers.Counts:
