@@ -123,14 +123,6 @@ def gather(
     )
 
 
-def gather_times(log: EventLog, *, codes: Ints, unit: Unit = "user") -> tuple[Ints, Ints]:
-    """Fetch when each unit did anything: positions in `codes` and microseconds, in order."""
-    rows = log.read(log.rows(), unit=unit)
-    position, known = _place(rows, codes)
-    rows = rows.assign(unit=position)[known].sort_values(["unit", "time"], kind="stable")
-    return rows["unit"].to_numpy(np.int64), rows["time"].to_numpy(np.int64)
-
-
 def microseconds(moment: pd.Timestamp) -> int:
     """Give a moment as microseconds since 1970, UTC."""
     return moment.value // 1_000  # `value` is in nanoseconds whatever the timestamp's own unit

@@ -285,7 +285,7 @@ def _time_steps(times: Floats, reached: NDArray[np.bool_], previous: Ints) -> Fl
             found[:3, step] = np.quantile(now - times[previous[step], rows], (0.25, 0.5, 0.75), overwrite_input=True)
             is_second = previous[step] == 0
             found[3, step] = found[1, step] if is_second else np.median(now - times[0, rows], overwrite_input=True)
-    return found
+    return np.round(found, 6)  # times are in microseconds, and the difference of two as seconds is not quite
 
 
 def _interval(hits: ArrayLike, trials: ArrayLike, effects: Floats, counted: Counted) -> tuple[Floats, Floats]:

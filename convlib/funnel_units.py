@@ -105,6 +105,7 @@ def _trace_curve(
     curve = stats.estimate_curve(seconds, converted, effect=effect, confidence=confidence)
     last = seconds.max()
     ends = pd.DataFrame({"seconds": [0.0, last], "at_risk": [len(seconds), (seconds == last).sum()], "converted": 0})
+    ends = ends.drop_duplicates("seconds")
     # Where nobody converts at the moment of an end, what was known before holds.
     around = pd.concat([curve, ends[~ends["seconds"].isin(curve["seconds"])]]).sort_values("seconds", kind="stable")
     around[["share", *CURVE_COLUMNS[-2:]]] = around[["share", *CURVE_COLUMNS[-2:]]].ffill()
