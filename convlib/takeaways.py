@@ -74,9 +74,9 @@ def _word_choke_points(leaks: pd.DataFrame, counted: str, worth: str | None) -> 
     if not lost:
         return []
     most, dearest = lost[0], min(lost, key=lambda leak: leak["value_rank"] if leak["value"] > 0 else np.inf)
-    sentences = [f"Most leave {_word_leak(most, counted)}{_word_worth(most, worth, start=', worth about ')}."]
+    sentences = [f"Most leave {_word_leak(most, counted)}{_word_worth(most, worth, start=', worth at most about ')}."]
     if dearest is not most and dearest["value"] > 0:
-        value = _word_worth(dearest, worth, start="about ")
+        value = _word_worth(dearest, worth, start="at most about ")
         sentences.append(f"The most value is lost {_word_leak(dearest, counted)}, worth {value}.")
     return sentences
 
