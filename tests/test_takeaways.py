@@ -149,8 +149,8 @@ def test_word_funnel_names_the_rate_the_leak_the_slowest_step_the_time_and_the_p
     )
     assert say_funnel(THREE, *leaks, seconds_to_most=86_400.0) == (
         "25.0% (20.0% to 30.0%) of the 1,000 units that entered at Item viewed reached Bought within 7 days.",
-        "Most leave between Item viewed and In cart: 600 of 1,000 units (60.0%), worth at most about 1,234 (1,000 to 1,500) "
-        "in value.",
+        "Most leave between Item viewed and In cart: 600 of 1,000 units (60.0%), worth at most about 1,234 "
+        "(1,000 to 1,500) in value.",
         "The slowest step is Bought: half of those who reach it take longer than 2.0 h.",
         "Of the 250 that reached Bought, half did within 2.5 h of the first step, and 90% within 1.0 d.",
         "50 more units are pending: their 7 days are not over, so they are in no rate.",
