@@ -38,11 +38,6 @@ class StepRows:
     event: Ints | None = None
     cluster: NDArray[Any] | None = None
 
-    def take(self, rows: NDArray[Any] | slice) -> "StepRows":
-        """Choose rows."""
-        taken: dict[str, Any] = {name: None if each is None else each[rows] for name, each in vars(self).items()}
-        return StepRows(**taken)
-
 
 NO_ROWS = StepRows(
     np.empty(0, np.uint64),
