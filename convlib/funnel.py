@@ -281,15 +281,7 @@ def measure_funnel(
     log.check_breakdown([*groups, *holds])
     start, end = (microseconds(pd.Timestamp(day)) for day in log.bounds)
     task = Task(rules, tuple(groups), tuple(holds), breakdown, (start, end), microseconds(log.last))
-    ask = Ask(
-        steps=(*chosen, *(each.step for each in barred)),
-        last=len(chosen) - 1,
-        unit="session" if count == "sessions" else unit,
-        columns=task.columns,
-        clusters=count == "sessions" and unit != "session",
-        every_event=order == "strict",
-        members=log.entries(unit=unit).index.to_numpy(np.int64) if log.rule and not log.engine else None,
-    )
+    ask = frame_ask(log, task, chosen, barred, unit=unit, count=count)
     check_ask(log, ask)
     attempts = log.engine.count(log, ask, task).to_pandas() if log.engine else count_parts(*fetch_parts(log, ask), task)
     if count == "totals":
@@ -336,6 +328,21 @@ def measure_funnel(
         _counted=counted,
         _log=log,
         _unit=ask.unit,
+    )
+
+
+def frame_ask(
+    log: EventLog, task: Task, steps: Sequence[Step], exclude: Sequence[Exclusion], *, unit: Unit, count: Count
+) -> Ask:
+    """Say what a funnel needs of a log; another engine finds the segment's units itself."""
+    return Ask(
+        steps=(*steps, *(each.step for each in exclude)),
+        last=len(steps) - 1,
+        unit="session" if count == "sessions" else unit,
+        columns=task.columns,
+        clusters=count == "sessions" and unit != "session",
+        every_event=task.rules.order == "strict",
+        members=log.entries(unit=unit).index.to_numpy(np.int64) if log.rule and not log.engine else None,
     )
 
 

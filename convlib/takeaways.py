@@ -144,6 +144,9 @@ def _word_groups(
     ranked = large.sort_values("rate_from_start", kind="stable")
     best, worst = ranked.iloc[-1], ranked.iloc[0]
     label = " and ".join(by)
+    if best["rate_from_start"] == worst["rate_from_start"]:
+        same = f"By {label}, no group gets through more often than another: {best['rate_from_start']:.1%} of each"
+        return Takeaways((f"{same} within {word_duration(window)}.", *_word_leaking_groups(leaks, by, counted)))
     apart = best["rate_from_start_ci_lower"] > worst["rate_from_start_ci_upper"]
     doubt = "their intervals do not overlap" if apart else "their intervals overlap, so the order may be chance"
     sentence = (

@@ -1,6 +1,5 @@
 """One log with every difficulty and funnels of every rule, to be counted by each engine."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from small_logs import make_plan
 from convlib.attempts import Task, count_parts
 from convlib.conversions import Exclusion, Step, microseconds
 from convlib.events import EventLog
+from convlib.funnel import frame_ask
 from convlib.funnel_rules import read_rules
 from convlib.plan import Plan
 from convlib.step_rows import Ask, fetch_parts
@@ -148,22 +148,12 @@ def frame_question(
     rules = read_rules(log, chosen, **given)
     start, end = (microseconds(pd.Timestamp(day)) for day in log.bounds)
     task = Task(rules, tuple(by), tuple(hold), breakdown, (start, end), microseconds(log.last))
-    ask = Ask(
-        steps=(*chosen, *(each.step for each in exclude)),
-        last=len(chosen) - 1,
-        unit="session" if count == "sessions" else unit,
-        columns=task.columns,
-        clusters=count == "sessions" and unit != "session",
-        every_event=order == "strict",
-    )
-    return ask, task
+    return frame_ask(log, task, chosen, exclude, unit=unit, count=count), task
 
 
 def count_here(log: EventLog, ask: Ask, task: Task) -> pd.DataFrame:
     """Count by this machine's engine."""
-    entry: Any = "user" if ask.clusters else ask.unit
-    members = log.entries(unit=entry).index.to_numpy(np.int64) if log.rule else None
-    return count_parts(*fetch_parts(log, dataclasses.replace(ask, members=members)), task)
+    return count_parts(*fetch_parts(log, ask), task)
 
 
 def arrange(attempts: pd.DataFrame) -> pd.DataFrame:

@@ -521,6 +521,14 @@ def pick_units(funnel: Funnel) -> dict[str, int]:
     return dict(zip(funnel.table["name"], funnel.table["units"], strict=True))
 
 
+def test_measure_funnel_names_no_best_group_where_all_are_alike() -> None:
+    rows: list[Row] = [(f"{d}{n}", "view", 0, d, None) for d in ("mobile", "desktop") for n in range(30)]
+    funnel = funnel_of([*rows, ("z", "cart", 9, None, None), ("z", "buy", 9, None, 1)], by="device_type")
+    assert funnel.takeaways[0] == (
+        "By device_type, no group gets through more often than another: 0.0% of each within 10 minutes."
+    )
+
+
 def test_measure_funnel_does_not_compare_groups_that_depend_on_who_stays() -> None:
     funnel = funnel_of(SHOP, by="device_type", breakdown="last_touch")
     assert funnel.takeaways[0] == (
