@@ -1,4 +1,4 @@
-"""The prepared conversions as arrays on disk, one file a column: read again and again without an engine."""
+"""The prepared rows as arrays on disk, one file a column: read again and again without an engine."""
 
 import contextlib
 import hashlib
@@ -20,6 +20,7 @@ from convlib.events import NO_VALUE
 #: The columns of numbers, and how the engine gives them.
 NUMBERS: dict[str, tuple[str, np.dtype[Any]]] = {
     "user": ("CAST(user AS INTEGER)", np.dtype(np.int32)),
+    "session": ("coalesce(CAST(session AS INTEGER), -1)", np.dtype(np.int32)),
     "time": ("epoch_us(timestamp)", np.dtype(np.int64)),
     "event": ("CAST(event AS BIGINT)", np.dtype(np.int64)),
     "value": ("coalesce(value, 'NaN'::DOUBLE)", np.dtype(np.float64)),
@@ -28,43 +29,43 @@ NUMBERS: dict[str, tuple[str, np.dtype[Any]]] = {
 BATCH = 1_000_000
 
 
-def read_numbers(conversions: Path, name: str) -> NDArray[Any]:
-    """Open one of `NUMBERS` of the prepared conversions, in their order.
+def read_numbers(rows: Path, name: str) -> NDArray[Any]:
+    """Open one of `NUMBERS` of the prepared rows, in their order.
 
     Args:
-        conversions: The file of the prepared conversions, beside which the arrays are kept.
+        rows: The file of the prepared conversions or of other activity, beside which the arrays are kept.
         name: The column.
     """
-    path = conversions.with_name(f"conversions.{name}.npy")
+    path = rows.with_name(f"{rows.stem}.{name}.npy")
     if not path.exists():
         expression, kind = NUMBERS[name]
-        _write(path, conversions, expression, kind, None)
+        _write(path, rows, expression, kind, None)
     return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
 
 
-def read_texts(conversions: Path, name: str) -> tuple[NDArray[Any], "pd.Series[str]"]:
+def read_texts(rows: Path, name: str) -> tuple[NDArray[Any], "pd.Series[str]"]:
     """Open a column as places in the list of its values as text, which is in order."""
     # A column may have any name, and a file may not.
-    path = conversions.with_name(f"conversions.text-{hashlib.sha256(name.encode()).hexdigest()[:16]}.npy")
+    path = rows.with_name(f"{rows.stem}.text-{hashlib.sha256(name.encode()).hexdigest()[:16]}.npy")
     text = f"coalesce(CAST({quote(name)} AS VARCHAR), '{NO_VALUE}')"
     values = path.with_suffix(".parquet")
     if not path.exists():
-        distinct = scan(conversions).project(f"{text} AS x").distinct().order("x").to_arrow_table()
+        distinct = scan(rows).project(f"{text} AS x").distinct().order("x").to_arrow_table()
         with _whole(values) as scratch:
             pq.write_table(distinct, scratch)
     known = pq.read_table(values).column("x").combine_chunks()
     if not path.exists():
-        _write(path, conversions, text, np.min_scalar_type(len(known)), known)
+        _write(path, rows, text, np.min_scalar_type(len(known)), known)
     return np.load(path, mmap_mode="r"), known.to_pandas()
 
 
-def _write(path: Path, conversions: Path, expression: str, kind: np.dtype[Any], known: pa.Array | None) -> None:
+def _write(path: Path, rows: Path, expression: str, kind: np.dtype[Any], known: pa.Array | None) -> None:
     """Write a column batch by batch."""
     with _whole(path) as scratch:
-        shape = (pq.read_metadata(conversions).num_rows,)
+        shape = (pq.read_metadata(rows).num_rows,)
         values = np.lib.format.open_memmap(scratch, mode="w+", dtype=kind, shape=shape)
         low = 0
-        for batch in scan(conversions).project(f"{expression} AS x").to_arrow_reader(BATCH):
+        for batch in scan(rows).project(f"{expression} AS x").to_arrow_reader(BATCH):
             found = batch.column(0) if known is None else pc.index_in(batch.column(0), value_set=known)
             values[low : low + len(found)] = found.to_numpy(zero_copy_only=False)
             low += len(found)

@@ -2,27 +2,38 @@
 
 import dataclasses
 import datetime as dt
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from statsmodels.stats.contingency_tables import StratifiedTable
 
-from convlib import plots, stats, takeaways
-from convlib.conversions import Conversions, Ints, Step, gather
+from convlib import plots, stats, strata, takeaways
+from convlib.conversions import Step
 from convlib.documents import did_you_mean, quote_names
-from convlib.durations import parse_duration, write_duration
 from convlib.errors import EventDataError, ParamError
-from convlib.events import EventLog, Unit, list_columns
+from convlib.events import NO_VALUE, EventLog, Unit, list_columns
+from convlib.landmarks import (
+    DEFAULT_HORIZON,
+    NEVER,
+    Design,
+    Followed,
+    check_followed,
+    find_landmarks,
+    follow,
+    read_design,
+)
+from convlib.lifts import FEWEST_UNITS, judge_micros
 from convlib.plan import Plan
 from convlib.plan_entries import Clock, Macro
-from convlib.results import Kind, Result, show_table
+from convlib.results import Kind, Result, Shown, show_table
+from convlib.sequences import find_sequences
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Target = Literal["conversion", "value"]
+Model = Literal["strata", "regression"]
 COLUMNS = (
     "micro",
     "stage",
@@ -50,14 +61,32 @@ COLUMNS = (
     "verdict",
     "note",
 )
-#: Fewer units or conversions than this on a side is too few for a verdict.
-FEWEST_UNITS, FEWEST_CONVERTED = 30, 5
-#: `exposure="auto"` sets landmarks where these shares of the whole log's converters have converted.
-AUTO_LANDMARKS = (0.10, 0.25, 0.50, 0.75)
-DEFAULT_HORIZON = "14D"
-#: Activity is banded by its exact count up to this many bands, then by quantiles.
-MOST_BANDS = 50
-NEVER = np.iinfo(np.int64).max
+NAIVE_COLUMNS = (
+    "micro",
+    "units_with",
+    "units_without",
+    "converted_with",
+    "converted_without",
+    "rate_with",
+    "rate_without",
+    "lift",
+    "gone_without",
+    "late_with",
+)
+MODEL_COLUMNS = (
+    "micro",
+    "strata_lift",
+    "strata_lift_ci_lower",
+    "strata_lift_ci_upper",
+    "strata_verdict",
+    "regression_lift",
+    "regression_lift_ci_lower",
+    "regression_lift_ci_upper",
+    "regression_verdict",
+    "agree",
+)
+#: As many values of a property as make candidates of one micro, the most frequent first.
+MOST_VALUES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +99,18 @@ class Correlation(Result):
         exposure: The landmarks: a micro counts when done before it.
         horizon: How long after a landmark the macro counts.
         adjust: Columns that `adjusted_lift` is adjusted for, beside activity.
+        target: `conversion`, or `value` for lifts in value per unit.
+        model: Where `adjusted_lift` is from: `strata`, or `regression` for one model of all micros.
         conversions_used: Mature converters that the design counts, over all mature converters.
         pending: Units whose outcome window is not over.
         matrix: Phi between each two micros.
+        sequences: Ordered pairs and triples of micros, with their lift over their parts; see `find_sequences`.
+        groups: For each micro, adjusted column and value with at least 30 units and 5 conversions on both sides: the
+            lift there. `differs` says that lifts are not equal over the micro's groups, beyond chance.
+        models: With `model="regression"`: the lift within strata beside that of the model, and whether they `agree`.
+        naive: For each micro what most products count: units whose whole follow-up is over that did it before
+            converting, or at any time if they did not convert, against the rest. `gone_without` are those of the rest
+            that had converted, or left for good, before the last landmark; `late_with` are those that did it after it.
         followed: For each micro: `units` whose follow-up is over, those that `could` do it (did what its rate is over),
             and those that `did`, within exposure and horizon.
         confidence: Level of the intervals.
@@ -99,9 +137,15 @@ class Correlation(Result):
     exposure: tuple[str, ...]
     horizon: str
     adjust: tuple[str, ...]
+    target: Target
+    model: Model
     conversions_used: float
     pending: int
     matrix: pd.DataFrame
+    sequences: pd.DataFrame
+    groups: pd.DataFrame
+    models: pd.DataFrame
+    naive: pd.DataFrame
     followed: pd.DataFrame
     confidence: float
     value_per_conversion: float
@@ -110,45 +154,88 @@ class Correlation(Result):
     def _repr_html_(self) -> str:
         # With several landmarks a unit may stand on both sides, so the two rates do not differ by the lift.
         hidden = ("rate_with", "rate_without") if len(self.exposure) > 1 else ()
-        return show_table(self.named, [column for column in self.SHOWN if column[0] not in hidden])
+        # A value has no percentages.
+        kinds: dict[Kind, Kind] = {"points": "number", "percent": "number"} if self.target == "value" else {}
+        shown = [(name, heading, kinds.get(kind, kind)) for name, heading, kind in self.SHOWN if name not in hidden]
+        return show_table(self.named, shown)
+
+    @property
+    def differing(self) -> Shown:
+        """Show the lifts of the micros whose groups disagree."""
+        rows = self.groups[self.groups["differs"].astype(bool)]
+        columns: tuple[tuple[str, str, Kind], ...] = (
+            ("micro", "Micro-conversion", "text"),
+            ("column", "Column", "text"),
+            ("value", "Value", "text"),
+            ("lift", "Lift there", "points"),
+            ("units_with", "Did it", "count"),
+            ("units_without", "Did not", "count"),
+        )
+        return Shown(rows.replace({"micro": self.names}), columns)
+
+    @property
+    def orders(self) -> Shown:
+        """Show the ten sequences that most units did, with their lift over their parts and over other orders."""
+        rows = self.sequences.nlargest(10, "units")
+        named = rows[["first", "second", "third"]].replace(self.names)
+        path = named.apply(lambda row: " → ".join(filter(None, row)), axis=1) if len(rows) else pd.Series(dtype="str")
+        columns: tuple[tuple[str, str, Kind], ...] = (
+            ("path", "Sequence", "text"),
+            ("units", "Did it", "count"),
+            ("rate", "Then converted", "percent"),
+            ("lift_over_parts", "Over some of its parts", "points"),
+            ("q_value", "q", "p_value"),
+            ("lift_of_order", "Over another order", "points"),
+            ("units_other_order", "In another order", "count"),
+        )
+        return Shown(rows.assign(path=path), columns)
+
+    @property
+    def gap(self) -> Shown:
+        """Show the lift that most products would report beside the lift at the landmark."""
+        lifts = self.table[["micro", "lift", "lift_ci_lower", "lift_ci_upper"]]
+        rows = self.naive.rename(columns={"lift": "naive_lift"}).merge(lifts, on="micro")
+        columns: tuple[tuple[str, str, Kind], ...] = (
+            ("micro", "Micro-conversion", "text"),
+            ("naive_lift", "Ever did it, against the rest", "points"),
+            ("lift", "At the landmark", "points"),
+            ("units_without", "The rest", "count"),
+            ("gone_without", "Of these, converted or gone by the landmark", "count"),
+            ("units_with", "Did it", "count"),
+            ("late_with", "Of these, after the landmark", "count"),
+        )
+        return Shown(rows.replace({"micro": self.names}), columns)
+
+    @property
+    def gap_explained(self) -> takeaways.Takeaways:
+        """Say why the two differ, for the micro where they are furthest apart."""
+        return takeaways.word_gap(self.naive, self.table, macro=self.names[self.macro], names=self.names)
+
+    @property
+    def opinions(self) -> Shown:
+        """Show the lift within strata beside that of one model of all micros."""
+        columns: tuple[tuple[str, str, Kind], ...] = (
+            ("micro", "Micro-conversion", "text"),
+            ("strata_lift", "Each alone", "points"),
+            ("strata_verdict", "Verdict", "text"),
+            ("regression_lift", "All together", "points"),
+            ("regression_verdict", "Verdict together", "text"),
+        )
+        return Shown(self.models.replace({"micro": self.names}), columns)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the raw and the adjusted lift of each micro with their intervals."""
-        return plots.draw_lifts(self.named, macro=self.names[self.macro], segment=self.segment, ax=ax)
+        worth = self.target == "value"
+        return plots.draw_lifts(self.named, macro=self.names[self.macro], segment=self.segment, worth=worth, ax=ax)
 
     def plot_matrix(self, ax: "Axes | None" = None) -> "Axes":
         """Draw which micros come together, as phi."""
         matrix = self.matrix.rename(index=self.names, columns=self.names)
         return plots.draw_matrix(matrix, segment=self.segment, ax=ax)
 
-
-@dataclasses.dataclass(frozen=True)
-class _Design:
-    """The clock of one macro, in microseconds since each unit's entry."""
-
-    landmarks: tuple[int, ...]
-    horizon: int
-    start: Ints
-    end: int
-
-    @property
-    def follow_up(self) -> int:
-        return self.landmarks[-1] + self.horizon
-
-    def mature(self, landmark: int) -> NDArray[np.bool_]:
-        done: NDArray[np.bool_] = self.start + landmark + self.horizon <= self.end
-        return done
-
-
-@dataclasses.dataclass(frozen=True)
-class _Risk:
-    """One row for each unit at risk at each landmark, by the landmark's number."""
-
-    unit: Ints
-    landmark: Ints
-    outcome: NDArray[np.bool_]
-    covariates: Ints
-    strata: Ints
+    def plot_groups(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the lifts of the micro whose groups disagree most."""
+        return plots.draw_groups(self.groups.replace({"micro": self.names}), segment=self.segment, ax=ax)
 
 
 def correlate(
@@ -161,6 +248,9 @@ def correlate(
     entry: str | None = None,
     adjust: str | Sequence[str] = (),
     unit: Unit = "user",
+    target: Target = "conversion",
+    model: Model = "strata",
+    properties: str | Sequence[str] = (),
     confidence: float = stats.CONFIDENCE,
 ) -> Correlation:
     """Say which micro-conversions are associated with the macro-conversion, and by how much.
@@ -168,8 +258,7 @@ def correlate(
     Each unit's clock starts at its entry. *Exposure*: the micro happened before the landmark. *At risk*: units that
     by the landmark have neither converted nor left for good. *Outcome*: the macro within `horizon` after the
     landmark. So those who convert fast are not watched for a shorter time than the others (landmarking: van
-    Houwelingen 2007). Several landmarks
-    stack: a unit has a row at each until it converts.
+    Houwelingen 2007). Several landmarks stack: a unit has a row at each until it converts.
 
     Args:
         log: The log, seen through a segment and a period of entries.
@@ -181,6 +270,12 @@ def correlate(
         entry: Conversion or event that starts the clock; None takes the plan's, else the first event in the period.
         adjust: Columns of the entry event to adjust for, beside activity.
         unit: What is counted.
+        target: `conversion` compares how many convert; `value` what they spend: lifts and rates are then in value per
+            unit, and there are no odds ratios.
+        model: `strata` adjusts each micro by itself; `regression` takes adjusted lifts from one model of all micros
+            (a second opinion, in which micros that come together share the credit; see `joint.fit_joint`).
+        properties: Columns whose values make candidates of their own beside each micro (`apply_promo: plan_type=pro`),
+            with at least 30 units each and at most the 20 most frequent.
         confidence: Level of the intervals.
 
     Returns:
@@ -192,43 +287,42 @@ def correlate(
         VanderWeele and Ding's (2017) for the adjusted risk ratio.
 
     Raises:
-        ParamError: An unknown macro, entry or column, or a duration that can't be read.
+        ParamError: An unknown macro, entry, column, target or model, or a duration that can't be read.
         EventDataError: In the whole log the macro never happens, or no unit's follow-up is over.
     """
     stats.check_confidence(confidence)
     log.check_plan(plan)
     goal, adjust = _find_macro(plan, macro), list_columns(adjust)
+    _check_choices(target=(target, get_args(Target)), model=(model, get_args(Model)))
     clock = goal.correlation or Clock()
-    entry = entry or clock.entry
-    steps = [Step(c.id) for c in (goal, *goal.micros, *goal.losses)]
-    landmarks = _landmarks(log, exposure, clock, goal, entry, unit)
-    horizon = horizon or clock.horizon or DEFAULT_HORIZON
-    entries = log.entries(unit=unit, entry=entry, columns=adjust)
-    conversions = gather(log, steps, codes=entries.index.to_numpy(np.int64), unit=unit)
-    design = _Design(
-        landmarks=tuple(parse_duration(text, name="exposure") for text in landmarks),
-        horizon=parse_duration(horizon, name="horizon"),
-        start=entries["time"].to_numpy(np.int64),
-        end=conversions.end,
+    entry, horizon = entry or clock.entry, horizon or clock.horizon or DEFAULT_HORIZON
+    landmarks = find_landmarks(log, goal, exposure=exposure, entry=entry, unit=unit)
+    design = read_design(landmarks, horizon)
+    candidates = [Step(micro.id) for micro in goal.micros]
+    candidates += _find_properties(log, goal, list_columns(properties), unit)
+    entries, followed = follow(
+        log, goal, design, entry=entry, unit=unit, columns=adjust, candidates=candidates if properties else None
     )
-    firsts = _first_times(conversions, design.start, len(steps))
-    losses = firsts[:, 1 + len(goal.micros) :].min(axis=1, initial=NEVER)
-    mature = design.mature(design.landmarks[0])
-    if not mature.any():
-        # A segment alone may be empty or pending; a whole period that is so is a mistake.
-        everyone = log.everyone().entries(unit=unit, entry=entry)["time"].to_numpy(np.int64)
-        _check_data(log, dataclasses.replace(design, start=everyone), landmarks, horizon)
-    if log.segment_name == "all" and not (conversions.step == 0).any():
-        msg = f"The macro `{goal.id}` never happens in the log. Check its match rule, {goal.match}."
-        raise EventDataError(msg)
-    risk = _at_risk(log, design, firsts[:, 0], losses, entries[adjust], unit)
-    exposed = firsts[risk.unit, 1 : 1 + len(goal.micros)] < np.asarray(design.landmarks)[risk.landmark, None]
-    converters = firsts[mature & (firsts[:, 0] < design.follow_up)]
-    table = _score_all(goal, exposed, risk, converters, confidence)
-    since = conversions.time - design.start[conversions.unit]
-    values = conversions.value[(conversions.step == 0) & (since >= 0) & (since < design.follow_up)]
-    names = {c.id: c.name for c in (goal, *goal.micros)}
-    pending = int((~mature).sum())
+    mature = followed.is_mature(design, design.landmarks[0])
+    if not mature.any():  # a segment alone may be empty or pending; a whole period that is so is a mistake
+        check_followed(log, design, entry=entry, unit=unit)
+    if log.segment_name == "all" and not (followed.macro < NEVER).any():
+        _check_macro(log, goal)
+    micros = [_write_candidate(each) for each in candidates]
+    how = {"target": target, "confidence": confidence}
+    numbers, groups, risk = judge_micros(followed, design, entries[adjust], micros, model=model, **how)
+    stages = {micro.id: micro.stage for micro in goal.micros}
+    table = numbers.assign(micro=micros, stage=[stages[each.name] for each in candidates])
+    table = table.astype({"micro": "str", "stage": "str"})[list(COLUMNS)]
+    models = _compare_models(
+        table, lambda: judge_micros(followed, design, entries[adjust], micros, **how)[0], model=model
+    )
+    table = table.sort_values("adjusted_lift", ascending=False, kind="stable", ignore_index=True)
+    converters = mature & (followed.macro < design.follow_up)
+    spent = followed.spent.sum(axis=0)
+    titles = {c.id: c.name for c in (goal, *goal.micros)}
+    names = titles | {_write_candidate(each): _write_candidate(each, titles[each.name]) for each in candidates}
+    naive, pending = _count_naively(followed, design, micros), int((~mature).sum())
     return Correlation(
         table=table,
         takeaways=takeaways.word_correlation(
@@ -240,6 +334,9 @@ def correlate(
             horizon=horizon,
             units=len(entries),
             pending=pending,
+            groups=groups,
+            models=models,
+            worth=(goal.currency or "in value") if target == "value" else "",
         ),
         segment=log.segment_name,
         names=names,
@@ -248,12 +345,22 @@ def correlate(
         exposure=landmarks,
         horizon=horizon,
         adjust=tuple(adjust),
-        conversions_used=float(stats.divide(len(np.unique(risk.unit[risk.outcome])), len(converters))),
+        target=target,
+        model=model,
+        conversions_used=float(stats.divide(len(np.unique(risk.unit[risk.outcome > 0])), converters.sum())),
         pending=pending,
-        matrix=_correlate_micros(exposed, risk.landmark, [m.id for m in goal.micros]),
-        followed=_follow(goal, firsts[design.mature(design.landmarks[-1])] < design.follow_up),
-        value_per_conversion=float(np.nanmean(values)) if np.isfinite(values).any() else np.nan,
+        matrix=pd.DataFrame(
+            strata.correlate_columns(risk.exposed, risk.landmark, len(landmarks)),
+            index=pd.Index(micros, name="micro"),
+            columns=micros,
+        ),
+        sequences=find_sequences(followed, design, [micro.id for micro in goal.micros], confidence=confidence),
+        groups=groups,
+        models=models,
+        naive=naive,
+        followed=_follow(goal, followed, design),
         confidence=confidence,
+        value_per_conversion=float(stats.divide(*spent)),
         entries_per_day=len(entries) / _count_days(log),
     )
 
@@ -266,6 +373,42 @@ def _find_macro(plan: Plan, macro: str) -> Macro:
     return goals[macro]
 
 
+def _check_choices(**choices: tuple[str, tuple[str, ...]]) -> None:
+    problems = [
+        f"`{name}` is {value!r}; it must be one of {quote_names(known)}.{did_you_mean(str(value), known)}"
+        for name, (value, known) in choices.items()
+        if value not in known
+    ]
+    if problems:
+        raise ParamError(*problems)
+
+
+def _check_macro(log: EventLog, goal: Macro) -> None:
+    """Refuse a macro that never happens; one that happens before every entry of the period only is no mistake."""
+    if not log.stream(goal.id).limit(1).fetchall():
+        msg = f"The macro `{goal.id}` never happens in the log. Check its match rule, {goal.match}."
+        raise EventDataError(msg)
+
+
+def _find_properties(log: EventLog, goal: Macro, columns: Sequence[str], unit: Unit) -> list[Step]:
+    """List the values of properties that enough units of the whole log have in a micro's events."""
+    log.check_breakdown(columns)
+    found: list[Step] = []
+    for micro in goal.micros if columns else ():
+        rows = log.everyone().read(log.everyone().stream(micro.id), unit=unit, columns=columns)
+        for column in columns:
+            units = rows[rows[column] != NO_VALUE].groupby(column)["unit"].nunique()
+            chosen = units[units >= FEWEST_UNITS].sort_values(ascending=False, kind="stable").head(MOST_VALUES)
+            found += [Step(micro.id, {column: value}) for value in chosen.index]
+    return found
+
+
+def _write_candidate(step: Step, name: str = "") -> str:
+    """Name a candidate: a micro, or a micro with a property's value."""
+    properties = ", ".join(f"{column}={value}" for column, value in step.where.items())
+    return f"{name or step.name}: {properties}" if properties else name or step.name
+
+
 def _count_days(log: EventLog) -> int:
     """Count the days of the period in which the log has data."""
     first, after = log.bounds
@@ -273,221 +416,38 @@ def _count_days(log: EventLog) -> int:
     return (min(after, last) - max(first, log.first.date())).days
 
 
-def _landmarks(
-    log: EventLog, exposure: str | Sequence[str], clock: Clock, goal: Macro, entry: str | None, unit: Unit
-) -> tuple[str, ...]:
-    """Take the given landmarks, else the plan's, else one set for all segments from the whole log's converters."""
-    if exposure and exposure != "auto":
-        return _sort_durations(list_columns(exposure))
-    if clock.exposure:
-        return clock.exposure
-    whole = log.whole()
-    entries = whole.entries(unit=unit, entry=entry)
-    conversions = gather(whole, [Step(goal.id)], codes=entries.index.to_numpy(np.int64), unit=unit)
-    times = _first_times(conversions, entries["time"].to_numpy(np.int64), 1)[:, 0]
-    times = times[(times > 0) & (times < NEVER)]
-    if not times.size:
-        msg = (
-            f"`exposure` can't be chosen: no unit has `{goal.id}` after its entry. Give landmarks such as ['1D', '7D']."
-        )
-        raise EventDataError(msg)
-    points = np.quantile(times, AUTO_LANDMARKS, method="higher")
-    return _sort_durations([write_duration(int(point)) for point in points])
+def _compare_models(table: pd.DataFrame, within_strata: Callable[[], pd.DataFrame], *, model: str) -> pd.DataFrame:
+    """Set each micro alone beside all together; they agree when neither contradicts the other's verdict."""
+    if model == "strata":
+        return pd.DataFrame(columns=list(MODEL_COLUMNS))
+    parts: dict[str, pd.Series] = {"micro": table["micro"]}
+    for name, each in (("strata", within_strata()), ("regression", table)):
+        parts[f"{name}_verdict"] = each["verdict"]
+        parts |= {f"{name}_lift{end}": each[f"adjusted_lift{end}"] for end in ("", "_ci_lower", "_ci_upper")}
+    frame = pd.DataFrame(parts)
+    return frame.assign(agree=frame["strata_verdict"] == frame["regression_verdict"])[list(MODEL_COLUMNS)]
 
 
-def _sort_durations(texts: Sequence[str]) -> tuple[str, ...]:
-    """Put landmarks in order, each length once however it is written."""
-    lengths = {parse_duration(text, name="exposure"): text for text in reversed(texts)}
-    return tuple(lengths[length] for length in sorted(lengths))
+def _count_naively(followed: Followed, design: Design, micros: list[str]) -> pd.DataFrame:
+    """Count as most products do: whoever did it before converting, or ever, against the rest."""
+    mature = followed.is_mature(design, design.landmarks[-1])
+    macro, losses, times = (each[mature] for each in (followed.macro, followed.losses, followed.micros))
+    converted = macro < design.follow_up
+    did = times <= np.minimum(macro, design.follow_up - 1)[:, None]
+    gone = np.minimum(macro, losses) < design.landmarks[-1]
+    late = did & (times >= design.landmarks[-1])
+    counted = (did, ~did, did & converted[:, None], ~did & converted[:, None], ~did & gone[:, None], late)
+    sides = [hits.sum(axis=0) for hits in counted]
+    rates = [stats.divide(sides[2], sides[0]), stats.divide(sides[3], sides[1])]
+    columns = [micros, *sides[:4], *rates, rates[0] - rates[1], *sides[4:]]
+    return pd.DataFrame(dict(zip(NAIVE_COLUMNS, columns, strict=True)))
 
 
-def _first_times(conversions: Conversions, start: Ints, steps: int) -> Ints:
-    """Give the time from each unit's entry to its first conversion of each kind (units x steps), else NEVER."""
-    firsts = np.full((len(start), steps), NEVER)
-    since = conversions.time - start[conversions.unit]
-    after = since >= 0
-    np.minimum.at(firsts, (conversions.unit[after], conversions.step[after]), since[after])
-    return firsts
-
-
-def _check_data(log: EventLog, design: _Design, landmarks: tuple[str, ...], horizon: str) -> None:
-    """Refuse a period in which nobody can be followed up."""
-    if design.mature(design.landmarks[0]).any():
-        return
-    count, (first, last) = len(design.start), log.period
-    if not count:
-        msg = f"No unit enters from {first} to {last}. Widen the period."
-        raise EventDataError(msg)
-    msg = (
-        f"None of the {count:,} units that enter from {first} to {last} has {landmarks[0]} + {horizon} of follow-up "
-        f"before the end of the data, {log.last:%Y-%m-%d}. Choose earlier entries or a shorter horizon."
-    )
-    raise EventDataError(msg)
-
-
-def _at_risk(log: EventLog, design: _Design, macro: Ints, losses: Ints, covariates: pd.DataFrame, unit: Unit) -> _Risk:
-    codes = np.column_stack(
-        [pd.factorize(covariates[c])[0] for c in covariates] or [np.empty((len(covariates), 0), int)]
-    )
-    groups = stats.number_groups(covariates)
-    active = log.read(log.rows("activity"), unit=unit)
-    position = np.searchsorted(covariates.index, active["unit"])
-    known = position < len(covariates)
-    known[known] = covariates.index.to_numpy()[position[known]] == active["unit"].to_numpy()[known]
-    unit_of, since = position[known], active["time"].to_numpy()[known] - design.start[position[known]]
-    parts = []
-    for number, landmark in enumerate(design.landmarks):
-        rows = np.flatnonzero(design.mature(landmark) & (macro >= landmark) & (losses >= landmark))
-        before = (since >= 0) & (since < landmark)
-        activity = np.bincount(unit_of[before], minlength=len(macro))[rows]
-        parts.append(
-            pd.DataFrame(
-                {
-                    "unit": rows,
-                    "landmark": number,
-                    "outcome": macro[rows] < landmark + design.horizon,
-                    "group": groups[rows],
-                    "band": _band(activity),
-                }
-            )
-        )
-    risk = pd.concat(parts, ignore_index=True)
-    strata = stats.number_groups(risk[["landmark", "group", "band"]])
-    unit_rows, landmarks, outcome = (risk[name].to_numpy() for name in ("unit", "landmark", "outcome"))
-    return _Risk(unit_rows, landmarks, outcome, codes[unit_rows], strata)
-
-
-def _band(activity: Ints) -> Ints:
-    """Band activity as finely as the data carry: by its exact count, or by quantiles when there are too many counts."""
-    if len(np.unique(activity)) <= MOST_BANDS:
-        return activity
-    edges = np.unique(np.quantile(activity, np.linspace(0, 1, MOST_BANDS + 1)[1:-1]))
-    return np.searchsorted(edges, activity, side="right")
-
-
-def _score_all(
-    goal: Macro,
-    exposed: NDArray[np.bool_],
-    risk: _Risk,
-    converters: Ints,
-    confidence: float,
-) -> pd.DataFrame:
-    """Score every micro, then control the false discoveries over those that can be judged."""
-    rows = []
-    for number, micro in enumerate(goal.micros):
-        row = _score(exposed[:, number], risk, confidence)
-        verdict, note = _judge(row, converters[:, 1 + number], converters[:, 0])
-        rows.append({"micro": micro.id, "stage": micro.stage, **row, "verdict": verdict, "note": note})
-    return _finish(pd.DataFrame(rows, columns=[c for c in COLUMNS if c != "q_value"]))
-
-
-def _score(exposed: NDArray[np.bool_], risk: _Risk, confidence: float) -> dict[str, float]:
-    """Measure one micro: the raw and the adjusted difference, the odds ratio, phi and the tests."""
-    units, converted = _count_sides(risk.unit, exposed), _count_sides(risk.unit[risk.outcome], exposed[risk.outcome])
-    reach = stats.normal_quantile(confidence)
-    one_landmark = len(np.unique(risk.landmark)) <= 1
-    lift, error = stats.mantel_haenszel_difference(exposed, risk.outcome, risk.landmark, risk.unit)
-    low, high = lift - reach * error, lift + reach * error
-    if one_landmark:
-        low, high = stats.newcombe_interval(converted, units, confidence=confidence)
-    adjusted, adjusted_error = stats.mantel_haenszel_difference(exposed, risk.outcome, risk.strata, risk.unit)
-    odds, log_error = stats.mantel_haenszel_odds(exposed, risk.outcome, risk.landmark, risk.unit)
-    rates = stats.divide(converted, units)
-    return {
-        "units_with": units[0],
-        "units_without": units[1],
-        "converted_with": converted[0],
-        "converted_without": converted[1],
-        "rate_with": rates[0],
-        "rate_without": rates[1],
-        "lift": lift,
-        "lift_ci_lower": low,
-        "lift_ci_upper": high,
-        "relative_lift": stats.mantel_haenszel_ratio(exposed, risk.outcome, risk.landmark) - 1,
-        "odds_ratio": odds,
-        "odds_ratio_ci_lower": odds * np.exp(-reach * log_error),
-        "odds_ratio_ci_upper": odds * np.exp(reach * log_error),
-        "phi": stats.partial_phi(exposed, risk.outcome, risk.landmark),
-        "adjusted_lift": adjusted,
-        "adjusted_lift_ci_lower": adjusted - reach * adjusted_error,
-        "adjusted_lift_ci_upper": adjusted + reach * adjusted_error,
-        "p_value": float(stats.compare_normal(adjusted, adjusted_error)),
-        "homogeneity_p_value": _test_homogeneity(exposed, risk),
-        "e_value": float(stats.e_value(stats.mantel_haenszel_ratio(exposed, risk.outcome, risk.strata))),
-    }
-
-
-def _count_sides(units: Ints, exposed: NDArray[np.bool_]) -> tuple[int, int]:
-    return len(np.unique(units[exposed])), len(np.unique(units[~exposed]))
-
-
-def _test_homogeneity(exposed: NDArray[np.bool_], risk: _Risk) -> float:
-    """Test equal association over the values of each covariate alone, and give the smallest p-value times their number.
-
-    Over all combinations of several covariates the groups are too small for either test to keep its level.
-    """
-    found = [_test_groups(exposed, risk, column) for column in risk.covariates.T]
-    known = [p for p in found if not np.isnan(p)]
-    return min(1.0, min(known) * len(known)) if known else np.nan
-
-
-def _test_groups(exposed: NDArray[np.bool_], risk: _Risk, groups: Ints) -> float:
-    """Compare the groups with enough units and conversions on both sides (Breslow-Day; several landmarks: Wald)."""
-    tables, differences = [], []
-    for group in np.unique(groups):
-        inside = groups == group
-        x, y, unit = exposed[inside], risk.outcome[inside], risk.unit[inside]
-        if min(_count_sides(unit, x)) < FEWEST_UNITS or min(_count_sides(unit[y], x[y])) < FEWEST_CONVERTED:
-            continue
-        tables.append(np.array([[(x & y).sum(), (x & ~y).sum()], [(~x & y).sum(), (~x & ~y).sum()]]))
-        differences.append(stats.mantel_haenszel_difference(x, y, risk.strata[inside], unit))
-    if len(tables) < 2:
-        return np.nan
-    if len(np.unique(risk.landmark)) == 1:
-        return float(StratifiedTable(tables).test_equal_odds().pvalue)
-    return stats.compare_effects(*np.transpose(differences))
-
-
-def _judge(row: dict[str, float], micro: Ints, macro: Ints) -> tuple[str, str]:
-    """Give the verdict that needs no comparison with the other micros, or none, and why."""
-    before = micro <= macro
-    did = micro < NEVER
-    if len(macro) >= FEWEST_UNITS and before.all():
-        return "precondition", f"none of {len(macro):,} converters converted without it"
-    if did.any() and (~before & did).sum() > did.sum() / 2:
-        return (
-            "follows the macro",
-            f"{(~before & did).sum():,} of {did.sum():,} converters who did it did so first after converting",
-        )
-    for side, word in (("with", "with it"), ("without", "without it")):
-        if row[f"units_{side}"] < FEWEST_UNITS:
-            return "too few", f"{row[f'units_{side}']:,} units {word}, needs {FEWEST_UNITS}"
-        if row[f"converted_{side}"] < FEWEST_CONVERTED:
-            return "too few", f"{row[f'converted_{side}']:,} conversions {word}, needs {FEWEST_CONVERTED}"
-    if np.isnan(row["adjusted_lift"]):
-        return "too few", "no stratum has units with and without it"
-    return "", ""
-
-
-def _finish(table: pd.DataFrame) -> pd.DataFrame:
-    """Control the false discoveries over the micros that can be judged, and give their verdicts."""
-    open_rows = table["verdict"] == ""
-    q = stats.control_false_discoveries(table["p_value"].where(open_rows).astype(float))
-    direction = np.where(table["adjusted_lift"] > 0, "positive", "negative")
-    found = np.where(q < stats.SIGNIFICANCE, direction, "no evidence")
-    verdicts = pd.Series(np.where(open_rows, found, table["verdict"]), index=table.index, dtype="str")
-    return table.assign(q_value=q, verdict=verdicts)[list(COLUMNS)].sort_values(
-        "adjusted_lift", ascending=False, kind="stable", ignore_index=True
-    )
-
-
-def _correlate_micros(exposed: NDArray[np.bool_], landmark: Ints, names: list[str]) -> pd.DataFrame:
-    pairs = [[stats.partial_phi(left, right, landmark) for right in exposed.T] for left in exposed.T]
-    return pd.DataFrame(pairs, index=pd.Index(names, name="micro"), columns=names)
-
-
-def _follow(goal: Macro, did: NDArray[np.bool_]) -> pd.DataFrame:
+def _follow(goal: Macro, followed: Followed, design: Design) -> pd.DataFrame:
     """Count, for each micro, the units that could do it by the plan and those that did, over the whole follow-up."""
+    mature = followed.is_mature(design, design.landmarks[-1])
+    times = np.column_stack([followed.macro, followed.micros])[mature]
+    did = times < design.follow_up
     position = {c.id: n for n, c in enumerate((goal, *goal.micros))}
     rows = []
     for micro in goal.micros:

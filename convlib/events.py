@@ -4,12 +4,13 @@ import dataclasses
 import datetime as dt
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self, get_args
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression
 
 from convlib.documents import did_you_mean, quote_names
@@ -34,6 +35,8 @@ UNITS: tuple[Unit, ...] = get_args(Unit)
 NO_VALUE = "(none)"
 #: As many segments as one column may make, and as many as a message lists.
 MOST_SEGMENTS, MOST_SHOWN = 200, 20
+#: Columns of entries, under names that no log has.
+UNIT, TIME, PERIOD = "convlib unit", "convlib time", "convlib period"
 #: Columns of the tables that breakdowns stand in, those of results and those on the way there.
 TAKEN = frozenset(
     {
@@ -322,6 +325,20 @@ class EventLog:
         """Say whether the prepared form is there: the rows in order of user and time, mapped and with codes."""
         return self.prepared.has(self.plan)
 
+    @property
+    def is_filtered(self) -> bool:
+        """Say whether some rows are not seen at all, by a filter or by a segment of rows."""
+        return bool(self.filters or self.row_rule)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Give what decides which rows are seen and who enters, for what is kept from one call to the next.
+
+        The prepared log is told by its identity: whoever keeps a key keeps the log too.
+        """
+        seen = (self.filters, self.row_rule, self.rule, self.start, self.end)
+        return id(self.prepared), self.plan.digest if self.plan else "", repr(seen)
+
     def _filter(self, rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
         for rule in (*self.filters, *([self.row_rule] if self.row_rule else [])):
             rows = rows.filter(compile_rule(rule))
@@ -386,24 +403,24 @@ class EventLog:
         """
         self.check_breakdown(columns)
         self._check_unit(unit)
-        low, high = (day.isoformat() for day in self.bounds)
-        rows = self.stream(entry) if entry else self.rows()
-        rows = rows.filter(f"{unit} IS NOT NULL AND timestamp >= '{low}' AND timestamp < '{high}'")
-        truncated = PERIODS.get(every or "")
-        period = f"date_trunc('{truncated}', timestamp)" if truncated else f"DATE '{self.period[0]}'"
-        firsts = _first_events(rows, f"{unit}, {period}")
-        if self.rule:
+        tested = self.rule.columns if self.rule else frozenset[str]()
+        apart = bool(self.rule and (entry or every))
+        firsts = self._enter(unit, entry, every, columns if apart else {*columns, *tested})
+        if self.rule and apart:
             # One set of units for every analysis, whatever it starts their clock with.
-            any_event = self.rows().filter(f"{unit} IS NOT NULL AND timestamp >= '{low}' AND timestamp < '{high}'")
-            members = _first_events(any_event, unit).filter(compile_rule(self.rule)).project(unit)
-            firsts = firsts.set_alias("firsts").join(members.set_alias("members"), unit, how="semi")
-        project = [
-            f"{unit} AS unit",
-            "epoch_us(timestamp) AS time",
-            f"CAST({period} AS TIMESTAMP) AS period",
-            *_texts(columns),
-        ]
-        return firsts.project(", ".join(project)).order("unit, time").df().set_index("unit")
+            members = self._enter(unit, None, None, tested).filter(compile_rule(self.rule)).set_alias("members")
+            firsts = firsts.set_alias("firsts").join(members, quote(UNIT), how="semi")
+        elif self.rule:
+            firsts = firsts.filter(compile_rule(self.rule))
+        known = [f"{quote(old)} AS {new}" for old, new in ((UNIT, "unit"), (TIME, "time"), (PERIOD, "period"))]
+        return firsts.project(", ".join([*known, *_texts(columns)])).order("unit, time").df().set_index("unit")
+
+    def _enter(
+        self, unit: Unit, entry: str | None, every: str | None, columns: Collection[str]
+    ) -> duckdb.DuckDBPyRelation:
+        """Open the first events of every unit in the period, which are kept for the next segment or analysis."""
+        everyone = dataclasses.replace(self, segment_name="all", rule=None)
+        return connect().from_arrow(_find_entries(_Entries(everyone, unit, entry, every, tuple(sorted(columns)))))
 
     def read(
         self, relation: duckdb.DuckDBPyRelation, *, unit: Unit = "user", columns: Sequence[str] = ()
@@ -586,6 +603,39 @@ def _date(text: dt.date | str | None, name: str) -> dt.date | None:
     except ValueError:
         msg = f"`{name}` is {text!r}, which is not a date; write it as YYYY-MM-DD."
         raise ParamError(msg) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entries:
+    """What is asked of a log's entries, known by what decides the answer."""
+
+    log: EventLog = dataclasses.field(compare=False)
+    unit: Unit
+    entry: str | None
+    every: str | None
+    columns: tuple[str, ...]
+    key: tuple[object, ...] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", self.log.key)
+
+
+@functools.lru_cache(maxsize=4)
+def _find_entries(asked: _Entries) -> pa.Table:
+    """Find the first event of each unit, or of each unit and period, with some of its columns as they are."""
+    log, unit = asked.log, asked.unit
+    low, high = (day.isoformat() for day in log.bounds)
+    rows = log.stream(asked.entry) if asked.entry else log.rows()
+    rows = rows.filter(f"{unit} IS NOT NULL AND timestamp >= '{low}' AND timestamp < '{high}'")
+    truncated = PERIODS.get(asked.every or "")
+    period = f"date_trunc('{truncated}', timestamp)" if truncated else f"DATE '{log.period[0]}'"
+    known = [
+        f"{unit} AS {quote(UNIT)}",
+        f"epoch_us(timestamp) AS {quote(TIME)}",
+        f"CAST({period} AS TIMESTAMP) AS {quote(PERIOD)}",
+    ]
+    columns = ", ".join([*known, *map(quote, asked.columns)])
+    return _first_events(rows, f"{unit}, {period}").project(columns).to_arrow_table()
 
 
 def _first_events(rows: duckdb.DuckDBPyRelation, groups: str) -> duckdb.DuckDBPyRelation:

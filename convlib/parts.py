@@ -132,5 +132,5 @@ def named_value(value: float | ValueColumn) -> Expression:
 def _write_activity(events: Path, mapped: duckdb.DuckDBPyRelation, folder: Path) -> None:
     """Write the events that are no conversion and fire with none: what active users do more of."""
     mapped.create_view("every_mapped", replace=True)
-    query = "SELECT * EXCLUDE (user_id) FROM events ANTI JOIN every_mapped USING (user, timestamp) ORDER BY event"
+    query = "SELECT * FROM events ANTI JOIN every_mapped USING (user, timestamp) ORDER BY event"
     scan(events).query("events", query).write_parquet(str(folder / "activity.parquet"), compression="zstd")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from convlib.durations import PERIODS
 from convlib.plan_entries import SHARE_METRICS
-from convlib.results import format_seconds
+from convlib.results import format_seconds, format_value
 
 #: Okabe and Ito's palette, safe for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
@@ -302,8 +302,8 @@ def draw_targets(latest: pd.DataFrame, *, segment: str, ax: Axes | None = None) 
     return ax
 
 
-def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, ax: Axes | None = None) -> Axes:
-    """Draw raw and adjusted lift of each micro with their intervals."""
+def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, worth: bool = False, ax: Axes | None = None) -> Axes:
+    """Draw raw and adjusted lift of each micro with their intervals; in points, or in what a unit is worth."""
     # The interval of a handful of units would squeeze all the others; those rows stand in the table.
     rows = table[table["lift"].notna() & (table["verdict"] != "too few")].head(MOST_ROWS)
     ax = _axes(ax, height=1.4 + 0.42 * max(1, len(rows)))
@@ -333,9 +333,76 @@ def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, ax: Axes | None
         )
     ax.axvline(0, color="#111827", linewidth=1)
     _label_rows(ax, rows["micro"], rows["units_with"])
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+.0f}"))
-    _xlabel(ax, "percentage points, with 95% interval; n did it; without those with too few units")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda lift, _: f"{lift:+g}" if worth else f"{100 * lift:+.0f}"))
+    kind = "value per unit" if worth else "percentage points"
+    _xlabel(ax, f"{kind}, with 95% interval; n did it; without those with too few units")
     _title(ax, f"Associated with {macro}: {segment}")
+    _legend(ax)
+    return ax
+
+
+def draw_groups(groups: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw the lift in each group for the micros whose groups disagree, at most three, the most apart first."""
+    rows = groups[groups["differs"].astype(bool)]
+    apart = rows.groupby("micro")["lift"].agg(lambda lifts: lifts.max() - lifts.min())
+    chosen = apart.sort_values(ascending=False, kind="stable").index[:3]
+    rows = rows[rows["micro"].isin(chosen)]
+    rows = rows.sort_values(["micro", "column", "lift"], key=lambda c: c.map(apart) if c.name == "micro" else c)
+    rows = rows.iloc[::-1].head(MOST_ROWS)
+    ax = _axes(ax, height=1.4 + 0.34 * max(1, len(rows)))
+    _title(ax, f"Where the lift differs: {segment}")
+    for number, micro in enumerate(dict.fromkeys(rows["micro"])):
+        mine = (rows["micro"] == micro).to_numpy()
+        ax.errorbar(
+            rows["lift"][mine],
+            np.flatnonzero(mine),
+            xerr=_errors(rows[mine], "lift"),
+            fmt="s",
+            color=CYCLE[number],
+            markersize=5,
+            elinewidth=1.5,
+            label=str(micro),
+        )
+    ax.axvline(0, color="#111827", linewidth=1)
+    _label_rows(ax, rows["column"] + " " + rows["value"].astype(str), rows["units_with"])
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda lift, _: f"{100 * lift:+.0f}"))
+    _xlabel(ax, "lift in percentage points, with 95% interval; n did it")
+    if len(rows):
+        _legend(ax)
+    return ax
+
+
+def draw_credit(table: pd.DataFrame, *, macro: str, model: str, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw the conversions credited to each touch with their intervals; grey is no touch."""
+    rows = pd.concat([table.iloc[:-1].head(MOST_ROWS), table.tail(1)])
+    ax = _axes(ax, height=1.4 + 0.4 * len(rows))
+    place = np.arange(len(rows))
+    ax.barh(place, rows["conversions"], 0.6, color=[*[BLUE] * (len(rows) - 1), GREY])
+    error = _errors(rows, "conversions")
+    ax.errorbar(rows["conversions"], place, xerr=error, fmt="none", ecolor="#111827", elinewidth=1, capsize=2)
+    _label_rows(ax, rows["touch"], rows["units"])
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
+    _xlabel(ax, f"{macro}: credited of {table['conversions'].sum():,.0f}, with 95% interval; n units had the touch")
+    _title(ax, f"Credit for {macro}, by {model} ({segment})")
+    return ax
+
+
+def draw_models(comparison: pd.DataFrame, *, macro: str, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw the conversions that each model (a column) credits to each touch (a row)."""
+    rows = comparison.iloc[:-1].head(MOST_ROWS)
+    ax = _axes(ax, height=2.2 + 0.36 * len(rows))
+    models, place = [name for name in rows if name != "touch"], np.arange(len(rows))
+    ax.hlines(place, rows[models].min(axis=1), rows[models].max(axis=1), color="#D1D5DB", linewidth=4, zorder=1)
+    for name, colour, marker in zip(models, CYCLE, "<>ospDX", strict=True):
+        ax.scatter(rows[name], place, color=colour, marker=marker, s=30, label=name, zorder=2)
+    ax.set_yticks(place, [_label(name) for name in rows["touch"]], fontsize=9)
+    ax.invert_yaxis()
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
+    total = comparison[models[0]].sum()
+    _xlabel(ax, f"{macro} credited by each model, of n = {total:,.0f}")
+    _title(ax, f"How far do the models agree? ({segment})")
     _legend(ax)
     return ax
 
@@ -390,7 +457,8 @@ def draw_opportunities(table: pd.DataFrame, *, worth: str, segment: str, ax: Axe
     )
     _label_rows(ax, rows["rank"].astype("str") + ". " + rows["micro"], rows["units_with"])
     ax.axvline(0, color="#111827", linewidth=1)
-    _xlabel(ax, f"{worth} at its target, with 95% interval; grey: no evidence")
+    tested = "; green: measured in an experiment" if (rows["verdict"] == "measured").any() else ""
+    _xlabel(ax, f"{worth} at its goal, with 95% interval; grey: no evidence{tested}")
     _title(ax, f"What each would be worth, if the association held: {segment}")
     return ax
 
@@ -404,19 +472,148 @@ def draw_effort(table: pd.DataFrame, *, worth: str, segment: str, ax: Axes | Non
         rows["effort"], rows["opportunity"], yerr=_errors(rows, "opportunity"), fmt="none", ecolor="#D1D5DB", zorder=1
     )
     ax.scatter(rows["effort"], rows["opportunity"], c=colours, s=40, zorder=2)
-    for row in rows.to_dict("records"):
+    sides = rows.groupby("effort").cumcount() % 2  # so that two of about the same value can both be read
+    for row, left in zip(rows.to_dict("records"), sides, strict=True):
         ax.annotate(
             f"{row['rank']}",  # names would cover one another, and stand in the table by rank
             (row["effort"], row["opportunity"]),
-            xytext=(6, 3),
+            xytext=(-6 if left else 6, 3),
             textcoords="offset points",
             fontsize=8,
+            ha="right" if left else "left",
         )
     ax.axhline(0, color="#111827", linewidth=1)
     ax.margins(x=0.25)
     _xlabel(ax, f"effort, as the plan says; the numbers are the ranks of {len(rows)} micro-conversions")
     ax.set_ylabel(worth)
     _title(ax, f"Opportunity against effort: {segment}")
+    return ax
+
+
+def draw_values(table: pd.DataFrame, *, beyond: float, worth: str, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw what each micro's rate would be worth, from now over its goal to `beyond` times the way, one panel each."""
+    rows = table.to_dict("records")
+    if ax is not None or not rows:
+        return _draw_value(table.head(1), beyond, worth, segment, _axes(ax, height=2.4))
+    size = (WIDTH, 0.9 + 1.45 * -(-len(rows) // 2))
+    shape = (-(-len(rows) // 2), 2)
+    figure, grid = plt.subplots(*shape, figsize=size, dpi=DPI, squeeze=False, sharey=True, layout="constrained")
+    for number, cell in enumerate(grid.flat):
+        if number < len(rows):
+            _draw_value(table.iloc[[number]], beyond, "", segment, _style(cell))
+        else:
+            cell.set_axis_off()
+    title = "\n".join(textwrap.wrap(f"What each rate would be worth, if the association held: {segment}", 38))
+    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.02, ha="left")
+    figure.supxlabel("share that does it; dot: goal; band: 95% interval", fontsize=9)
+    figure.supylabel(worth, fontsize=9)
+    first: Axes = grid.flat[0]
+    return first
+
+
+def _draw_value(table: pd.DataFrame, beyond: float, worth: str, segment: str, ax: Axes) -> Axes:
+    for (_, row), colour in zip(table.iterrows(), _worth_colours(table), strict=True):
+        way = np.array([0, 1, beyond])
+        rate = np.clip(row["baseline_rate"] + way * (row["goal_rate"] - row["baseline_rate"]), 0, 1)
+        way = (rate - rate[0]) / (rate[1] - rate[0])
+        low, high = (row[f"opportunity_ci_{end}"] * way for end in ("lower", "upper"))
+        ax.fill_between(rate, low, high, color=colour, alpha=0.2, linewidth=0)
+        ax.plot(rate, row["opportunity"] * way, color=colour, linewidth=1.8)
+        ax.plot(rate[1], row["opportunity"], "o", color=colour, markersize=6)
+        ax.set_title(_label(f"{row['rank']}. {row['micro']}", row["units_with"]), fontsize=9, loc="left")
+        _percent_axis(ax.xaxis, float(np.ptp(rate)))
+    ax.axhline(0, color="#111827", linewidth=1)
+    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
+    ax.set_ylabel(worth)
+    ax.tick_params(labelsize=8)
+    if table.empty:
+        _title(ax, f"No micro-conversion has a goal still to reach: {segment}")
+    return ax
+
+
+def draw_points(rows: pd.DataFrame, *, double: float, macro: str, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw how many points each micro is worth, with its interval."""
+    rows = rows.sort_values("points", ascending=False, kind="stable").head(MOST_ROWS)
+    ax = _axes(ax, height=1.4 + 0.4 * max(1, len(rows)))
+    place = np.arange(len(rows))
+    known = (rows["points_ci_lower"] > 0) | (rows["points_ci_upper"] < 0)
+    colours = np.where(known, np.where(rows["points"] < 0, RED, BLUE), GREY).tolist()
+    ax.barh(place, rows["points"], 0.62, color=colours)
+    ax.errorbar(
+        rows["points"], place, xerr=_errors(rows, "points"), fmt="none", ecolor="#111827", elinewidth=1, capsize=2
+    )
+    _label_rows(ax, rows["micro"], rows["units_with"])
+    ax.axvline(0, color="#111827", linewidth=1)
+    _xlabel(ax, f"points, with 95% interval; {double:g} double the odds; n did it; grey: may be none")
+    _title(ax, f"Points towards {macro}: {segment}")
+    return ax
+
+
+def draw_calibration(validation: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw the observed against the predicted conversion rate of later units, decile by decile."""
+    ax = _axes(ax, height=4.2)
+    largest = max(validation["observed_ci_upper"].max(), validation["predicted"].max()) if len(validation) else 1.0
+    ax.plot([0, largest], [0, largest], color=GREY, linewidth=1, linestyle="--", label="as predicted")
+    ax.errorbar(
+        validation["predicted"],
+        validation["observed"],
+        yerr=_errors(validation, "observed"),
+        fmt="o",
+        color=BLUE,
+        markersize=5,
+        elinewidth=1.4,
+        capsize=2,
+        label="a decile of the scores",
+    )
+    for axis in (ax.xaxis, ax.yaxis):
+        _percent_axis(axis, largest)
+    ax.set(xlim=(0, None), ylim=(0, None), ylabel="observed")
+    _xlabel(ax, f"predicted; n = {int(validation['units'].sum()):,} units that entered later; 95% intervals")
+    _title(ax, f"Do the probabilities hold later on? ({segment})")
+    _legend(ax)
+    return ax
+
+
+def draw_decile_lift(validation: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw how many times as often as all later units each decile of them converts."""
+    rate = validation["converted"].sum() / max(validation["units"].sum(), 1) or np.nan
+    names = ["observed", "observed_ci_lower", "observed_ci_upper"]
+    rows = validation.assign(**{name: validation[name] / rate for name in names})
+    ax = _axes(ax, height=1.6 + 0.34 * max(1, len(rows)))
+    place = np.arange(len(rows))
+    ax.barh(place, rows["observed"].fillna(0), 0.7, color=BLUE)
+    ax.errorbar(
+        rows["observed"], place, xerr=_errors(rows, "observed"), fmt="none", ecolor="#111827", elinewidth=1, capsize=2
+    )
+    ax.axvline(1, color="#111827", linewidth=1, linestyle="--")
+    _label_rows(ax, "decile " + rows["decile"].astype("str"), rows["units"])
+    ax.set_xlim(0, None)
+    _xlabel(ax, f"times as often as all later units ({rate:.1%}); decile 1: highest scores; 95% intervals")
+    _title(ax, f"How much more often do high scores convert? ({segment})")
+    return ax
+
+
+def draw_thresholds(
+    table: pd.DataFrame, chosen: tuple[int, str], *, macro: str, micro: str, segment: str, ax: Axes | None = None
+) -> Axes:
+    """Draw the lift of each number of times and each time, with the units that reach it; the chosen rule in bold."""
+    ax = _axes(ax, height=1.6 + 0.42 * table["count"].nunique())
+    order = {"index": list(dict.fromkeys(table["count"])), "columns": list(dict.fromkeys(table["within"]))}
+    judged = table.assign(lift=table["lift"].where(table["note"] == ""))
+    lifts = judged.pivot(index="count", columns="within", values="lift").reindex(**order)
+    pairs = zip(table["lift"], table["units_with"], strict=True)
+    written = [f"{format_value(lift, 'points')}\nn = {n:,}" for lift, n in pairs]
+    texts = table.assign(text=written).pivot(index="count", columns="within", values="text").reindex(**order)
+    reach = 1.4 * float(np.nanmax(np.abs(lifts.to_numpy()), initial=0.01))
+    look = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach, "linewidths": 0.5, "linecolor": "white", "cbar": False}
+    sns.heatmap(lifts, annot=texts, fmt="", annot_kws={"size": 8}, ax=ax, **look)
+    for text, rule in zip(ax.texts, lifts.stack().dropna().index, strict=True):
+        text.set_fontweight("bold" if rule == chosen else "normal")
+    ax.set_yticks(np.arange(len(lifts)) + 0.5, [f"{count} or more" for count in lifts.index], rotation=0)
+    ax.set_ylabel("times")
+    _xlabel(ax, "within, from entry; lift in sample over all others at risk; n did it; bold: chosen; blank: too few")
+    _title(ax, f"How often and how soon {micro} goes with {macro}: {segment}")
     return ax
 
 
@@ -649,8 +846,9 @@ def _errors(rows: pd.DataFrame, column: str) -> NDArray[np.float64]:
 
 
 def _worth_colours(rows: pd.DataFrame) -> list[str]:
-    found = rows["verdict"].isin(VERDICT_COLOURS)
-    worth = np.where(rows["opportunity"] < 0, RED, BLUE)
+    found = rows["verdict"].isin([*VERDICT_COLOURS, "measured"])
+    sure = np.where(rows["verdict"] == "measured", GREEN, BLUE)
+    worth = np.where(rows["opportunity"] < 0, RED, sure)
     return [str(colour) for colour in np.where(found, worth, GREY)]
 
 

@@ -57,7 +57,7 @@ from convlib.plan_entries import LeaveOut
 from convlib.sources import FILE, ROW, Source
 
 #: Raise when the prepared form changes, so that older caches are left aside.
-FORMAT = 6
+FORMAT = 7
 STAGED = "staged.parquet"
 #: Stands in a query for the place of the rows, which are moved after writing; no name can hold it.
 ROWS = "\0rows\0"

@@ -1,18 +1,12 @@
-"""Which micro-conversions come in which order before a landmark, with counts by outcome."""
+"""Which micro-conversions come in which order before a landmark, and whether the order matters."""
 
 import itertools
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from convlib.conversions import Conversions, Ints, Step, gather
-from convlib.documents import did_you_mean, quote_names
-from convlib.durations import parse_duration
-from convlib.errors import ParamError
-from convlib.events import EventLog, Unit
-from convlib.plan import Plan
-from convlib.plan_entries import Clock
+from convlib import stats
+from convlib.landmarks import NEVER, Bools, Design, Floats, Followed, Ints
 
 COLUMNS = (
     "first",
@@ -20,110 +14,111 @@ COLUMNS = (
     "third",
     "units",
     "converted",
-    "lost",
-    "units_any_order",
-    "converted_any_order",
-    "lost_any_order",
+    "rate",
+    "rate_ci_lower",
+    "rate_ci_upper",
+    "units_parts",
+    "converted_parts",
+    "lift_over_parts",
+    "lift_over_parts_ci_lower",
+    "lift_over_parts_ci_upper",
+    "units_other_order",
+    "converted_other_order",
+    "lift_of_order",
+    "lift_of_order_ci_lower",
+    "lift_of_order_ci_upper",
+    "q_value",
+    "note",
 )
-#: The landmark and the horizon where neither the call nor the plan names one.
-DEFAULT_EXPOSURE, DEFAULT_HORIZON = "7D", "14D"
-NEVER = np.iinfo(np.int64).max
 
 
-def count_sequences(
-    log: EventLog,
-    plan: Plan,
-    *,
-    macro: str,
-    exposure: str = "",
-    horizon: str = "",
-    entry: str | None = None,
-    unit: Unit = "user",
+def find_sequences(
+    followed: Followed, design: Design, micros: list[str], *, confidence: float = stats.CONFIDENCE
 ) -> pd.DataFrame:
-    """Count which micros come in which order before a landmark, and how many of those units convert after it.
+    """Say how often the units convert that did two or three micros in one order before the last landmark.
 
-    The design is that of `correlate` with one landmark: micros count before `exposure` after entry, for units that by
-    then have neither converted nor left for good; the macro counts within `horizon` from there. The first time of each
-    micro counts; two at one instant are in no order.
+    The first time of each micro counts; two at one instant are in no order.
 
     Args:
-        log: The log, seen through a segment and a period of entries.
-        plan: The plan whose micros are counted.
-        macro: Id of the macro-conversion.
-        exposure: Landmark after entry; empty takes the plan's last, else 7 days.
-        horizon: How long after the landmark the macro counts; empty takes the plan's, else 14 days.
-        entry: Conversion or event that starts the clock; None takes the plan's, else the first event in the period.
-        unit: What is counted.
+        followed: What each unit did.
+        design: The clock; of several landmarks the last.
+        micros: The micros' ids.
+        confidence: Level of the intervals.
 
     Returns:
-        One row for each ordered pair and triple of micros that some unit did all of: `first`, `second`, `third` (empty
-        for a pair); `units` that did them in this order, of which `converted` and `lost`; and the same three for units
-        that did them in any order, also at one instant (`units_any_order`, ...).
-
-    Raises:
-        ParamError: An unknown macro or entry, or a duration that can't be read.
+        One row for each ordered pair and triple that some unit at risk did: `first`, `second`, `third` (empty for a
+        pair); `units` that did them in this order, how many `converted`, and the `rate`. *Parts* are units that did
+        some of its micros but not the sequence: `lift_over_parts` is the difference of the rates. *Other order* are
+        those of them that did all its micros: `lift_of_order`. Newcombe's intervals; `q_value` is that of the lift over
+        the parts over all rows with at least 30 units on both sides (the others have NaN lifts and a note).
     """
-    log.check_plan(plan)
-    goals = {goal.id: goal for goal in plan.macros}
-    if macro not in goals:
-        msg = f"`macro` is {macro!r}; the plan's macros are {quote_names(goals)}.{did_you_mean(macro, goals)}"
-        raise ParamError(msg)
-    goal = goals[macro]
-    clock = goal.correlation or Clock()
-    landmark = parse_duration(exposure or [DEFAULT_EXPOSURE, *clock.exposure][-1], name="exposure")
-    until = landmark + parse_duration(horizon or clock.horizon or DEFAULT_HORIZON, name="horizon")
-    entries = log.entries(unit=unit, entry=entry or clock.entry)
-    listed = [Step(each.id) for each in (*goal.micros, goal, *goal.losses)]
-    conversions = gather(log, listed, codes=entries.index.to_numpy(np.int64), unit=unit)
-    origin, size = entries["time"].to_numpy(np.int64), len(goal.micros)
-    firsts = _first_times(conversions, origin, len(listed))
-    at_risk = (origin + until <= conversions.end) & (firsts[:, size:] >= landmark).all(axis=1)
-    times, reached = firsts[at_risk, :size], firsts[at_risk, size] < until
-    return list_orders(np.where(times < landmark, times, NEVER), reached, [micro.id for micro in goal.micros])
+    landmark = design.landmarks[-1]
+    at_risk = followed.is_mature(design, landmark) & (np.minimum(followed.macro, followed.losses) >= landmark)
+    times, converted = followed.micros[at_risk], followed.macro[at_risk] < design.follow_up
+    return list_sequences(np.where(times < landmark, times, NEVER), converted, micros, confidence=confidence)
 
 
-def list_orders(times: Ints, converted: NDArray[np.bool_], micros: list[str]) -> pd.DataFrame:
-    """List pairs and triples of micros with their counts, those left out that nobody did.
+def list_sequences(
+    times: Ints, converted: Bools, micros: list[str], *, confidence: float = stats.CONFIDENCE
+) -> pd.DataFrame:
+    """List the sequences that some unit did.
 
     Args:
         times: When each unit did each micro first (units x micros); NEVER where it did not.
         converted: Whether each unit converted.
         micros: The micros' ids.
+        confidence: Level of the intervals.
 
     Returns:
-        The table of `count_sequences`.
+        The table of `find_sequences`.
     """
     everyone, some = _count_orders(times), _count_orders(times[converted])
     frames = []
     for size in (2, 3):
         chosen = np.array([*itertools.permutations(range(len(micros)), size)], int).reshape(-1, size).T
         names = np.array([*micros, ""], dtype=object)[[*chosen, *[np.full(chosen.shape[1], -1)] * (3 - size)]]
-        counts: dict[str, Ints] = {}
-        for number, order in enumerate(("", "_any_order")):
-            units, reached = (found[size][number][tuple(chosen)].astype(np.int64) for found in (everyone, some))
-            counts |= {f"units{order}": units, f"converted{order}": reached, f"lost{order}": units - reached}
-        frames.append(pd.DataFrame(dict(zip(COLUMNS, names, strict=False))).astype("str").assign(**counts))
+        frame = pd.DataFrame(dict(zip(COLUMNS, names, strict=False))).astype("str")
+        for name, found in (("units", everyone), ("converted", some)):
+            in_order, together, either = (found[size][kind][tuple(chosen)].astype(np.int64) for kind in range(3))
+            frame[name] = in_order
+            frame[f"{name}_parts"], frame[f"{name}_other_order"] = either - in_order, together - in_order
+        frames.append(frame)
     table = pd.concat(frames, ignore_index=True)
-    return table[table["units_any_order"] > 0].reset_index(drop=True)
+    return _compare(table[table["units"] > 0].reset_index(drop=True), confidence)
 
 
-def _first_times(conversions: Conversions, origin: Ints, steps: int) -> Ints:
-    """Give the time from each unit's entry to its first conversion of each kind (units x steps), else NEVER."""
-    firsts = np.full((len(origin), steps), NEVER)
-    since = conversions.time - origin[conversions.unit]
-    after = since >= 0
-    np.minimum.at(firsts, (conversions.unit[after], conversions.step[after]), since[after])
-    return firsts
+def _compare(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    low, high = stats.wilson_interval(table["converted"], table["units"], confidence=confidence)
+    rate = stats.divide(table["converted"], table["units"])
+    table = table.assign(rate=rate, rate_ci_lower=low, rate_ci_upper=high)
+    p_values = np.full(len(table), np.nan)
+    for other, name in (("parts", "lift_over_parts"), ("other_order", "lift_of_order")):
+        sides = [table[each].to_numpy(float) for each in ("converted", "units", f"converted_{other}", f"units_{other}")]
+        enough = np.minimum(sides[1], sides[3]) >= stats.FEW_UNITS
+        low, high = stats.newcombe_intervals(*sides, confidence=confidence)
+        lift = rate - stats.divide(sides[2], sides[3])
+        for column, values in ((name, lift), (f"{name}_ci_lower", low), (f"{name}_ci_upper", high)):
+            table[column] = np.where(enough, values, np.nan)
+        if other == "parts":
+            p_values[enough] = stats.compare_shares(*(side[enough] for side in sides))
+            few = np.where(enough, "", f"fewer than {stats.FEW_UNITS} units with it or with its parts alone")
+            table["note"] = pd.Series(few, index=table.index, dtype="str")
+    return table.assign(q_value=stats.control_false_discoveries(p_values))[list(COLUMNS)]
 
 
-def _count_orders(times: Ints) -> dict[int, NDArray[np.float64]]:
-    """Count the units that did two, and three, micros in order, then in any order (one axis more a micro)."""
+def _count_orders(times: Ints) -> dict[int, Floats]:
+    """Count the units that did two, and three, micros in order; all of them in any order; at least one of them."""
     size = times.shape[1]
     did = (times < NEVER).astype(float)
-    pairs, triples = np.zeros((2, size, size)), np.zeros((2, size, size, size))
+    pairs, triples = np.zeros((3, size, size)), np.zeros((3, size, size, size))
     for middle in range(size):
         both = did * did[:, [middle]]
         before, after = both * (times < times[:, [middle]]), both * (times > times[:, [middle]])
-        pairs[:, middle] = after.sum(axis=0), both.sum(axis=0)
-        triples[:, :, middle] = before.T @ after, both.T @ both
+        pairs[0, middle], pairs[1, middle] = after.sum(axis=0), both.sum(axis=0)
+        triples[0, :, middle], triples[1, :, middle] = before.T @ after, both.T @ both
+    single = did.sum(axis=0)
+    pairs[2] = single[:, None] + single - pairs[1]
+    two = pairs[1]
+    alone = single[:, None, None] + single[:, None] + single
+    triples[2] = alone - two[:, :, None] - two[:, None, :] - two + triples[1]
     return {2: pairs, 3: triples}

@@ -5,7 +5,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats as scipy_stats
 from statsmodels.duration.survfunc import SurvfuncRight
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
+from statsmodels.stats.power import NormalIndPower
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint, proportion_effectsize
 
 from convlib.errors import ParamError
 
@@ -14,6 +15,9 @@ Floats = NDArray[np.float64]
 CONFIDENCE = 0.95
 #: What counts as evidence after the control for multiple tests.
 SIGNIFICANCE = 0.05
+#: What a test is to find an effect with.
+POWER = 0.8
+TEST = {"alpha": SIGNIFICANCE, "power": POWER}
 #: A rate on fewer units is marked as too few.
 FEW_UNITS = 30
 #: A table with fewer in a cell than this, by expectation, needs an exact test.
@@ -224,95 +228,6 @@ def e_value(risk_ratio: ArrayLike) -> Floats:
     return np.where(above >= 1, above + np.sqrt(np.maximum(above * (above - 1), 0)), np.nan)
 
 
-def mantel_haenszel_difference(
-    exposed: ArrayLike, outcome: ArrayLike, strata: ArrayLike, clusters: ArrayLike
-) -> tuple[float, float]:
-    """Estimate the common difference of risks over strata, with a standard error that holds for sparse strata.
-
-    The Mantel-Haenszel risk difference equals the coefficient of the exposure in a linear model with one intercept a
-    stratum, so its sandwich variance (HC2: squared residuals over one minus their leverage, summed within clusters)
-    is the least-squares one. Strata where all or none are exposed say nothing and drop out.
-
-    Args:
-        exposed: 0 or 1 for each row.
-        outcome: 0 or 1, or any number, for each row.
-        strata: Stratum of each row, from 0.
-        clusters: Unit of each row, from 0; rows of one unit are not independent.
-
-    Returns:
-        The difference and its standard error; NaN when no stratum has both sides.
-
-    Source: Greenland and Robins (1985), Biometrics 41:55; MacKinnon and White (1985) for HC2; Bell and McCaffrey
-        (2002) for clusters.
-    """
-    x, y = np.asarray(exposed, float), np.asarray(outcome, float)
-    codes, groups = np.unique(np.asarray(strata), return_inverse=True)
-    size = np.bincount(groups, minlength=len(codes))
-    centred_x = x - (np.bincount(groups, x) / size)[groups]
-    centred_y = y - (np.bincount(groups, y) / size)[groups]
-    spread = float(centred_x @ centred_x)
-    if spread <= TINY:
-        return np.nan, np.nan
-    difference = float(centred_x @ centred_y) / spread
-    leverage = 1 / size[groups] + centred_x**2 / spread
-    residual = (centred_y - difference * centred_x) / np.sqrt(np.maximum(1 - leverage, 1e-9))
-    scores = np.bincount(np.unique(np.asarray(clusters), return_inverse=True)[1], centred_x * residual)
-    return difference, float(np.sqrt(scores @ scores)) / spread
-
-
-def mantel_haenszel_ratio(exposed: ArrayLike, outcome: ArrayLike, strata: ArrayLike) -> float:
-    """Estimate the common ratio of risks over strata; NaN when nobody unexposed has the outcome.
-
-    Source: Mantel and Haenszel's weights for the risk ratio (Nurminen 1981; Greenland and Robins 1985).
-    """
-    a, b, c, d = _count_cells(exposed, outcome, strata)[0]
-    total = a + b + c + d
-    return float(divide((a * (c + d) / total).sum(), (c * (a + b) / total).sum()))
-
-
-def partial_phi(left: ArrayLike, right: ArrayLike, strata: ArrayLike) -> float:
-    """Correlate two yes/no columns within strata (phi, for one stratum); NaN when one of them does not vary."""
-    x, y = np.asarray(left, float), np.asarray(right, float)
-    groups = np.unique(np.asarray(strata), return_inverse=True)[1]
-    size = np.bincount(groups)
-    x, y = x - (np.bincount(groups, x) / size)[groups], y - (np.bincount(groups, y) / size)[groups]
-    spread = float((x @ x) * (y @ y))
-    return float(x @ y) / np.sqrt(spread) if spread > TINY else np.nan
-
-
-def mantel_haenszel_odds(
-    exposed: ArrayLike, outcome: ArrayLike, strata: ArrayLike, clusters: ArrayLike
-) -> tuple[float, float]:
-    """Estimate the common odds ratio over strata, with the standard error of its logarithm, summed within clusters.
-
-    For one stratum these are the cross ratio and Woolf's standard error.
-
-    Returns:
-        The odds ratio and the standard error of its logarithm; NaN when a cell of the pooled table is empty.
-
-    Source: Mantel and Haenszel (1959); the variance is the sandwich of its estimating function.
-    """
-    (a, b, c, d), groups = _count_cells(exposed, outcome, strata)
-    x, y = np.asarray(exposed, bool), np.asarray(outcome, bool)
-    total = a + b + c + d
-    agree, differ = float((a * d / total).sum()), float((b * c / total).sum())
-    if agree == 0 or differ == 0:
-        return np.nan, np.nan
-    ratio = agree / differ
-    pull = np.stack([d, -ratio * c, -ratio * b, a]) - (a * d - ratio * b * c) / total
-    scores = np.choose(2 * ~x + ~y, (pull / total)[:, groups])
-    summed = np.bincount(np.unique(np.asarray(clusters), return_inverse=True)[1], scores)
-    return ratio, float(np.sqrt(summed @ summed)) / (ratio * differ)
-
-
-def _count_cells(exposed: ArrayLike, outcome: ArrayLike, strata: ArrayLike) -> tuple[list[Floats], NDArray[np.int64]]:
-    """Count each stratum's table, exposed with and without the outcome, then the others; number the rows' strata."""
-    x, y = np.asarray(exposed, bool), np.asarray(outcome, bool)
-    codes, groups = np.unique(np.asarray(strata), return_inverse=True)
-    sides = (x & y, x & ~y, ~x & y, ~x & ~y)
-    return [np.bincount(groups[side], minlength=len(codes)).astype(float) for side in sides], groups.astype(np.int64)
-
-
 def compare_effects(effects: ArrayLike, standard_errors: ArrayLike) -> float:
     """Give the p-value of equal effects over independent groups (Wald; Cochran's Q); NaN with fewer than two."""
     effect, error = np.asarray(effects, float), np.asarray(standard_errors, float)
@@ -327,51 +242,124 @@ def compare_effects(effects: ArrayLike, standard_errors: ArrayLike) -> float:
 def shrink(estimates: ArrayLike, standard_errors: ArrayLike, *, draws: int, seed: int) -> Floats:
     """Draw from what is known of each effect once it is shrunk towards zero by its own uncertainty.
 
-    The prior is a mixture of normals centred at zero, one of them a point mass, with weights fitted to the estimates by
-    maximum penalised likelihood (penalty 10 on the point mass), as in `ash`.
+    The prior of all effects is a mixture of normals centred at zero, one of them a point mass, so it is unimodal at
+    zero. Its weights are drawn along with the effects, not fixed at their best fit: a handful of estimates leaves them
+    so open that intervals which take them as known would be far too short.
 
     Returns:
         Posterior draws, estimates x draws; NaN rows where an estimate or its error is unknown.
 
-    Source: Stephens (2017), Biostatistics 18:275.
+    Source: the prior is that of Stephens (2017), Biostatistics 18:275; the weights have a flat Dirichlet prior, by
+        importance resampling (Rubin 1988).
     """
     effect, error = np.asarray(estimates, float), np.asarray(standard_errors, float)
     sample = np.full((len(effect), draws), np.nan)
-    known = np.isfinite(effect) & (error > 0)
-    if not known.any():
+    known = np.flatnonzero(np.isfinite(effect) & (error > 0))
+    if not len(known):
         return sample
-    effect, error = effect[known], error[known]
-    scales = _prior_scales(effect, error)
-    likelihood = scipy_stats.norm.pdf(effect[:, None], 0, np.sqrt(error[:, None] ** 2 + scales**2))
-    weights = _fit_weights(likelihood)
     rng = np.random.default_rng(seed)
-    posterior = likelihood * weights
-    posterior /= posterior.sum(axis=1, keepdims=True)
-    part = (rng.random((len(effect), draws))[:, :, None] > np.cumsum(posterior, axis=1)[:, None, :-1]).sum(axis=2)
-    share = scales[part] ** 2 / (scales[part] ** 2 + error[:, None] ** 2)
-    sample[known] = share * effect[:, None] + np.sqrt(share) * error[:, None] * rng.standard_normal(part.shape)
+    scales = _prior_scales(effect[known], error[known])
+    spread = np.hypot(error[known, None], scales)
+    fit = -0.5 * (effect[known, None] / spread) ** 2 - np.log(spread)
+    likelihood = np.exp(fit - fit.max(axis=1, keepdims=True))
+    weights = rng.dirichlet(np.ones(len(scales)), draws)
+    chance = np.log(weights @ likelihood.T).sum(axis=1)
+    chance = np.exp(chance - chance.max())
+    weights = weights[rng.choice(draws, draws, p=chance / chance.sum())]
+    for row, parts in zip(known, likelihood, strict=True):
+        reached = np.cumsum(weights * parts, axis=1)
+        part = (rng.random((draws, 1)) * reached[:, -1:] > reached[:, :-1]).sum(axis=1)
+        share = scales[part] ** 2 / (scales[part] ** 2 + error[row] ** 2)
+        sample[row] = share * effect[row] + np.sqrt(share) * error[row] * rng.standard_normal(draws)
     return sample
 
 
 def _prior_scales(effect: Floats, error: Floats) -> Floats:
-    largest = 2 * np.sqrt(max(float(np.max(effect**2 - error**2)), float(np.min(error)) ** 2 / 16))
-    smallest = float(np.min(error)) / 10
-    steps = max(1, int(np.ceil(2 * np.log2(max(largest / smallest, 2)))))
+    """Give the spreads of the prior's parts: none, then from half the least error to beyond the largest effect."""
+    largest = max(2 * np.sqrt(max(float(np.max(effect**2 - error**2)), 0)), float(np.max(error)))
+    smallest = float(np.min(error)) / 2
+    steps = int(np.ceil(2 * np.log2(largest / smallest)))
     return np.concatenate([[0.0], largest / np.sqrt(2) ** np.arange(steps, -1, -1)])
 
 
-def _fit_weights(likelihood: Floats) -> Floats:
-    penalty = np.zeros(likelihood.shape[1])
-    penalty[0] = 9.0
-    weights = np.full(likelihood.shape[1], 1 / likelihood.shape[1])
-    for _ in range(2_000):
-        shares = likelihood * weights
-        counts = (shares / shares.sum(axis=1, keepdims=True)).sum(axis=0) + penalty
-        updated = counts / counts.sum()
-        if np.max(np.abs(updated - weights)) < 1e-8:
-            break
-        weights = updated
-    return weights
+def fieller_interval(
+    ratio_of: tuple[float, float], to: tuple[float, float], *, covariance: float = 0.0, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Give the interval of the ratio of two normal estimates; NaN unless the second clearly differs from zero.
+
+    Args:
+        ratio_of: The numerator and its standard error.
+        to: The denominator and its standard error.
+        covariance: Of the two.
+        confidence: Level of the interval.
+
+    Source: Fieller (1954), Journal of the Royal Statistical Society B 16:175. Where his `g`, the squared critical value
+        over the denominator's squared z, reaches 1, the ratio is not bounded.
+    """
+    (top, top_error), (bottom, bottom_error) = ratio_of, to
+    square = normal_quantile(confidence) ** 2
+    divisor = bottom**2 - square * bottom_error**2
+    if divisor <= 0:
+        return np.nan, np.nan
+    middle = top * bottom - square * covariance
+    reach = np.sqrt(max(middle**2 - divisor * (top**2 - square * top_error**2), 0))
+    return float((middle - reach) / divisor), float((middle + reach) / divisor)
+
+
+def measure_area(
+    scores: ArrayLike, happened: ArrayLike, *, confidence: float = CONFIDENCE
+) -> tuple[float, float, float]:
+    """Say how often what happened has the higher score than what did not, ties counted half, with its interval.
+
+    That is the area under the ROC curve, and Mann and Whitney's U over its largest value.
+
+    Returns:
+        The area and both ends of its interval, kept within 0 and 1; NaN without two of either kind.
+
+    Source: DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44:837; by ranks as in Sun and Xu (2014), IEEE Signal
+        Processing Letters 21:1389.
+    """
+    score, is_one = np.asarray(scores, float), np.asarray(happened, bool)
+    ones, others = score[is_one], score[~is_one]
+    if min(len(ones), len(others)) < 2:
+        return np.nan, np.nan, np.nan
+    rank = scipy_stats.rankdata(score)
+    below = (rank[is_one] - scipy_stats.rankdata(ones)) / len(others)
+    above = 1 - (rank[~is_one] - scipy_stats.rankdata(others)) / len(ones)
+    area = float(below.mean())
+    error = np.sqrt(below.var(ddof=1) / len(ones) + above.var(ddof=1) / len(others))
+    low, high = np.clip(area + normal_quantile(confidence) * error * np.array([-1, 1]), 0, 1)
+    return area, float(low), float(high)
+
+
+def size_tests(now: ArrayLike, then: ArrayLike) -> Floats:
+    """Say how many units two equal arms need to tell two rates apart, at `POWER` and `SIGNIFICANCE`, two-sided.
+
+    NaN where a rate is not between 0 and 1 or the two are equal.
+
+    Source: Cohen (1988), by the difference of arcsines, through statsmodels `NormalIndPower`.
+    """
+    sizes = []
+    for before, after in np.broadcast(np.asarray(now, float), np.asarray(then, float)):
+        known = 0 < before < 1 and 0 < after < 1 and before != after
+        effect = abs(proportion_effectsize(after, before)) if known else np.nan
+        sizes.append(NormalIndPower().solve_power(effect_size=effect, **TEST) if known else np.nan)
+    pairs: Floats = 2 * np.ceil(np.asarray(sizes, float))
+    return pairs
+
+
+def least_moves(now: ArrayLike, towards: ArrayLike, units: ArrayLike) -> Floats:
+    """Give the least move of a rate in a direction that two equal arms of so many units together find.
+
+    NaN where there is no direction, or not even a rate of 0 or 1 would be found.
+
+    Source: as `size_tests`.
+    """
+    rate, goal = np.asarray(now, float), np.asarray(towards, float)
+    arms = [NormalIndPower().solve_power(nobs1=each / 2, **TEST) if each >= 2 else np.nan for each in np.asarray(units)]
+    turned = np.arcsin(np.sqrt(rate)) + np.sign(goal - rate) * np.asarray(arms, float) / 2
+    possible = (turned >= 0) & (turned <= np.pi / 2) & (goal != rate)
+    return np.where(possible, np.sin(turned) ** 2 - rate, np.nan)
 
 
 def number_groups(frame: pd.DataFrame) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from duckdb import CaseExpression, CoalesceOperator, ColumnExpression, ConstantExpression, Expression, SQLExpression
 from numpy.typing import NDArray
 
-from convlib.columns import NUMBERS, read_numbers, read_texts
+from convlib.columns import read_numbers, read_texts
 from convlib.conversions import Ints, Step
 from convlib.engine import compile_rule, connect, quote
 from convlib.errors import ParamError
@@ -131,7 +131,7 @@ def _is_stored(log: EventLog, ask: Ask) -> bool:
 def _read_stored(log: EventLog, ask: Ask) -> tuple[Iterator[Callable[[], Part]], pd.DataFrame]:
     """Read the rows from the prepared conversions, which lie on disk in order of user and time."""
     conversions = log.prepared.find("conversions.parquet", log.plan)
-    stored = {name: read_numbers(conversions, name) for name in NUMBERS}
+    stored = {name: read_numbers(conversions, name) for name in ("user", "time", "event", "value")}
     stored["conversion"], names = read_texts(conversions, "conversion")
     columns = [read_texts(conversions, name) for name in ask.columns]
     groups = pd.DataFrame(itertools.product(*(texts for _, texts in columns)), columns=list(ask.columns), dtype="str")

@@ -1,7 +1,8 @@
 """Every sentence of the reports, worded once, with its numbers computed."""
 
+import datetime as dt
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,18 @@ SEVERITIES = {"error": "error", "warning": "warning", "info": "note"}
 #: How what follows a stop is called when nothing does.
 NOTHING = "(nothing)"
 JUDGED = ("positive", "negative", "no evidence")
+#: How the models of attribution are called.
+MODEL_NAMES = {
+    "first": "First touch",
+    "last": "Last touch",
+    "linear": "Linear",
+    "time_decay": "Time decay",
+    "position": "Position (40/20/40)",
+    "markov": "Markov",
+    "shapley": "Shapley",
+}
+#: What a micro is to reach: the plan's target, or without one a tenth.
+TARGET, TENTH = "its target", "a tenth {}"
 
 
 def word_funnel(
@@ -270,14 +283,19 @@ def word_correlation(
     horizon: str,
     units: int,
     pending: int,
+    groups: pd.DataFrame,
+    models: pd.DataFrame,
+    worth: str,
 ) -> Takeaways:
-    """Say which micros go with the macro, which do not, and what the numbers leave out."""
+    """Say which micros go with the macro, where segments or models disagree, and what the numbers leave out."""
     found = table[table["verdict"].isin(["positive", "negative"])]
     found = found.reindex(found["adjusted_lift"].abs().sort_values(ascending=False, kind="stable").index)
+    unit = f"{worth} per unit" if worth else f"percentage points of {macro}"
+    write = _signed if worth else _points
     sentences = [
-        f"{names[row['micro']]} is associated with {_points(row['adjusted_lift'])} percentage points of {macro} "
-        f"({_points(row['adjusted_lift_ci_lower'])} to {_points(row['adjusted_lift_ci_upper'])}) after adjustment; "
-        f"raw {_points(row['lift'])}; n = {row['units_with']:,} with and {row['units_without']:,} without."
+        f"{names[row['micro']]} is associated with {write(row['adjusted_lift'])} {unit} "
+        f"({write(row['adjusted_lift_ci_lower'])} to {write(row['adjusted_lift_ci_upper'])}) after adjustment; "
+        f"raw {write(row['lift'])}; n = {row['units_with']:,} with and {row['units_without']:,} without."
         for row in _records(found.head(MOST - 2))
     ]
     if pending and pending == units:
@@ -289,6 +307,8 @@ def word_correlation(
     silent = [names[m] for m in table.loc[table["verdict"] == "no evidence", "micro"]]
     if silent:
         sentences.append(f"No evidence of an association, at this size, for {', '.join(silent)}.")
+    sentences += _word_differing(groups, names, write, "" if worth else " points")
+    sentences += _word_models(models, names)
     tail = f" {pending:,} units are pending." if pending else ""
     sides = (
         " A unit may count on both sides: without it at one time, with it at a later one." if len(exposure) > 1 else ""
@@ -298,6 +318,169 @@ def word_correlation(
         f"{word_duration(horizon)} after that, among units that had not converted by then.{sides}{tail}"
     )
     return Takeaways(sentences)
+
+
+def _signed(value: float) -> str:
+    return f"{'-' if value < 0 else '+'}{format_number(abs(value))}"
+
+
+def _word_differing(
+    groups: pd.DataFrame, names: Mapping[str, str], write: Callable[[float], str], unit: str
+) -> list[str]:
+    """Name, for each micro whose groups disagree, the two that are furthest apart."""
+    sentences = []
+    for micro, rows in groups[groups["differs"].astype(bool)].groupby("micro", sort=False):
+        low, high = (rows.loc[end()] for end in (rows["lift"].idxmin, rows["lift"].idxmax))
+        low, high = _widest(rows) if low["column"] != high["column"] else (low, high)
+        ends = [f"{write(row['lift'])}{unit} for {row['column']} {row['value']}" for row in (high, low)]
+        sentences.append(f"{names[str(micro)]} does not go with it alike everywhere: {ends[0]}, {ends[1]}.")
+    return sentences[:2]
+
+
+def _widest(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Give the lowest and the highest group of the column whose groups lie furthest apart."""
+    lifts = rows.groupby("column")["lift"]
+    column = rows[rows["column"] == (lifts.max() - lifts.min()).idxmax()]
+    return column.loc[column["lift"].idxmin()], column.loc[column["lift"].idxmax()]
+
+
+def _word_models(models: pd.DataFrame, names: Mapping[str, str]) -> list[str]:
+    """Say for which micros looking at all together gives another verdict than looking at each alone."""
+    apart = models[~models["agree"].astype(bool)]
+    if models.empty:
+        return []
+    if apart.empty:
+        return ["Looked at all together, every micro-conversion keeps the verdict that it has alone."]
+    listed = "; ".join(
+        f"{names[row['micro']]} ({row['strata_verdict']} alone, {row['regression_verdict']} together)"
+        for row in _records(apart)
+    )
+    return [f"All micro-conversions in one model give another verdict for {listed}: those that come together share it."]
+
+
+def word_gap(naive: pd.DataFrame, table: pd.DataFrame, *, macro: str, names: Mapping[str, str]) -> Takeaways:
+    """Explain, for the micro where they are furthest apart, the usual score against the lift at the landmark."""
+    both = naive.merge(table[["micro", "lift", "verdict"]], on="micro", suffixes=("_naive", ""))
+    both = both[both["verdict"].isin(JUDGED) & both["lift_naive"].notna()]
+    if both.empty:
+        return Takeaways()
+    row = both.loc[(both["lift_naive"] - both["lift"]).abs().idxmax()].to_dict()
+    parts = (
+        ("gone_without", "units_without", "units that never did it", "had converted or left for good"),
+        ("late_with", "units_with", "units that did it", "did so only later"),
+    )
+    told = [
+        f"{row[some]:,} of the {row[whole]:,} {who} ({row[some] / row[whole]:.0%}) {what}"
+        for some, whole, who, what in parts
+        if row[some]
+    ]
+    sentences = [
+        f"Whoever ever did it against the rest, {names[row['micro']]} goes with {_points(row['lift_naive'])} "
+        f"percentage points of {macro}; by what units still at risk had done by the landmark, with {_points(row['lift'])}."
+    ]
+    if told:
+        sentences.append(
+            f"Between the two lies time, not the micro-conversion: by the last landmark {', and '.join(told)}. "
+            "Who is gone can't do it any more, and who does it late has stayed so long already."
+        )
+    return Takeaways(sentences)
+
+
+def word_attribution(
+    table: pd.DataFrame,
+    comparison: pd.DataFrame,
+    *,
+    macro: str,
+    window: str,
+    counts: Mapping[str, int],
+    segment: str,
+) -> Takeaways:
+    """Say which touches get most credit, how far the models agree, and how many conversions came without a touch."""
+    if not counts["conversions"]:
+        return Takeaways((f"No {macro} of segment {segment} to credit.",))
+    touches, bare, model = table.iloc[:-1], table.iloc[-1], MODEL_NAMES[table["model"].iloc[0]]
+    sentences = [
+        f"{model} credits {row['touch']} with {format_number(row['conversions'])}{_word_credit(row)} of "
+        f"{counts['conversions']:,} conversions ({row['share']:.1%}); half of its touches before one came in the last "
+        f"{format_seconds(row['seconds_to_conversion_p50'])}."
+        for row in _records(touches[touches["touches"] > 0].head(2))
+    ]
+    if bare["conversions"]:
+        sentences.append(
+            f"{bare['conversions']:,.0f} of {counts['conversions']:,} conversions ({bare['share']:.1%}) came without any "
+            f"touch in the {word_duration(window)} before."
+        )
+    credits = comparison.iloc[:-1].set_index("touch")
+    if counts["converting"]:
+        spread = credits.max(axis=1) - credits.min(axis=1)
+        row = credits.loc[[spread.idxmax()]].iloc[0]
+        low, high = (f"{format_number(row[name])} ({MODEL_NAMES[str(name)]})" for name in (row.idxmin(), row.idxmax()))
+        sentences.append(f"The models differ most on {row.name}: from {low} to {high}.")
+    pending = f" {counts['pending']:,} paths are pending." if counts["pending"] else ""
+    sentences.append(
+        f"Credit shares out what happened on {counts['converting']:,} paths to {macro} and {counts['unconverted']:,} paths "
+        f"without it; it does not say what would happen without a touch.{pending}"
+    )
+    return Takeaways(sentences)
+
+
+def _word_credit(row: Mapping[str, Any]) -> str:
+    low, high = row["conversions_ci_lower"], row["conversions_ci_upper"]
+    return f" ({format_number(low)} to {format_number(high)})" if np.isfinite(low) else ""
+
+
+def word_scorecard(
+    table: pd.DataFrame,
+    validation: pd.DataFrame,
+    scores: pd.DataFrame,
+    *,
+    macro: str,
+    segment: str,
+    until: dt.date,
+    fitted: int,
+    area: tuple[float, float, float],
+    lift: float,
+    note: str,
+) -> Takeaways:
+    """Say how well a score told who converts later, whether its probabilities held, and what gives most points."""
+    day, later = f"{until:%-d %B %Y}", int(validation["units"].sum())
+    sentences = []
+    if np.isfinite(area[0]):
+        low, high = area[1:]
+        best = _records(validation)[0]
+        sentences = [
+            f"Of the {later:,} units that entered after {day}, one that reached {macro} had the higher score than one "
+            f"that did not in {area[0]:.1%} of the pairs ({low:.1%} to {high:.1%}; 50% is chance).",
+            f"The {best['units']:,} with the highest scores did so {format_number(lift)} times as often as all: "
+            f"{_share(best, 'observed')}.",
+            _word_calibration(validation),
+        ]
+    elif note:
+        sentences = [f"The score of segment {segment} can't be judged: {note}."]
+    top = table[table["log_odds_ci_lower"] > 0].sort_values("points", ascending=False, kind="stable")
+    if len(top):
+        listed = _list([f"{row['micro']} ({row['points']:+,})" for row in _records(top.head(3))])
+        sentences.append(
+            f"Among {fitted:,} units fitted on, until {day}, the most points go to {listed}: doing it is associated "
+            f"with {macro}, which does not say that it brings it about."
+        )
+    waiting = scores[scores["pending"] & (scores["decile"] == 1)]
+    if len(waiting):
+        sentences.append(
+            f"{scores['pending'].sum():,} units are still open, {len(waiting):,} of them in the highest decile."
+        )
+    return Takeaways(sentences)
+
+
+def _word_calibration(validation: pd.DataFrame) -> str:
+    """Say whether predicted rates held on units that the score was not fitted on."""
+    units, hits = validation["units"].sum(), validation["converted"].sum()
+    predicted = (validation["predicted"] * validation["units"]).sum() / units
+    inside = validation["predicted"].between(validation["observed_ci_lower"], validation["observed_ci_upper"]).sum()
+    return (
+        f"By their scores {predicted:.1%} of them would, and {hits / units:.1%} did; in {inside} of {len(validation)} "
+        "groups by score the prediction lies within the interval of what they did."
+    )
 
 
 def word_paths(
@@ -356,40 +539,102 @@ def _word_parting(row: Mapping[str, Any]) -> str:
     )
 
 
+def word_goal(goal: float | None, *, target: bool, up: bool) -> str:
+    """Name what a micro is to reach: a what-if goal, the plan's target, else a tenth more (or fewer) units."""
+    if goal is not None:
+        return f"{goal:.1%}"
+    return TARGET if target else TENTH.format("more" if up else "fewer")
+
+
+def word_experiment(name: str, macro: str) -> str:
+    """Say what stands in the place of an association, and what that assumes."""
+    which = f" in {name}" if name else ""
+    return f"measured{which}, assuming that the change acts on {macro} only through it"
+
+
 def word_impact(
     table: pd.DataFrame,
     *,
     macro: str,
     names: Mapping[str, str],
-    targets: Mapping[str, bool],
     worth: str,
     followed: int,
     segment: str,
+    tests: pd.DataFrame,
 ) -> Takeaways:
     """Say what to work on first, how sure that is, and how to find out."""
-    goals = {True: "reaching its target", False: "a tenth more units doing it"}
-    rows = table[(table["opportunity"] > 0) & (table["verdict"].isin(["positive", "negative"]))]
-    sentences = [
-        f"Rank {row['rank']}, {names[row['micro']]}: {goals[targets[row['micro']]]} would go with "
-        f"{format_number(row['opportunity'])} more {worth} "
-        f"({format_number(row['opportunity_ci_lower'])} to {format_number(row['opportunity_ci_upper'])}) "
-        f"among the {followed:,} units followed, if the association held; in the top 3 with probability "
-        f"{row['probability_top_3']:.0%}."
-        for row in _records(rows.head(3))
-    ]
-    if not table["verdict"].isin(JUDGED).any():
+    rows = table[(table["opportunity"] > 0) & (table["verdict"].isin(["positive", "negative", "measured"]))]
+    sentences = [_word_opportunity(row, names[row["micro"]], worth, followed) for row in _records(rows.head(3))]
+    untested = rows[(rows["verdict"] != "measured") & np.isfinite(rows["days_to_test"])]
+    if not table["verdict"].isin([*JUDGED, "measured"]).any():
         sentences.append(f"Segment {segment} has too few units or conversions to judge any micro-conversion.")
     elif not len(rows):
         sentences.append(f"No micro-conversion of segment {segment} shows an opportunity beyond chance for {macro}.")
-    else:
-        first = rows.iloc[0]
-        if np.isfinite(first["days_to_test"]):
-            sentences.append(
-                f"Test {names[first['micro']]} first: {first['sample_size_to_test']:,.0f} units in two arms would show "
-                f"it move, about {first['days_to_test']:,.0f} days at this traffic."
-            )
-    sentences.append("These are associations in observed events; only a randomised test can show what a change causes.")
+    for first in _records(untested.head(1)):
+        sentences.append(
+            f"Test {names[first['micro']]} first: {first['sample_size_to_test']:,.0f} units in two arms would show "
+            f"it move, about {first['days_to_test']:,.0f} days at this traffic."
+        )
+        same = tests[(tests["micro"] == first["micro"]) & tests["macro_days"].notna()]
+        sentences += [
+            f"To show {macro} itself move by the {_points(row['macro_effect'])} points that this predicts would take "
+            f"{row['macro_sample_size']:,.0f} units, about {row['macro_days']:,.0f} days."
+            for row in _records(same)
+        ]
+    but = "Apart from what experiments measured, these" if (rows["verdict"] == "measured").any() else "These"
+    sentences.append(
+        f"{but} are associations in observed events; only a randomised test can show what a change causes."
+    )
     return Takeaways(sentences)
+
+
+def _word_opportunity(row: Mapping[str, Any], name: str, worth: str, followed: int) -> str:
+    reached = f"reaching {row['goal']}" if not row["goal"].startswith("a tenth") else f"{row['goal']} units doing it"
+    verb, condition = "would go with", "if the association held"
+    if row["verdict"] == "measured":
+        verb, condition = "would bring", "by the effect that an experiment caused, if that came only through it"
+    return (
+        f"Rank {row['rank']}, {name}: {reached} {verb} {format_number(row['opportunity'])} more {worth} "
+        f"({format_number(row['opportunity_ci_lower'])} to {format_number(row['opportunity_ci_upper'])}) "
+        f"among the {followed:,} units followed, {condition}; in the top 3 with probability "
+        f"{row['probability_top_3']:.0%}."
+    )
+
+
+def word_threshold(
+    best: pd.Series | None,
+    found: Mapping[str, Any],
+    *,
+    macro: str,
+    micro: str,
+    landmark: str,
+    horizon: str,
+    segment: str,
+) -> Takeaways:
+    """Say how many times and how soon goes best with the macro, and how much of that is left on other units."""
+    waiting = f" {found['pending']:,} units are pending." if found["pending"] else ""
+    design = (
+        f"Counted among the {found['units']:,} units that had not converted {word_duration(landmark)} after entry; "
+        f"{macro} counted for {word_duration(horizon)} after that.{waiting} Nothing is adjusted for: who is more "
+        "active does more of everything."
+    )
+    if best is None:
+        few = f"Segment {segment} has too few units or conversions to judge any number of {micro}."
+        return Takeaways((few, design))
+    times = "at least once" if best["count"] == 1 else f"{best['count']} times or more"
+    rule = f"{micro} {times} within {word_duration(best['within'])} of entry"
+    tested = "too few others to judge it on"
+    if np.isfinite(found["lift"]):
+        interval = f"({_points(found['lift_ci_lower'])} to {_points(found['lift_ci_upper'])})"
+        tested = f"{_points(found['lift'])} {interval} on {found['held_out']:,} units that had no part in the choice"
+    numbers = (
+        f"{best['rate_with']:.1%} of {best['units_with']:,} units against {best['rate_without']:.1%} of "
+        f"{best['units_without']:,}, {_points(best['lift'])} points in sample; {tested}"
+    )
+    if found["lift_ci_lower"] > 0:
+        return Takeaways((f"{rule} is associated most with {macro}: {numbers}.", design))
+    none = f"No number of {micro} goes with more of {macro} beyond chance. Best: {rule}, {numbers}."
+    return Takeaways((none, design))
 
 
 def word_event_map(

@@ -526,3 +526,110 @@ def test_correlate_of_a_segment_without_units_is_a_result_with_notes(log: EventL
     assert pick(result.table, "units_with units_without verdict") == [(0, 0, "too few")] * 3
     assert result.table["adjusted_lift"].isna().all()
     assert result.takeaways[0] == "Segment custom has too few units or conversions to judge any micro-conversion."
+
+
+def test_correlate_says_what_most_products_would_count(log: EventLog, plan: Plan) -> None:
+    # Followed to the end are all but max. Of them ann, ben, dan and mia save before they buy, cat and leo do not buy.
+    # Bought within 72h without it: eve, fay, hal. Without it and not buying: gus (at 72h), ian, jan, kim.
+    naive = score(log, plan).naive.set_index("micro").T["save"]
+    counts = ["units_with", "units_without", "converted_with", "converted_without", "gone_without", "late_with"]
+    # Gone before the landmark: hal (bought), ian (left). dan saves at the landmark, so late.
+    assert naive[counts].tolist() == [6, 7, 4, 3, 2, 1]
+    assert naive["lift"] == pytest.approx(4 / 6 - 3 / 7, rel=1e-12)
+
+
+def test_correlate_explains_the_gap_to_what_most_products_count(plan: Plan) -> None:
+    # 40 who leave within an hour have no time to save: the usual count takes them for units that needed it.
+    rows = sides(20, 20, 20, 20) + "\n" + repeat("g", 40, "visit 0h", "leave 1h")
+    result = score(make_log(rows, plan), plan)
+    assert row_of(result)["lift"] == 0
+    assert result.gap_explained == (
+        "Whoever ever did it against the rest, Save goes with +25.0 percentage points of Buy; by what units still at "
+        "risk had done by the landmark, with +0.0.",
+        "Between the two lies time, not the micro-conversion: by the last landmark 40 of the 80 units that never did "
+        "it (50%) had converted or left for good. Who is gone can't do it any more, and who does it late has stayed "
+        "so long already.",
+    )
+
+
+def test_correlate_takes_properties_as_candidates(plan: Plan) -> None:
+    rows = (
+        repeat("a", 40, "visit 0h", "save 1h kind=big", "buy 30h")
+        + repeat("b", 40, "visit 0h", "save 1h kind=small")
+        + repeat("c", 29, "visit 0h", "save 1h kind=rare")
+        + repeat("d", 40, "visit 0h", "buy 30h")
+        + repeat("e", 40, "visit 0h")
+        + "end visit 10D"
+    )
+    result = score(make_log(rows, plan), plan, properties="kind")
+    table = result.table.set_index("micro")
+    assert sorted(table.index) == ["form", "read", "save", "save: kind=big", "save: kind=small"]
+    assert result.names["save: kind=big"] == "Save: kind=big"
+    assert table.loc["save: kind=big", ["units_with", "converted_with", "stage"]].tolist() == [40, 40, "decision"]
+    assert table.loc["save: kind=small", "lift"] == pytest.approx(0 - 80 / 149, rel=1e-12)
+    alone = score(make_log(rows, plan), plan).table.set_index("micro")
+    assert table.loc["save", "adjusted_lift"] == alone.loc["save", "adjusted_lift"]
+    assert table.loc["save", "q_value"] >= alone.loc["save", "q_value"]
+    assert list(result.matrix) == ["save", "read", "form", "save: kind=big", "save: kind=small"]
+
+
+def test_correlate_gives_the_second_opinion_beside_the_first(plan: Plan) -> None:
+    # Reading does nothing, and comes with saving.
+    rows = (
+        repeat("a", 90, "visit 0h", "save 1h", "read 2h", "buy 30h")
+        + repeat("b", 90, "visit 0h", "save 1h", "read 2h")
+        + repeat("c", 10, "visit 0h", "save 1h", "buy 30h")
+        + repeat("d", 10, "visit 0h", "save 1h")
+        + repeat("e", 2, "visit 0h", "read 2h", "buy 30h")
+        + repeat("f", 18, "visit 0h", "read 2h")
+        + repeat("g", 18, "visit 0h", "buy 30h")
+        + repeat("h", 162, "visit 0h")
+        + "end visit 10D"
+    )
+    log = make_log(rows, plan)
+    alone, together = (score(log, plan, model=model) for model in ("strata", "regression"))
+    assert alone.models.empty
+    assert row_of(alone, "read")["verdict"] == "positive"
+    row = together.models.set_index("micro").loc["read"]
+    assert row[["strata_verdict", "regression_verdict", "agree"]].tolist() == ["positive", "no evidence", False]
+    assert row["strata_lift"] == row_of(alone, "read")["adjusted_lift"]
+    assert row["regression_lift"] == row_of(together, "read")["adjusted_lift"] == pytest.approx(0, abs=1e-9)
+    assert row_of(together)["adjusted_lift"] == pytest.approx(0.4, abs=1e-9)
+    assert (
+        "All micro-conversions in one model give another verdict for Read (positive alone, no evidence together): "
+        "those that come together share it."
+    ) in together.takeaways
+
+
+def test_correlate_says_where_groups_disagree(plan: Plan) -> None:
+    result = score(make_log(two_devices(), plan), plan, adjust="device_type")
+    assert result.groups["differs"].all()
+    assert "Save does not go with it alike everywhere: +35.0 points for device_type mobile, -10.9 points for " in str(
+        [each for each in result.takeaways if "alike" in each]
+    )
+
+
+def test_correlate_names_every_wrong_choice(log: EventLog, plan: Plan) -> None:
+    with pytest.raises(cv.ParamError) as caught:
+        score(log, plan, target="money", model="regresion")  # type: ignore[arg-type]
+    assert caught.value.problems == (
+        "`target` is 'money'; it must be one of 'conversion', 'value'.",
+        "`model` is 'regresion'; it must be one of 'strata', 'regression'. Did you mean 'regression'?",
+    )
+
+
+def test_correlate_takes_sessions_as_units(plan: Plan) -> None:
+    rows = repeat("a", 3, "visit 0h session_id=s", "save 1h session_id=s", "buy 2h session_id=s") + "end visit 10D"
+    log = make_log(rows, plan)
+    result = correlate(log, plan, macro="buy", exposure="2h", horizon="1D", unit="session")
+    # One session id for each of the three users, and none for `end`.
+    assert row_of(result)[["units_with", "converted_with"]].tolist() == [3, 3]
+
+
+def test_correlate_treats_a_missing_covariate_as_a_value_of_its_own(plan: Plan) -> None:
+    parts = [("a", 20, "save 1h", "buy 30h"), ("b", 20, "save 1h"), ("c", 5, "buy 30h"), ("d", 35)]
+    known = [repeat(f"{name}k", count, "visit 0h geo=US", *done) for name, count, *done in parts]
+    missing = [repeat(f"{name}m", count, "visit 0h", *done) for name, count, *done in parts]
+    result = score(make_log("".join(known + missing) + "end visit 10D", plan), plan, adjust="geo")
+    assert result.groups["value"].tolist() == ["US", "(none)"]
+    assert result.groups["lift"].tolist() == pytest.approx([0.5 - 0.125] * 2, rel=1e-12)

@@ -1,126 +1,106 @@
 import itertools
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from small_logs import make_log, make_plan, pick
+from statsmodels.stats.proportion import confint_proportions_2indep
 
-from convlib.errors import ParamError
-from convlib.plan import Plan
-from convlib.sequences import COLUMNS, NEVER, count_sequences, list_orders
+from convlib.landmarks import Design, Followed
+from convlib.sequences import COLUMNS, NEVER, find_sequences, list_sequences
 
-PLAN = """\
-macros:
-  - id: buy
-    match: {event_name: buy}
-    micros:
-      - {id: view, match: {event_name: view}, stage: awareness, kind: process_milestone}
-      - {id: cart, match: {event_name: cart}, stage: decision, kind: process_milestone}
-      - {id: help, match: {event_name: help}, stage: decision, kind: secondary_action}
-    losses:
-      - {id: gone, match: {event_name: leave}}
-"""
-#: Landmark after a day, horizon of two; ann and bob convert after it.
-ROWS = """\
-ann view 0h
-ann cart 1h
-ann view 2h
-ann help 3h
-ann buy 30h
-bob cart 0h
-bob view 1h
-bob buy 71h
-cid view 0h
-cid cart 1h
-cid help 25h
-cid buy 73h
-dan view 0h
-dan cart 0h
-eva view 0h
-eva cart 1h
-eva buy 2h
-fay view 0h
-fay cart 1h
-fay leave 2h
-gus view 240h
-gus cart 241h
-end visit 250h
-"""
+HOUR = 3_600_000_000
+N = NEVER
 
 
-@pytest.fixture
-def plan(tmp_path: Path) -> Plan:
-    return make_plan(tmp_path, PLAN)
+def follow(rows: list[tuple[int, int, list[int]]], *, end: int = 250) -> Followed:
+    """Make units that enter at 0 h from the hours of their macro, of leaving, and of each micro."""
+    macro, losses, micros = (np.array(each, np.int64) for each in zip(*rows, strict=True))
+    hours = [np.where(each == N, N, each * HOUR) if len(each) else each for each in (macro, losses, micros)]
+    nothing = np.zeros((len(rows), 1))
+    return Followed(
+        start=np.zeros(len(rows), np.int64),
+        macro=hours[0],
+        losses=hours[1],
+        micros=hours[2],
+        activity=nothing.astype(np.int64),
+        values=nothing,
+        spent=np.zeros((len(rows), 2)),
+        end=end * HOUR,
+    )
 
 
-def test_count_sequences_counts_orders_among_units_at_risk(plan: Plan) -> None:
-    # cid's help and macro come too late, dan's two have no order, eva has converted, fay has left, gus is pending.
-    table = count_sequences(make_log(ROWS, plan), plan, macro="buy", exposure="1D", horizon="2D")
+def test_find_sequences_counts_orders_among_units_at_risk() -> None:
+    # Landmark after a day, horizon of two: view, cart, help of each unit.
+    rows = [
+        (30, N, [0, 1, 3]),  # view, cart, help, then the macro
+        (71, N, [1, 0, N]),  # cart, view, then the macro
+        (73, N, [0, 1, 25]),  # help and the macro come too late
+        (N, N, [0, 0, N]),  # two at one instant are in no order
+        (2, N, [0, 1, N]),  # has converted
+        (N, 2, [0, 1, N]),  # has left
+    ]
+    design = Design((1 * HOUR, 24 * HOUR), 48 * HOUR)
+    table = find_sequences(follow(rows), design, ["view", "cart", "help"])
     assert tuple(table.columns) == COLUMNS
-    assert [row for row in table.itertuples(index=False, name=None) if row[3]] == [
-        ("view", "cart", "", 2, 1, 1, 4, 2, 2),
-        ("view", "help", "", 1, 1, 0, 1, 1, 0),
-        ("cart", "view", "", 1, 1, 0, 4, 2, 2),
-        ("cart", "help", "", 1, 1, 0, 1, 1, 0),
-        ("view", "cart", "help", 1, 1, 0, 1, 1, 0),
+    counts = ["first", "second", "third", "units", "converted", "units_parts", "converted_parts"]
+    counts += ["units_other_order", "converted_other_order"]
+    assert [*table[counts].itertuples(index=False, name=None)] == [
+        ("view", "cart", "", 2, 1, 2, 1, 2, 1),
+        ("view", "help", "", 1, 1, 3, 1, 0, 0),
+        ("cart", "view", "", 1, 1, 3, 1, 3, 1),
+        ("cart", "help", "", 1, 1, 3, 1, 0, 0),
+        ("view", "cart", "help", 1, 1, 3, 1, 0, 0),
     ]
-    assert pick(table[table["third"] != ""], "units_any_order") == [(1,)] * 6
+    assert table[["lift_over_parts", "lift_of_order", "q_value"]].isna().all(axis=None)
+    assert set(table["note"]) == {"fewer than 30 units with it or with its parts alone"}
 
 
-def test_count_sequences_takes_the_clock_of_the_plan(tmp_path: Path) -> None:
-    clock = "    correlation: {entry: view, exposure: [1h, 1D], horizon: 2D}\n"
-    timed = make_plan(tmp_path, PLAN + clock)
-    found = count_sequences(make_log(ROWS, timed), timed, macro="buy")
-    # From their view on: bob's cart came before.
-    assert pick(found[found["third"] == ""], "first second units converted") == [
-        ("view", "cart", 2, 1),
-        ("view", "help", 1, 1),
-        ("cart", "view", 0, 0),
-        ("cart", "help", 1, 1),
-        ("help", "view", 0, 0),
-        ("help", "cart", 0, 0),
-    ]
+def test_find_sequences_leaves_out_the_pending() -> None:
+    rows = [(30, N, [0, 1]), (N, N, [0, 1])]
+    assert find_sequences(follow(rows, end=71), Design((24 * HOUR,), 48 * HOUR), ["view", "cart"]).empty
 
 
-def test_count_sequences_of_nobody_is_empty(plan: Plan) -> None:
-    table = count_sequences(make_log("a visit 0h\n", plan), plan, macro="buy")
-    assert (len(table), tuple(table.columns)) == (0, COLUMNS)
-
-
-def test_count_sequences_names_the_nearest_macro(plan: Plan) -> None:
-    with pytest.raises(ParamError) as caught:
-        count_sequences(make_log(ROWS, plan), plan, macro="buyy")
-    assert caught.value.problems == ("`macro` is 'buyy'; the plan's macros are 'buy'. Did you mean 'buy'?",)
-
-
-def test_list_orders_counts_what_looking_at_each_unit_finds() -> None:
+def test_list_sequences_counts_what_looking_at_each_unit_finds() -> None:
     rng = np.random.default_rng(1)
     times = np.where(rng.random((300, 5)) < 0.4, NEVER, rng.integers(0, 6, (300, 5)))
     converted = rng.random(300) < 0.3
-    names = list("abcde")
-    found = {row[:3]: row[3:] for row in list_orders(times, converted, names).itertuples(index=False, name=None)}
+    table = list_sequences(times, converted, list("abcde")).set_index(["first", "second", "third"])
     for size in (2, 3):
         for chosen in itertools.permutations(range(5), size):
-            did = [all(row[k] < NEVER for k in chosen) for row in times]
-            order = [all(row[a] < row[b] for a, b in itertools.pairwise(chosen)) for row in times]
-            inside = [d and o for d, o in zip(did, order, strict=True)]
-            expected = [
-                sum(e and (w is None or c == w) for e, c in zip(each, converted, strict=True))
-                for each in (inside, did)
-                for w in (None, True, False)
-            ]
-            key = (*(names[k] for k in chosen), *[""] * (3 - size))
-            assert found[key] == tuple(expected)
+            did = np.array([[row[k] < NEVER for k in chosen] for row in times])
+            order = np.array([all(row[a] < row[b] for a, b in itertools.pairwise(chosen)) for row in times])
+            inside = did.all(axis=1) & order
+            row = table.loc[(*("abcde"[k] for k in chosen), *[""] * (3 - size))]
+            for name, members in (("", inside), ("_parts", did.any(axis=1) & ~inside)):
+                assert (row[f"units{name}"], row[f"converted{name}"]) == (members.sum(), (members & converted).sum())
+            others = did.all(axis=1) & ~inside
+            assert (row["units_other_order"], row["converted_other_order"]) == (
+                others.sum(),
+                (others & converted).sum(),
+            )
 
 
-def test_list_orders_does_not_depend_on_the_order_of_units() -> None:
+def test_list_sequences_compares_rates_with_newcombes_interval() -> None:
+    # 40 of 100 with view then cart convert, 10 of 50 the other way round, 5 of 50 with one of them alone.
+    times = np.array([[0, 1]] * 100 + [[1, 0]] * 50 + [[0, NEVER]] * 50)
+    converted = np.repeat([True, False, True, False, True, False], [40, 60, 10, 40, 5, 45])
+    row = list_sequences(times, converted, ["view", "cart"]).iloc[0]
+    assert row["rate"] == 0.4
+    assert row["lift_over_parts"] == pytest.approx(0.4 - 15 / 100, abs=1e-12)
+    assert row["lift_of_order"] == pytest.approx(0.4 - 0.2, abs=1e-12)
+    low, high = confint_proportions_2indep(40, 100, 15, 100, method="newcomb", compare="diff")
+    assert (row["lift_over_parts_ci_lower"], row["lift_over_parts_ci_upper"]) == pytest.approx((low, high), rel=1e-10)
+    assert row["q_value"] < 0.001
+
+
+def test_list_sequences_does_not_depend_on_the_order_of_units() -> None:
     rng = np.random.default_rng(2)
-    times = rng.integers(0, 9, (50, 4))
-    converted = rng.random(50) < 0.5
+    times, converted = rng.integers(0, 9, (50, 4)), rng.random(50) < 0.5
     turned = rng.permutation(50)
-    first, second = (
-        list_orders(times, converted, list("abcd")),
-        list_orders(times[turned], converted[turned], list("abcd")),
-    )
-    pd.testing.assert_frame_equal(first, second)
+    first = list_sequences(times, converted, list("abcd"))
+    pd.testing.assert_frame_equal(first, list_sequences(times[turned], converted[turned], list("abcd")))
+
+
+def test_list_sequences_of_one_micro_is_empty() -> None:
+    table = list_sequences(np.zeros((3, 1), np.int64), np.ones(3, bool), ["view"])
+    assert (len(table), tuple(table.columns)) == (0, COLUMNS)

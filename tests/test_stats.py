@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 from scipy import stats as scipy_stats
-from statsmodels.stats.contingency_tables import StratifiedTable, Table2x2
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportions_ztest
 
@@ -14,23 +13,6 @@ from convlib import stats
 from convlib.errors import ParamError
 
 Z = 1.959963984540054
-
-
-def draw_strata(seed: int, rows: int = 240, strata: int = 6) -> tuple[np.ndarray, ...]:
-    """Draw exposure, outcome and stratum of each row; every stratum has both sides."""
-    rng = np.random.default_rng(seed)
-    stratum = np.arange(rows) % strata
-    exposed = rng.random(rows) < 0.2 + 0.1 * stratum
-    outcome = rng.random(rows) < 0.15 + 0.05 * stratum + 0.1 * exposed
-    return exposed, outcome, stratum
-
-
-def list_tables(exposed: np.ndarray, outcome: np.ndarray, stratum: np.ndarray) -> list[np.ndarray]:
-    """Count [[exposed cases, exposed others], [other cases, others]] in each stratum."""
-    return [
-        np.array([[(inside & x & y).sum() for y in (outcome, ~outcome)] for x in (exposed, ~exposed)])
-        for inside in (stratum == each for each in np.unique(stratum))
-    ]
 
 
 def close_wilson(hits: float, total: float) -> tuple[float, float]:
@@ -113,103 +95,6 @@ def test_e_value_gives_the_published_values() -> None:
     np.testing.assert_allclose(stats.e_value([3.9, 0.8, 1, 0, np.nan]), [7.26, 1.809, 1, np.nan, np.nan], atol=5e-3)
 
 
-def test_mantel_haenszel_difference_is_the_classical_formula() -> None:
-    exposed, outcome, stratum = draw_strata(3)
-    top = bottom = 0.0
-    for (a, not_a), (b, not_b) in list_tables(exposed, outcome, stratum):
-        n1, n0 = a + not_a, b + not_b
-        top += (a * n0 - b * n1) / (n1 + n0)
-        bottom += n1 * n0 / (n1 + n0)
-    found = stats.mantel_haenszel_difference(exposed, outcome, stratum, np.arange(len(exposed)))[0]
-    assert found == pytest.approx(top / bottom, rel=1e-12)
-
-
-def test_mantel_haenszel_difference_is_least_squares_with_hc2() -> None:
-    exposed, outcome, stratum = draw_strata(4)
-    design = np.column_stack([exposed, stratum[:, None] == np.unique(stratum)]).astype(float)
-    fit = sm.OLS(outcome.astype(float), design).fit(cov_type="HC2")
-    found = stats.mantel_haenszel_difference(exposed, outcome, stratum, np.arange(len(exposed)))
-    np.testing.assert_allclose(found, (fit.params[0], fit.bse[0]), rtol=1e-10)
-
-
-def test_mantel_haenszel_difference_sums_scores_within_clusters() -> None:
-    exposed, outcome, stratum = draw_strata(5)
-    cluster = np.arange(len(exposed)) // 3
-    x = np.column_stack([exposed, stratum[:, None] == np.unique(stratum)]).astype(float)
-    y = outcome.astype(float)
-    bread = np.linalg.inv(x.T @ x)
-    leverage = np.diag(x @ bread @ x.T)
-    scores = x * ((y - x @ bread @ x.T @ y) / np.sqrt(1 - leverage))[:, None]
-    summed = np.stack([scores[cluster == each].sum(axis=0) for each in np.unique(cluster)])
-    expected = np.sqrt((bread @ summed.T @ summed @ bread)[0, 0])
-    found = stats.mantel_haenszel_difference(exposed, outcome, stratum, cluster)[1]
-    assert found == pytest.approx(expected, rel=1e-10)
-
-
-def test_mantel_haenszel_difference_of_one_stratum_is_the_plain_difference_with_welchs_error() -> None:
-    # With: 3 of 5; without: 3 of 6. Welch: 5*0.6*0.4/4/5 + 6*0.5*0.5/5/6 = 0.06 + 0.05.
-    exposed = np.array([1] * 5 + [0] * 6)
-    outcome = np.array([1, 1, 1, 0, 0, 1, 1, 1, 0, 0, 0])
-    found = stats.mantel_haenszel_difference(exposed, outcome, np.zeros(11), np.arange(11))
-    assert found == pytest.approx((0.1, np.sqrt(0.11)), rel=1e-12)
-
-
-def test_mantel_haenszel_difference_leaves_out_strata_with_one_side() -> None:
-    exposed, outcome, stratum = draw_strata(6, rows=60, strata=2)
-    base = stats.mantel_haenszel_difference(exposed, outcome, stratum, np.arange(60))
-    x, y, groups = (np.append(each, [last] * 10) for each, last in ((exposed, True), (outcome, True), (stratum, 7)))
-    assert stats.mantel_haenszel_difference(x, y, groups, np.arange(70)) == pytest.approx(base, rel=1e-12)
-
-
-@pytest.mark.parametrize("exposed", [[], [0, 0, 0], [1, 1, 1]], ids=["no rows", "nobody did it", "all did it"])
-def test_mantel_haenszel_difference_is_unknown_with_one_side(exposed: list[int]) -> None:
-    nothing = np.zeros(len(exposed), int)
-    assert np.isnan(stats.mantel_haenszel_difference(exposed, nothing, nothing, np.arange(len(exposed)))).all()
-
-
-def test_mantel_haenszel_difference_tests_at_its_level_in_sparse_strata() -> None:
-    # 1,000 logs without any effect, about 5 rows a stratum; 5% +- 3 standard errors of a share of 1,000.
-    rng = np.random.default_rng(8)
-    p = []
-    for _ in range(1_000):
-        stratum = rng.integers(0, 40, 200)
-        tendency = rng.random(40)[stratum]
-        exposed, outcome = rng.random(200) < 0.1 + 0.6 * tendency, rng.random(200) < 0.1 + 0.5 * tendency
-        p.append(stats.compare_normal(*stats.mantel_haenszel_difference(exposed, outcome, stratum, np.arange(200))))
-    assert 0.05 - 0.021 < np.mean(np.array(p) < 0.05) < 0.05 + 0.021
-
-
-def test_mantel_haenszel_odds_of_one_stratum_is_the_cross_ratio_with_woolfs_error() -> None:
-    exposed, outcome, stratum = draw_strata(9, strata=1)
-    table = Table2x2(list_tables(exposed, outcome, stratum)[0])
-    ratio, error = stats.mantel_haenszel_odds(exposed, outcome, stratum, np.arange(len(exposed)))
-    assert ratio == pytest.approx(table.oddsratio, rel=1e-10)
-    assert error == pytest.approx(table.log_oddsratio_se, rel=1e-10)
-    interval = (ratio * np.exp(-Z * error), ratio * np.exp(Z * error))
-    assert interval == pytest.approx(table.oddsratio_confint(), rel=1e-10)
-
-
-def test_mantel_haenszel_odds_over_strata_agrees_with_statsmodels() -> None:
-    exposed, outcome, stratum = draw_strata(10, rows=1_200)
-    pooled = StratifiedTable([t.astype(float) for t in list_tables(exposed, outcome, stratum)])
-    ratio, error = stats.mantel_haenszel_odds(exposed, outcome, stratum, np.arange(len(exposed)))
-    assert ratio == pytest.approx(pooled.oddsratio_pooled, rel=1e-10)
-    # Another variance of the same estimate (Robins, Breslow and Greenland): equal in large samples only.
-    assert error == pytest.approx(pooled.logodds_pooled_se, rel=0.03)
-
-
-def test_mantel_haenszel_odds_does_not_gain_from_rows_that_repeat_within_a_unit() -> None:
-    exposed, outcome, stratum = draw_strata(11)
-    units = np.arange(len(exposed))
-    once = stats.mantel_haenszel_odds(exposed, outcome, stratum, units)
-    twice = stats.mantel_haenszel_odds(*(np.tile(each, 2) for each in (exposed, outcome, stratum, units)))
-    assert twice == pytest.approx(once, rel=1e-10)
-
-
-def test_mantel_haenszel_odds_is_unknown_when_a_product_is_empty() -> None:
-    assert np.isnan(stats.mantel_haenszel_odds([1, 1, 0, 0], [1, 1, 0, 0], [0] * 4, range(4))).all()
-
-
 def test_compare_effects_is_cochrans_q() -> None:
     # Effects 0, 1, 2 with errors 1: mean 1, Q = 2 on 2 degrees of freedom, p = exp(-1).
     assert stats.compare_effects([0, 1, 2], [1, 1, 1]) == pytest.approx(np.exp(-1), rel=1e-12)
@@ -224,8 +109,9 @@ def test_compare_effects_needs_two_groups() -> None:
 
 def test_shrink_takes_what_is_mostly_noise_to_zero() -> None:
     draws = stats.shrink([0.1, -0.2, 0.05], [10, 10, 10], draws=4_000, seed=1)
-    assert (draws == 0).mean() > 0.75
+    assert (draws == 0).mean() > 0.25
     assert np.abs(draws.mean(axis=1)).max() < 0.05 * 10
+    assert draws.std(axis=1).max() < 0.6 * 10
 
 
 def test_shrink_leaves_what_is_known_exactly() -> None:
@@ -265,32 +151,6 @@ def test_number_groups_numbers_distinct_rows_in_order_of_appearance() -> None:
     frame = pd.DataFrame({"a": ["x", "y", "x", None, None], "b": [1, 1, 1, 2, 2]})
     assert stats.number_groups(frame).tolist() == [0, 1, 0, 2, 2]
     assert stats.number_groups(frame[[]]).tolist() == [0] * 5
-
-
-def test_mantel_haenszel_ratio_is_the_ratio_of_risks_in_one_stratum_and_weighted_over_several() -> None:
-    exposed = np.array([1, 1, 1, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0])
-    outcome = np.array([1, 1, 1, 0, 1, 0, 0, 0, 1, 1, 0, 1, 0, 0])
-    strata = np.array([0] * 9 + [1] * 5)
-    # Stratum 0: 3 of 4 against 2 of 5; stratum 1: 1 of 2 against 1 of 3.
-    assert stats.mantel_haenszel_ratio(exposed[:9], outcome[:9], strata[:9]) == pytest.approx(
-        (3 / 4) / (2 / 5), rel=1e-12
-    )
-    expected = (3 * 5 / 9 + 1 * 3 / 5) / (2 * 4 / 9 + 1 * 2 / 5)
-    assert stats.mantel_haenszel_ratio(exposed, outcome, strata) == pytest.approx(expected, rel=1e-12)
-    assert np.isnan(stats.mantel_haenszel_ratio([1, 0], [1, 0], [0, 0]))
-
-
-def test_partial_phi_is_pearsons_in_one_stratum_and_ignores_what_differs_between_strata() -> None:
-    rng = np.random.default_rng(4)
-    left, right = rng.integers(0, 2, (2, 200))
-    assert stats.partial_phi(left, right, np.zeros(200)) == pytest.approx(np.corrcoef(left, right)[0, 1], rel=1e-10)
-    # Within each stratum nothing goes together; pooled, both are common in one stratum and rare in the other.
-    left = np.array([1, 1, 1, 1, 1, 0] * 6 + [0, 0, 0, 0, 0, 1] * 6)
-    right = np.repeat([1, 0, 1, 1, 1, 1, 0, 1, 0, 0, 0, 0], 6)
-    strata = np.repeat([0, 1], 36)
-    assert np.corrcoef(left, right)[0, 1] > 0.4
-    assert stats.partial_phi(left, right, strata) == pytest.approx(0, abs=1e-12)
-    assert np.isnan(stats.partial_phi([1, 1], [0, 1], [0, 0]))
 
 
 def test_pooled_error_is_that_of_the_two_sample_z_test() -> None:
@@ -405,3 +265,119 @@ def test_estimate_curve_widens_by_the_design_effect_and_has_no_interval_once_all
     np.testing.assert_allclose(curve["share_ci_lower"][:3], 1 - left ** np.exp(-reach))
     assert curve.loc[3, "share"] == 1
     assert curve.loc[3, ["share_ci_lower", "share_ci_upper"]].isna().all()
+
+
+def posterior_mean(effects: tuple[float, float], errors: tuple[float, float]) -> tuple[float, float]:
+    """Work out the shrunk means of two effects by integrating over both, for flat weights of the prior's parts.
+
+    Under flat Dirichlet weights two effects have the same part with twice the chance of any other pair.
+    """
+    (first, second), least = effects, min(errors)
+    largest = max(2 * np.sqrt(max(first**2 - errors[0] ** 2, second**2 - errors[1] ** 2)), *errors)
+    steps = int(np.ceil(2 * np.log2(largest / (least / 2))))
+    spreads = [
+        1e-5,
+        *(largest / 2 ** (step / 2) for step in range(steps + 1)),
+    ]  # the first stands for the point at zero
+    grid = np.linspace(-3, 3, 300_001)
+    pieces = np.array(
+        [
+            [
+                [np.trapezoid(scipy_stats.norm.pdf(grid, 0, s) * seen * power, grid) for power in (1, grid)]
+                for s in spreads
+            ]
+            for seen in (scipy_stats.norm.pdf(e, grid, d) for e, d in zip(effects, errors, strict=True))
+        ]
+    )
+    pairs = 1 + np.eye(len(spreads))
+    total = pieces[0, :, 0] @ pairs @ pieces[1, :, 0]
+    return (
+        float(pieces[0, :, 1] @ pairs @ pieces[1, :, 0] / total),
+        float(pieces[0, :, 0] @ pairs @ pieces[1, :, 1] / total),
+    )
+
+
+@pytest.mark.parametrize("effects", [(0.25, -0.05), (0.08, 0.12), (-0.3, 0.6)])
+def test_shrink_is_the_posterior_integrated_over_effects_and_weights(effects: tuple[float, float]) -> None:
+    errors = (0.1, 0.07)
+    means = stats.shrink(effects, errors, draws=200_000, seed=6).mean(axis=1)
+    np.testing.assert_allclose(means, posterior_mean(effects, errors), atol=0.001)
+
+
+@pytest.mark.parametrize("prior", ["all at zero", "most at zero", "normal", "one-sided"])
+def test_shrink_covers_true_effects_as_often_as_it_says_on_average(prior: str) -> None:
+    rng = np.random.default_rng(11)
+    covered, closer = [], []
+    for seed in range(120):
+        truth = {
+            "all at zero": np.zeros(10),
+            "most at zero": np.where(rng.random(10) < 0.7, 0, rng.normal(0, 0.05, 10)),
+            "normal": rng.normal(0, 0.02, 10),
+            "one-sided": np.where(rng.random(10) < 0.5, 0, rng.exponential(0.04, 10)),
+        }[prior]
+        error = rng.uniform(0.005, 0.03, 10)
+        seen = truth + error * rng.standard_normal(10)
+        draws = stats.shrink(seen, error, draws=2_000, seed=seed)
+        low, high = np.quantile(draws, [0.025, 0.975], axis=1)
+        covered.append((low <= truth) & (truth <= high))
+        closer.append(((draws.mean(axis=1) - truth) ** 2).sum() / ((seen - truth) ** 2).sum())
+    # 1,200 effects: four standard errors of a share of 95% are 2.5 points. Effects of exactly zero are covered more often.
+    assert 0.92 <= np.mean(covered) <= (1 if "zero" in prior else 0.98)
+    assert np.median(closer) < 0.95
+
+
+def solve_fieller(top: tuple[float, float], bottom: tuple[float, float], covariance: float) -> list[float]:
+    """Solve (a - r b)^2 = z^2 var(a - r b) for r."""
+    (a, a_error), (b, b_error) = top, bottom
+    square = [b**2, -2 * a * b, a**2]
+    spread = [b_error**2, -2 * covariance, a_error**2]
+    return sorted(float(root) for root in np.roots(np.array(square) - Z**2 * np.array(spread)))
+
+
+@pytest.mark.parametrize("covariance", [0.0, 0.0004, -0.0004])
+def test_fieller_interval_solves_its_equation(covariance: float) -> None:
+    top, bottom = (0.15, 0.02), (0.25, 0.05)
+    found = stats.fieller_interval(top, bottom, covariance=covariance)
+    np.testing.assert_allclose(found, solve_fieller(top, bottom, covariance), rtol=1e-12)
+    # The ratio changes its sign with one of the two, and its ends change places.
+    turned = stats.fieller_interval((-0.15, 0.02), bottom, covariance=-covariance)
+    np.testing.assert_allclose(turned, [-found[1], -found[0]], rtol=1e-12)
+
+
+def test_fieller_interval_of_an_exact_denominator_is_the_plain_one() -> None:
+    np.testing.assert_allclose(
+        stats.fieller_interval((0.2, 0.03), (0.5, 0.0)), [(0.2 - Z * 0.03) / 0.5, (0.2 + Z * 0.03) / 0.5], rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("bottom", [(0.0, 0.01), (0.019, 0.01), (-0.01, 0.01)])
+def test_fieller_interval_has_no_bounds_where_the_denominator_may_be_zero(bottom: tuple[float, float]) -> None:
+    assert np.isnan(stats.fieller_interval((0.2, 0.03), bottom)).all()
+
+
+def test_fieller_interval_covers_the_true_ratio_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(12)
+    spread = np.array([[0.01**2, 0.00002], [0.00002, 0.005**2]])
+    inside = []
+    for bottom, top in rng.multivariate_normal([0.06, 0.02], spread, 4_000):
+        low, high = stats.fieller_interval((top, 0.005), (bottom, 0.01), covariance=0.00002)
+        inside.append(low <= 1 / 3 <= high)
+    assert 0.94 <= np.mean(inside) <= 0.96
+
+
+def test_size_tests_is_cohens_formula() -> None:
+    # Both arms of (z(0.975) + z(0.8))^2 / h^2; the other tail adds nothing that can be seen here.
+    effect = 2 * (np.arcsin(np.sqrt(0.12)) - np.arcsin(np.sqrt(0.10)))
+    arm = ((Z + 0.8416212335729143) / effect) ** 2 * 2
+    np.testing.assert_allclose(stats.size_tests([0.10, 0.12], [0.12, 0.10]), 2 * np.ceil(arm))
+    assert np.isnan(stats.size_tests([0.1, 0.0, 0.1, np.nan], [0.1, 0.1, 1.0, 0.2])).all()
+
+
+def test_least_moves_is_what_a_test_of_that_size_finds() -> None:
+    up, down = stats.least_moves([0.10, 0.10], [0.2, 0.05], [4_000, 4_000])
+    assert up > 0 > down
+    np.testing.assert_allclose(stats.size_tests([0.10, 0.10], [0.10 + up, 0.10 + down]), 4_000, atol=2)
+
+
+def test_least_moves_says_nothing_without_a_direction_or_with_too_few_units() -> None:
+    assert np.isnan(stats.least_moves([0.1, 0.1, 0.01], [0.1, 0.2, 0.005], [4_000, 1, 10])).all()
