@@ -4,6 +4,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from convlib.attribution import Attribution as Attribution
+    from convlib.attribution import attribute as attribute
     from convlib.conversions import Exclusion as Exclusion
     from convlib.conversions import Step as Step
     from convlib.correlation import Correlation as Correlation
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from convlib.impact import score_impact as score_impact
     from convlib.mapping import list_presets as list_presets
     from convlib.mapping import read_mapping as read_mapping
+    from convlib.measured import MeasuredEffect as MeasuredEffect
     from convlib.parameters import Parameters as Parameters
     from convlib.parameters import check_parameters as check_parameters
     from convlib.paths import Paths as Paths
@@ -38,14 +41,19 @@ if TYPE_CHECKING:
     from convlib.rates import measure_rates as measure_rates
     from convlib.reports.run import Run as Run
     from convlib.reports.run import run_reports as run_reports
+    from convlib.scorecard import Scorecard as Scorecard
+    from convlib.scorecard import score_units as score_units
     from convlib.segments import Segment as Segment
     from convlib.segments import read_segments as read_segments
     from convlib.suggest import suggest_plan as suggest_plan
+    from convlib.thresholds import Threshold as Threshold
+    from convlib.thresholds import find_threshold as find_threshold
 
 __version__ = "0.1.0"
 
 #: Where each public name lives; a module is imported when one of its names is first used.
 _HOMES = {
+    "attribution": ["Attribution", "attribute"],
     "conversions": ["Exclusion", "Step"],
     "correlation": ["Correlation", "correlate"],
     "datasets.load": ["list_datasets", "load_dataset", "simulate_shop"],
@@ -55,14 +63,17 @@ _HOMES = {
     "funnel": ["Funnel", "measure_funnel"],
     "impact": ["Impact", "score_impact"],
     "mapping": ["list_presets", "read_mapping"],
+    "measured": ["MeasuredEffect"],
     "parameters": ["Parameters", "check_parameters"],
     "paths": ["Paths", "trace_paths"],
     "plan": ["Plan", "read_plan"],
     "quality": ["Quality", "check_quality"],
     "rates": ["Rates", "measure_rates"],
     "reports.run": ["Run", "run_reports"],
+    "scorecard": ["Scorecard", "score_units"],
     "segments": ["Segment", "read_segments"],
     "suggest": ["suggest_plan"],
+    "thresholds": ["Threshold", "find_threshold"],
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -2,7 +2,8 @@
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
@@ -26,7 +27,7 @@ from convlib.landmarks import (
 from convlib.lifts import FEWEST_UNITS, judge_micros
 from convlib.plan import Plan
 from convlib.plan_entries import Clock, Macro
-from convlib.results import Kind, Result, Shown, show_table
+from convlib.results import Kind, Result, Shown, Takeaways, show_table
 from convlib.sequences import find_sequences
 
 if TYPE_CHECKING:
@@ -161,8 +162,12 @@ class Correlation(Result):
 
     @property
     def differing(self) -> Shown:
-        """Show the lifts of the micros whose groups disagree."""
+        """Show the three micros whose groups disagree most, in the column where they are furthest apart."""
         rows = self.groups[self.groups["differs"].astype(bool)]
+        lifts = rows.groupby(["micro", "column"])["lift"]
+        apart = (lifts.max() - lifts.min()).sort_values(ascending=False, kind="stable").reset_index()
+        chosen = apart.drop_duplicates("micro").head(3)[["micro", "column"]].rename_axis("place").reset_index()
+        shown = chosen.merge(rows, on=["micro", "column"]).sort_values(["place", "lift"], ascending=[True, False])
         columns: tuple[tuple[str, str, Kind], ...] = (
             ("micro", "Micro-conversion", "text"),
             ("column", "Column", "text"),
@@ -171,7 +176,7 @@ class Correlation(Result):
             ("units_with", "Did it", "count"),
             ("units_without", "Did not", "count"),
         )
-        return Shown(rows.replace({"micro": self.names}), columns)
+        return Shown(shown.replace({"micro": self.names}), columns)
 
     @property
     def orders(self) -> Shown:
@@ -207,7 +212,7 @@ class Correlation(Result):
         return Shown(rows.replace({"micro": self.names}), columns)
 
     @property
-    def gap_explained(self) -> takeaways.Takeaways:
+    def gap_explained(self) -> Takeaways:
         """Say why the two differ, for the micro where they are furthest apart."""
         return takeaways.word_gap(self.naive, self.table, macro=self.names[self.macro], names=self.names)
 
@@ -223,6 +228,11 @@ class Correlation(Result):
         )
         return Shown(self.models.replace({"micro": self.names}), columns)
 
+    @property
+    def second_opinion(self) -> Takeaways:
+        """Say for which micros one model of all gives another verdict than each alone."""
+        return takeaways.word_models(self.models, self.names)
+
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the raw and the adjusted lift of each micro with their intervals."""
         worth = self.target == "value"
@@ -234,8 +244,8 @@ class Correlation(Result):
         return plots.draw_matrix(matrix, segment=self.segment, ax=ax)
 
     def plot_groups(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw the lifts of the micro whose groups disagree most."""
-        return plots.draw_groups(self.groups.replace({"micro": self.names}), segment=self.segment, ax=ax)
+        """Draw the lifts of the three micros whose groups disagree most."""
+        return plots.draw_groups(self.differing.table, segment=self.segment, ax=ax)
 
 
 def correlate(
@@ -309,14 +319,14 @@ def correlate(
     if log.segment_name == "all" and not (followed.macro < NEVER).any():
         _check_macro(log, goal)
     micros = [_write_candidate(each) for each in candidates]
-    how = {"target": target, "confidence": confidence}
-    numbers, groups, risk = judge_micros(followed, design, entries[adjust], micros, model=model, **how)
+    judge = functools.partial(
+        judge_micros, followed, design, entries[adjust], micros, target=target, confidence=confidence
+    )
+    numbers, groups, risk = judge(model=model)
     stages = {micro.id: micro.stage for micro in goal.micros}
     table = numbers.assign(micro=micros, stage=[stages[each.name] for each in candidates])
     table = table.astype({"micro": "str", "stage": "str"})[list(COLUMNS)]
-    models = _compare_models(
-        table, lambda: judge_micros(followed, design, entries[adjust], micros, **how)[0], model=model
-    )
+    models = _compare_models(judge()[0] if model == "regression" else table.iloc[:0], table)
     table = table.sort_values("adjusted_lift", ascending=False, kind="stable", ignore_index=True)
     converters = mature & (followed.macro < design.follow_up)
     spent = followed.spent.sum(axis=0)
@@ -335,7 +345,6 @@ def correlate(
             units=len(entries),
             pending=pending,
             groups=groups,
-            models=models,
             worth=(goal.currency or "in value") if target == "value" else "",
         ),
         segment=log.segment_name,
@@ -416,15 +425,13 @@ def _count_days(log: EventLog) -> int:
     return (min(after, last) - max(first, log.first.date())).days
 
 
-def _compare_models(table: pd.DataFrame, within_strata: Callable[[], pd.DataFrame], *, model: str) -> pd.DataFrame:
-    """Set each micro alone beside all together; they agree when neither contradicts the other's verdict."""
-    if model == "strata":
-        return pd.DataFrame(columns=list(MODEL_COLUMNS))
-    parts: dict[str, pd.Series] = {"micro": table["micro"]}
-    for name, each in (("strata", within_strata()), ("regression", table)):
+def _compare_models(alone: pd.DataFrame, together: pd.DataFrame) -> pd.DataFrame:
+    """Set each micro alone beside all together, whose rows are in the same order."""
+    parts: dict[str, pd.Series] = {"micro": together["micro"]}
+    for name, each in (("strata", alone), ("regression", together)):
         parts[f"{name}_verdict"] = each["verdict"]
         parts |= {f"{name}_lift{end}": each[f"adjusted_lift{end}"] for end in ("", "_ci_lower", "_ci_upper")}
-    frame = pd.DataFrame(parts)
+    frame = pd.DataFrame(parts).loc[alone.index]
     return frame.assign(agree=frame["strata_verdict"] == frame["regression_verdict"])[list(MODEL_COLUMNS)]
 
 

@@ -1,51 +1,59 @@
-"""Which micro-conversion is worth working on first, with what is not known about it."""
+"""Which micro-conversion to work on first, what is not known about that, and what testing the first three takes."""
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from statsmodels.stats.power import NormalIndPower
-from statsmodels.stats.proportion import proportion_effectsize
 
 from convlib import plots, stats, takeaways
 from convlib.correlation import Correlation
+from convlib.errors import ParamError
+from convlib.measured import MeasuredEffect, check_measured, unknown_micro
 from convlib.plan import Plan
 from convlib.plan_entries import Macro, Micro
-from convlib.results import Kind, Result
+from convlib.results import Kind, Result, Shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLUMNS = (
-    "rank",
-    "micro",
-    "stage",
-    "owner",
-    "units_with",
-    "reach",
-    "lift",
-    "value_per_conversion",
-    "score",
-    "score_ci_lower",
-    "score_ci_upper",
-    "opportunity",
-    "opportunity_ci_lower",
-    "opportunity_ci_upper",
-    "effort",
-    "opportunity_per_effort",
-    "probability_top_3",
-    "sample_size_to_test",
-    "days_to_test",
-    "verdict",
-    "note",
+    *("rank", "micro", "stage", "owner", "units_with", "reach", "lift", "value_per_conversion"),
+    *("score", "score_ci_lower", "score_ci_upper", "opportunity", "opportunity_ci_lower", "opportunity_ci_upper"),
+    *(
+        "effort",
+        "opportunity_per_effort",
+        "probability_top_3",
+        "sample_size_to_test",
+        "days_to_test",
+        "verdict",
+        "note",
+    ),
 )
-RANKED = ("positive", "negative", "no evidence")
+TEST_COLUMNS = (
+    *("rank", "micro", "baseline_rate", "goal_rate", "sample_size_to_test", "days_to_test", "detectable_2_weeks"),
+    *("detectable_4_weeks", "macro_rate", "macro_effect", "macro_sample_size", "macro_days", "note"),
+)
+Floats = NDArray[np.float64]
+RANKED = ("positive", "negative", "no evidence", "measured")
+COUNTING = ("rate", "per_unit", "sum")
 #: Without a target: one tenth more units than do it now.
 RELATIVE_GOAL = 0.10
 DRAWS, SEED = 20_000, 20_170_417
-POWER = 0.8
+#: So many are in the test plan; so many stand in the figure of values, which goes on beyond the goal by so much.
+MOST_TESTS, MOST_LINES, BEYOND = 3, 5, 1.5
+
+
+@dataclasses.dataclass(frozen=True)
+class _Evidence:
+    """What does not depend on the goals: one row a micro, and draws of its lift (micros x draws)."""
+
+    table: pd.DataFrame
+    draws: Floats
+    macro: Macro
+    correlation: Correlation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +63,11 @@ class Impact(Result):
     Attributes:
         macro: The macro-conversion.
         worth: Unit of score and opportunity: the plan's currency, `conversions`, or `in value`.
+        goals: What-if goals in place of the plan's targets, as shares of the units that could.
+        tests: The test plan of the first three ranks: `baseline_rate` and `goal_rate` of the micro, the units in two
+            arms and the days that find that move, the least move of the rate that 2 and 4 weeks of the traffic find
+            (all with 80% power at 5% two-sided), and what a test of the macro itself would need: its rate now, the
+            effect that the lift predicts, units and days.
     """
 
     SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
@@ -74,6 +87,50 @@ class Impact(Result):
 
     macro: str
     worth: str
+    goals: Mapping[str, float]
+    tests: pd.DataFrame
+    _evidence: _Evidence = dataclasses.field(repr=False)
+
+    def at(self, **goals: float) -> "Impact":
+        """Say what other goals would be worth: `impact.at(add_to_cart=0.12)`.
+
+        Args:
+            goals: For a micro's id, the share of the units that could do it that is to do it, from 0 to 1.
+
+        Returns:
+            A new result. Only what depends on the goals differs: opportunities, ranks, tests, notes and takeaways.
+
+        Raises:
+            ParamError: A name is no micro of the macro, or a goal is not a share.
+        """
+        known = [micro.id for micro in self._evidence.macro.micros]
+        wrong = {name: goal for name, goal in goals.items() if not _is_share(goal)}
+        problems = [
+            *(unknown_micro(name, known, macro=self.macro) for name in goals if name not in known),
+            *(f"The goal of `{name}` is {goal!r}; it must be a share from 0 to 1." for name, goal in wrong.items()),
+        ]
+        if problems:
+            raise ParamError(*problems)
+        return _rank_micros(self._evidence, {**self.goals, **goals})
+
+    def show_tests(self) -> Shown:
+        """Show what testing the first three would take, beside what the macro itself would."""
+        columns: tuple[tuple[str, str, Kind], ...] = (
+            ("rank", "Rank", "count"),
+            ("micro", "Micro-conversion", "text"),
+            ("baseline_rate", "Rate now", "percent"),
+            ("goal_rate", "Goal", "percent"),
+            ("sample_size_to_test", "Units to test", "count"),
+            ("days_to_test", "Days", "count"),
+            ("detectable_2_weeks", "Least move found in 2 weeks", "points"),
+            ("detectable_4_weeks", "in 4 weeks", "points"),
+            ("macro_rate", "Macro now", "percent"),
+            ("macro_effect", "Macro's predicted move", "points"),
+            ("macro_sample_size", "Units to test the macro", "count"),
+            ("macro_days", "Days", "count"),
+            ("note", "Note", "text"),
+        )
+        return Shown(self.tests.assign(micro=self.tests["micro"].replace(self.names)), columns)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the opportunity of each ranked micro with its interval."""
@@ -83,139 +140,202 @@ class Impact(Result):
         """Draw opportunity against effort."""
         return plots.draw_effort(self.named, worth=self.worth, segment=self.segment, ax=ax)
 
+    def plot_values(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the opportunity of the first micros from now to their goal and beyond, with its interval."""
+        rates = _set_goals(self._evidence, self.goals)[["micro", "baseline_rate", "goal_rate"]]
+        rows = self.table.merge(rates, on="micro")
+        rows = rows[rows["rank"].notna() & (rows["baseline_rate"] != rows["goal_rate"])].head(MOST_LINES)
+        rows = rows.assign(micro=rows["micro"].replace(self.names))
+        return plots.draw_values(rows, beyond=BEYOND, worth=self.worth, segment=self.segment, ax=ax)
 
-def score_impact(correlation: Correlation, plan: Plan, *, confidence: float = stats.CONFIDENCE) -> Impact:
+
+def score_impact(
+    correlation: Correlation,
+    plan: Plan,
+    *,
+    measured: Sequence[MeasuredEffect] = (),
+    confidence: float = stats.CONFIDENCE,
+) -> Impact:
     """Rank the micros by what getting each to its target would be worth, if the association held.
 
-    Adjusted lifts are shrunk towards zero by their own uncertainty (empirical Bayes with a prior unimodal at zero:
-    Stephens 2017), so that one lucky signal never leads. *Score*: shrunk lift x value of a macro-conversion.
-    *Opportunity*: score x the units that reaching the target would add (without a target 10% more than now; none
-    where it is met; never above `reach`).
+    Adjusted lifts are shrunk towards zero by their own uncertainty (a prior unimodal at zero: Stephens 2017), so that
+    one lucky signal never leads. *Score*: shrunk lift x value of a macro-conversion. *Opportunity*: score x the units
+    that reaching the target would add (without a target 10% more than now; none where it is met; never above `reach`).
+    Where an experiment moved the micro clearly, the ratio of its two effects, with Fieller's interval, takes the
+    lift's place, unshrunk; that assumes that the change acts on the macro only through this micro.
 
     Args:
         correlation: The associations of one macro.
         plan: The plan, for targets, owners, effort and value.
+        measured: What experiments changed, at most one for a micro.
         confidence: Level of the intervals.
 
     Returns:
         One row a micro, by `rank`; preconditions, followers and micros with too few units have none.
-        `probability_top_3` is the share of 20,000 draws of the shrunk lifts in which it is among the three largest
+        `probability_top_3` is the share of 20,000 draws of the lifts in which it is among the three largest
         opportunities. `sample_size_to_test` units in two arms find the micro's move to its target with 80% power at
-        5% two-sided; `days_to_test` is that at the segment's traffic. Intervals are quantiles of the draws.
+        5% two-sided; `days_to_test` is that at the segment's traffic. `verdict` is `measured` where an experiment
+        decides. Intervals are quantiles of the draws, or Fieller's.
+
+    Raises:
+        ParamError: The confidence is not between 0 and 1, or a measured effect can't be used.
     """
     goal = next(macro for macro in plan.macros if macro.id == correlation.macro)
-    micros = {micro.id: micro for micro in goal.micros}
+    micros = [micro.id for micro in goal.micros]
+    stats.check_confidence(confidence)
+    check_measured(measured, micros, macro=goal.id)
+    if measured and correlation.target == "value":
+        msg = "`measured` has effects on how many convert, the lifts are in value. Correlate with target='conversion'."
+        raise ParamError(msg)
     table = correlation.table[correlation.table["micro"].isin(micros)].merge(correlation.followed, on="micro")
-    usable = table["verdict"].isin(RANKED).to_numpy()
-    reach = stats.normal_quantile(correlation.confidence)
-    error = (table["adjusted_lift_ci_upper"] - table["adjusted_lift_ci_lower"]).to_numpy(float) / (2 * reach)
-    lifts = stats.shrink(np.where(usable, table["adjusted_lift"], np.nan), error, draws=DRAWS, seed=SEED)
-    value, worth = _value(correlation.value_per_conversion, goal)
-    added = np.array([_added_units(row, micros[row["micro"]]) for _, row in table.iterrows()])
-    scores = lifts * value
-    opportunities = scores * added[:, None]
-    effort = table["micro"].map(lambda name: micros[name].effort).astype(float).to_numpy()
-    sizes = [_sample_size(row, extra) for (_, row), extra in zip(table.iterrows(), added, strict=True)]
-    able = stats.divide(table["could"], table["units"])
-    frame = table.assign(
-        owner=table["micro"].map(lambda name: micros[name].owner or ""),
-        reach=_reach(table, micros),
-        lift=_row_means(lifts),
-        value_per_conversion=value,
-        **_describe("score", scores, confidence),
-        **_describe("opportunity", opportunities, confidence),
-        effort=effort,
-        opportunity_per_effort=stats.divide(_row_means(opportunities), effort),
-        probability_top_3=_probability_top_3(opportunities, usable),
-        sample_size_to_test=sizes,
-        days_to_test=np.ceil(stats.divide(sizes, correlation.entries_per_day * able)),
+    wide = (table["adjusted_lift_ci_upper"] - table["adjusted_lift_ci_lower"]).to_numpy(float)
+    draws = stats.shrink(
+        table["adjusted_lift"].where(table["verdict"].isin(RANKED)),
+        wide / (2 * stats.normal_quantile(correlation.confidence)),
+        draws=DRAWS,
+        seed=SEED,
     )
-    frame = _rank(frame.assign(note=_notes(table, micros, added)), usable)
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=1)
+    table = table.assign(lift=draws.mean(axis=1), lift_ci_lower=low, lift_ci_upper=high)
+    _replace_measured(table, draws, measured, goal.name, confidence)
+    return _rank_micros(_Evidence(table, draws, goal, correlation), {})
+
+
+def _replace_measured(
+    table: pd.DataFrame, draws: Floats, measured: Iterable[MeasuredEffect], macro: str, confidence: float
+) -> None:
+    """Put clearly measured ratios in the place of the shrunk lifts, and note which experiments say too little."""
+    rng = np.random.default_rng(SEED)
+    for each in measured:
+        row = np.flatnonzero(table["micro"] == each.micro)
+        low, high = each.bound_ratio(confidence)
+        if np.isnan(low):
+            table.loc[row, "note"] = [_join(note, "tested, inconclusive") for note in table["note"].iloc[row]]
+            continue
+        draws[row] = each.draw_ratio(rng, DRAWS)
+        table.loc[row, ["lift", "lift_ci_lower", "lift_ci_upper"]] = each.ratio, low, high
+        table.loc[row, ["verdict", "note"]] = "measured", takeaways.word_experiment(each.name, macro)
+
+
+def _rank_micros(evidence: _Evidence, goals: Mapping[str, float]) -> Impact:
+    """Put the micros in order of what their goals are worth."""
+    correlation = evidence.correlation
+    table = _set_goals(evidence, goals)
+    usable = table["verdict"].isin(RANKED).to_numpy()
+    value, worth = _value(correlation, evidence.macro)
+    gains = value * table["added"].to_numpy()
+    frame = table.assign(
+        value_per_conversion=value,
+        **_multiply(table, "score", value),
+        **_multiply(table, "opportunity", gains),
+        probability_top_3=_probability_top_3(evidence.draws * gains[:, None], usable),
+        sample_size_to_test=stats.size_tests(table["baseline_rate"], table["goal_rate"]),
+        per_day=correlation.entries_per_day * stats.divide(table["could"], table["units"]),
+    )
+    frame["opportunity_per_effort"] = stats.divide(frame["opportunity"], frame["effort"])
+    frame["days_to_test"] = np.ceil(stats.divide(frame["sample_size_to_test"], frame["per_day"]))
+    frame = _rank(frame, usable)
+    tests = _plan_tests(frame[frame["rank"].notna()].head(MOST_TESTS), in_value=correlation.target == "value")
+    said = takeaways.word_impact(
+        frame,
+        macro=evidence.macro.name,
+        names=correlation.names,
+        worth=worth,
+        followed=int(table["units"].max()) if len(table) else 0,
+        segment=correlation.segment,
+        tests=tests,
+    )
     return Impact(
-        table=frame,
-        takeaways=takeaways.word_impact(
-            frame,
-            macro=goal.name,
-            names=correlation.names,
-            targets={m.id: _has_target(m) for m in goal.micros},
-            worth=worth,
-            followed=int(table["units"].max()) if len(table) else 0,
-            segment=correlation.segment,
-        ),
+        table=frame[list(COLUMNS)],
+        takeaways=said,
         segment=correlation.segment,
         names=correlation.names,
         macro=correlation.macro,
         worth=worth,
+        goals=goals,
+        tests=tests,
+        _evidence=evidence,
     )
 
 
-def _value(mean: float, goal: Macro) -> tuple[float, str]:
-    """Give the value of a macro-conversion and its unit; without values conversions are counted."""
-    if not np.isfinite(mean) or goal.value == 1:
-        return 1.0, "conversions"
-    return mean, goal.currency or "in value"
-
-
-def _reach(table: pd.DataFrame, micros: dict[str, Micro]) -> pd.Series:
-    """Count the units that could still do it, or stop doing it where less is better."""
-    up = table["micro"].map(lambda name: micros[name].direction == "up")
-    return (table["could"] - table["did"]).where(up, table["did"])
-
-
-def _notes(table: pd.DataFrame, micros: dict[str, Micro], added: NDArray[np.float64]) -> list[str]:
-    """Say which goal the opportunity is for, where it is not a target still to reach."""
-    rows = zip(table["micro"], table["note"], added, strict=True)
-    return [
-        note or ("" if extra and _has_target(micros[name]) else "target met" if not extra else "goal: a tenth more")
-        for name, note, extra in rows
+def _set_goals(evidence: _Evidence, goals: Mapping[str, float]) -> pd.DataFrame:
+    """Say for each micro what the goal is, how many units it adds (fewer where less is better), and a note."""
+    table = evidence.table
+    micros = [next(micro for micro in evidence.macro.micros if micro.id == name) for name in table["micro"]]
+    sign = np.array([1 if _is_better_done(micro) else -1 for micro in micros])
+    aims = [goals.get(micro.id, _target(micro)) for micro in micros]
+    aim = np.array([np.nan if each is None else each for each in aims], float)
+    could, did = table["could"].to_numpy(float), table["did"].to_numpy(float)
+    reach = np.where(sign > 0, could - did, did)
+    wanted = np.where(np.isnan(aim), RELATIVE_GOAL * did, sign * (aim * could - did))
+    added = sign * np.clip(wanted, 0, reach) + 0.0
+    named = [
+        takeaways.word_goal(goals.get(micro.id), target=_target(micro) is not None, up=_is_better_done(micro))
+        for micro in micros
     ]
+    notes = zip(table["note"], table["verdict"], named, added, strict=True)
+    return table.assign(
+        owner=[micro.owner or "" for micro in micros],
+        effort=[np.nan if micro.effort is None else float(micro.effort) for micro in micros],
+        reach=reach.astype(np.int64),
+        goal=named,
+        added=added,
+        baseline_rate=stats.divide(did, could),
+        goal_rate=stats.divide(did + added, could),
+        note=[
+            _join(note, _note_goal(name, extra) if verdict in RANKED else "") for note, verdict, name, extra in notes
+        ],
+    )
 
 
-def _has_target(micro: Micro) -> bool:
-    return micro.target is not None and micro.metric.type == "rate"
+def _target(micro: Micro) -> float | None:
+    """Give the share that the plan wants to do it; None without a target for that."""
+    return micro.target.value if micro.target and micro.metric.type == "rate" else None
 
 
-def _added_units(row: pd.Series, micro: Micro) -> float:
-    """Count the units that reaching the target would add; +10% where the target is missing or is not a rate."""
-    if micro.target and _has_target(micro):
-        wanted = micro.target.value * row["could"] - row["did"]
-        wanted = wanted if micro.direction == "up" else -wanted
-    else:
-        wanted = RELATIVE_GOAL * row["did"]
-    up = micro.direction == "up"
-    size = float(np.clip(wanted, 0, row["could"] - row["did"] if up else row["did"]))
-    return size if up else -size
+def _is_better_done(micro: Micro) -> bool:
+    """Say whether more units should do it; of other metrics, `direction` says nothing about how often it is done."""
+    return micro.direction == "up" or micro.metric.type not in COUNTING
 
 
-def _sample_size(row: pd.Series, added: float) -> float:
-    """Say how many units two equal arms need to find the micro's move."""
-    now = float(stats.divide(row["did"], row["could"]))
-    then = now + float(stats.divide(added, row["could"]))
-    if not 0 < now < 1 or not 0 < then < 1 or now == then:
-        return np.nan
-    effect = abs(proportion_effectsize(then, now))
-    arm = NormalIndPower().solve_power(effect_size=effect, alpha=stats.SIGNIFICANCE, power=POWER)
-    return 2 * float(np.ceil(arm))
+def _note_goal(name: str, added: float) -> str:
+    if name == takeaways.TARGET:
+        return "" if added else "target met"
+    return f"goal: {name}"
 
 
-def _describe(name: str, draws: NDArray[np.float64], confidence: float) -> dict[str, NDArray[np.float64]]:
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail], axis=1)
-    return {name: _row_means(draws), f"{name}_ci_lower": low, f"{name}_ci_upper": high}
+def _join(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
 
 
-def _row_means(draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    means: NDArray[np.float64] = draws.mean(axis=1)
-    return means
+def _value(correlation: Correlation, macro: Macro) -> tuple[float, str]:
+    """Give what a unit of the lift is worth, and in what; without values conversions are counted."""
+    if correlation.target == "value":
+        return 1.0, macro.currency or "in value"
+    if not np.isfinite(correlation.value_per_conversion) or macro.value == 1:
+        return 1.0, "conversions"
+    return correlation.value_per_conversion, macro.currency or "in value"
 
 
-def _probability_top_3(opportunities: NDArray[np.float64], usable: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _multiply(table: pd.DataFrame, name: str, factor: Floats | float) -> dict[str, Floats]:
+    """Give the lift times something, with its interval."""
+    bounds = [table[column].to_numpy() * factor for column in ("lift_ci_lower", "lift_ci_upper")]
+    low, high = np.sort(bounds, axis=0)
+    # Adding zero takes the sign from minus zero.
+    return {
+        name: table["lift"].to_numpy() * factor + 0.0,
+        f"{name}_ci_lower": low + 0.0,
+        f"{name}_ci_upper": high + 0.0,
+    }
+
+
+def _probability_top_3(opportunities: Floats, usable: NDArray[np.bool_]) -> Floats:
     share = np.full(len(opportunities), np.nan)
     if usable.any():
-        # Ties (micros whose target is met add nothing) are in the top 3 only by being worth something.
         drawn = opportunities[usable]
-        better = (drawn[:, None, :] < drawn[None, :, :]).sum(axis=1)
-        share[usable] = ((better < 3) & (drawn > 0)).mean(axis=1)
+        third = np.sort(drawn, axis=0)[-min(3, len(drawn))]
+        # Ties (micros whose target is met add nothing) are in the top 3 only by being worth something.
+        share[usable] = ((drawn >= third) & (drawn > 0)).mean(axis=1)
     return share
 
 
@@ -227,4 +347,25 @@ def _rank(frame: pd.DataFrame, usable: NDArray[np.bool_]) -> pd.DataFrame:
         ignore_index=True,
     )
     position = pd.Series(np.arange(1, len(ordered) + 1), dtype="Int64").where(ordered["known"])
-    return ordered.assign(rank=position)[list(COLUMNS)]
+    return ordered.assign(rank=position)
+
+
+def _plan_tests(rows: pd.DataFrame, *, in_value: bool) -> pd.DataFrame:
+    """Say what testing each micro takes, and what the macro, which moves far less, would."""
+    sides = ("with", "without")
+    converted, units = (sum(rows[f"{what}_{side}"] for side in sides) for what in ("converted", "units"))
+    macro_rate = stats.divide(converted, units)
+    effect = (rows["lift"] * (rows["goal_rate"] - rows["baseline_rate"])).to_numpy() * (np.nan if in_value else 1)
+    sizes = stats.size_tests(macro_rate, macro_rate + effect)
+    return rows.assign(
+        detectable_2_weeks=stats.least_moves(rows["baseline_rate"], rows["goal_rate"], 14 * rows["per_day"]),
+        detectable_4_weeks=stats.least_moves(rows["baseline_rate"], rows["goal_rate"], 28 * rows["per_day"]),
+        macro_rate=macro_rate,
+        macro_effect=effect,
+        macro_sample_size=sizes,
+        macro_days=np.ceil(stats.divide(sizes, rows["per_day"])),
+    )[list(TEST_COLUMNS)]
+
+
+def _is_share(goal: object) -> bool:
+    return isinstance(goal, int | float) and not isinstance(goal, bool) and 0 <= goal <= 1

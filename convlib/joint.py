@@ -21,10 +21,11 @@ FEWEST_UNITS = 5
 MOST_LEVELS = 50
 #: A log-odds beyond this is on its way to infinity: an odds ratio above 20,000.
 MOST_LOG_ODDS = 10.0
-MOST_STEPS = 50
+#: So small a part of one undecided row says nothing.
+NO_INFORMATION = 1e-6
 #: What varies less than this share of itself, all else given, does not vary; a curvature below `FLAT` is none.
 NO_VARIATION, FLAT = 1e-9, 1e-13
-#: The likelihood is at its top when a step adds less than this share of it.
+#: The log-likelihood is at its top when a step adds less than this, or this share of it.
 PRECISION = 1e-13
 
 
@@ -51,11 +52,27 @@ class Joint:
 class _Cells:
     """Rows that are alike in the whole model, each kind once."""
 
-    design: sparse.csr_array  # cells x (strata, levels of the columns, micros)
+    strata: Ints  # landmark and band of activity
+    columns: Floats  # cells x (levels of the adjusted columns, micros)
     size: Floats
     total: Floats  # of the outcome
     cell: Ints  # of each row
-    first: int  # column of the first micro
+    levels: int  # so many columns before the micros
+
+    @property
+    def first(self) -> int:
+        """Give the first micro's place among all coefficients: the strata's come first."""
+        return int(self.strata.max()) + 1 + self.levels
+
+    def predict(self, coefficients: Floats) -> Floats:
+        """Add up what is linear."""
+        known = self.first - self.levels
+        linear: Floats = coefficients[:known][self.strata] + self.columns @ coefficients[known:]
+        return linear
+
+    def gather(self, values: Floats) -> Floats:
+        """Sum values of the cells for each coefficient."""
+        return np.concatenate([np.bincount(self.strata, values), self.columns.T @ values])
 
 
 def fit_joint(risk: Risk, *, confidence: float = stats.CONFIDENCE, names: Sequence[str] = ()) -> pd.DataFrame:
@@ -120,12 +137,11 @@ def fit_model(risk: Risk, *, names: Sequence[str] = ()) -> Joint:
     notes = _find_flat(cells, names)
     if binary:
         effects, slopes = _average_effects(cells, coefficients)
-        notes = [flat or one for flat, one in zip(notes, _find_separated(cells, coefficients), strict=True)]
+        notes = [flat or one for flat, one in zip(notes, _find_separated(cells, coefficients, weights), strict=True)]
     unknown = np.array([note != "" for note in notes], bool)
     masked = np.where(unknown[:, None] | unknown, np.nan, covariance[micros, micros])
     errors = np.sqrt(np.clip(((slopes @ covariance) * slopes).sum(axis=1), 0, None))
-    columns = (np.where(unknown, np.nan, each) for each in (coefficients[micros], effects, errors))
-    found, effects, errors = columns
+    found, effects, errors = (np.where(unknown, np.nan, each) for each in (coefficients[micros], effects, errors))
     return Joint(found, masked, effects, errors, tuple(notes))
 
 
@@ -148,16 +164,17 @@ def _group(risk: Risk, *, binary: bool) -> _Cells:
     packed = np.packbits(risk.exposed, axis=1)  # eight micros a column
     cell = stats.number_groups(pd.DataFrame(np.column_stack([*levels, packed])))
     kinds = np.flatnonzero(~pd.Series(cell).duplicated())
-    strata, *columns = [_spread(each)[kinds] for each in levels]
+    strata, *others = (each[kinds] for each in levels)
     # The strata sum to one, so of each column one level, the largest, is left out.
-    parts = [strata, *(each[:, 1:] for each in columns), sparse.csr_array(risk.exposed[kinds].astype(float))]
-    design = sparse.csr_array(sparse.hstack(parts))
+    spread = [each[:, None] == np.arange(1, each.max() + 1) for each in others]
+    columns = np.column_stack([*spread, risk.exposed[kinds]]).astype(float)
     return _Cells(
-        design=design,
+        strata=strata,
+        columns=columns,
         size=np.bincount(cell).astype(float),
         total=np.bincount(cell, risk.outcome).astype(float),
         cell=cell,
-        first=design.shape[1] - risk.exposed.shape[1],
+        levels=columns.shape[1] - risk.exposed.shape[1],
     )
 
 
@@ -197,69 +214,79 @@ def _join(levels: Ints, outcome: Floats, *, binary: bool) -> Ints:
     return np.minimum(joined, max(number - 1, 0))[level]  # what is left at the end joins the one before
 
 
-def _spread(levels: Ints) -> sparse.csr_array:
-    rows = np.arange(len(levels) + 1)
-    return sparse.csr_array((np.ones(len(levels)), levels, rows), shape=(len(levels), int(levels.max()) + 1))
-
-
 def _fit_logistic(cells: _Cells) -> tuple[Floats, Floats]:
     """Climb to the top of the likelihood by Newton's steps, halved where they overshoot."""
-    found = np.zeros(cells.design.shape[1])
+    found, gain = np.zeros(cells.first + cells.columns.shape[1] - cells.levels), np.inf
     now = _log_likelihood(cells, found)
-    for _ in range(MOST_STEPS):
-        share = expit(cells.design @ found)
-        step = _invert(cells, share * (1 - share)) @ (cells.design.T @ (cells.total - cells.size * share))
+    while gain > PRECISION * (1 + abs(now)):
+        share = expit(cells.predict(found))
+        step = _invert(cells, share * (1 - share)) @ cells.gather(cells.total - cells.size * share)
         while (then := _log_likelihood(cells, found + step)) < now:
             step = step / 2
-        found = found + step
-        if then - now <= PRECISION * abs(now):
-            break
-        now = then
-    return found, expit(cells.design @ found)
+        found, gain, now = found + step, then - now, then
+    return found, expit(cells.predict(found))
 
 
 def _log_likelihood(cells: _Cells, coefficients: Floats) -> float:
-    log_odds = cells.design @ coefficients
+    log_odds = cells.predict(coefficients)
     return float(cells.total @ log_odds - cells.size @ np.logaddexp(0, log_odds))
 
 
 def _fit_linear(cells: _Cells) -> tuple[Floats, Floats]:
-    found = _invert(cells, np.ones(len(cells.size))) @ (cells.design.T @ cells.total)
-    return found, cells.design @ found
+    found = _invert(cells, np.ones(len(cells.size))) @ cells.gather(cells.total)
+    return found, cells.predict(found)
 
 
 def _invert(cells: _Cells, weights: Floats) -> Floats:
     """Invert the information; directions without any (columns that say the same, separation) stay where they are."""
-    return np.asarray(np.linalg.pinv(_inform(cells, weights), rcond=FLAT, hermitian=True), float)
+    scale, across, left = _sweep(cells, weights)
+    inner = np.linalg.pinv(left, rcond=FLAT, hermitian=True)
+    outer = -across.T @ inner
+    return np.block([[np.diag(scale) - outer @ across, outer], [outer.T, inner]])
 
 
-def _inform(cells: _Cells, weights: Floats) -> Floats:
-    information: Floats = (cells.design.T @ (sparse.diags_array(cells.size * weights) @ cells.design)).toarray()
-    return information
+def _sweep(cells: _Cells, weights: Floats) -> tuple[Floats, Floats, Floats]:
+    """Take the strata, each with a column of its own, out of the information: what is left is small.
+
+    Returns:
+        One over the strata's information, the other columns' regression on the strata, and the others' information.
+    """
+    weights = cells.size * np.maximum(weights, FLAT)  # none where all is separated, and strata divide by theirs
+    weighted = cells.columns * weights[:, None]
+    scale = 1 / np.bincount(cells.strata, weights)
+    sums = (_spread(cells.strata).T @ weighted).T
+    across = sums * scale
+    return scale, across, cells.columns.T @ weighted - across @ sums.T
+
+
+def _spread(levels: Ints) -> sparse.csr_array:
+    """Give each level a column."""
+    rows = np.arange(len(levels) + 1)
+    return sparse.csr_array((np.ones(len(levels)), levels, rows), shape=(len(levels), int(levels.max()) + 1))
 
 
 def _estimate_covariance(risk: Risk, cells: _Cells, expected: Floats, weights: Floats) -> Floats:
     """Estimate the coefficients' covariance from the sums of each unit's scores."""
     unit, codes = pd.factorize(risk.unit)
     residual = risk.outcome - expected[cells.cell]
-    shape = (len(codes), len(cells.size))
-    scores = sparse.csr_array((residual, (unit, cells.cell)), shape=shape) @ cells.design
-    bread, (rows, columns) = _invert(cells, weights), (len(residual), cells.design.shape[1])
-    correction = shape[0] / (shape[0] - 1) * (rows - 1) / max(rows - columns, 1)
-    covariance: Floats = bread @ (scores.T @ scores).toarray() @ bread * correction
+    summed = sparse.csr_array((residual, (unit, cells.cell)), shape=(len(codes), len(cells.size)))
+    strata, columns = summed @ _spread(cells.strata), summed @ cells.columns
+    mixed = strata.T @ columns
+    meat = np.block([[(strata.T @ strata).toarray(), mixed], [mixed.T, columns.T @ columns]])
+    bread, rows, units = _invert(cells, weights), len(residual), len(codes)
+    covariance: Floats = bread @ meat @ bread * units / (units - 1) * (rows - 1) / max(rows - len(bread), 1)
     return covariance
 
 
 def _average_effects(cells: _Cells, coefficients: Floats) -> tuple[Floats, Floats]:
     """Average over all rows the difference of probability that each micro makes, with its slope by each coefficient."""
-    micros = range(cells.first, len(coefficients))
-    log_odds, share = cells.design @ coefficients, cells.size / cells.size.sum()
+    log_odds, share = cells.predict(coefficients), cells.size / cells.size.sum()
     effects, slopes = [], []
-    for micro in micros:
-        without = log_odds - cells.design[:, [micro]].toarray().ravel() * coefficients[micro]
+    for micro, did in enumerate(cells.columns[:, cells.levels :].T, start=cells.first):
+        without = log_odds - did * coefficients[micro]
         chances = expit([without + coefficients[micro], without])
         rise, fall = chances * (1 - chances) * share
-        slope = cells.design.T @ (rise - fall)
+        slope = cells.gather(rise - fall)
         slope[micro] = rise.sum()
         effects.append(float(share @ (chances[0] - chances[1])))
         slopes.append(slope)
@@ -268,12 +295,12 @@ def _average_effects(cells: _Cells, coefficients: Floats) -> tuple[Floats, Float
 
 def _find_flat(cells: _Cells, names: Sequence[str]) -> list[str]:
     """Note the micros that do not vary within the strata and columns, and those that others tell exactly."""
-    micros, rest = slice(cells.first, None), slice(cells.first)
-    information = _inform(cells, np.ones(len(cells.size)))
-    across = information[micros, rest]
-    left = information[micros, micros] - across @ np.linalg.pinv(information[rest, rest], hermitian=True) @ across.T
-    spread = np.diag(left)
-    varies = spread > NO_VARIATION * np.maximum(np.diag(information)[micros], 1)
+    columns = cells.levels
+    left = _sweep(cells, np.ones(len(cells.size)))[2]
+    across = left[columns:, :columns]
+    left = left[columns:, columns:] - across @ np.linalg.pinv(left[:columns, :columns], hermitian=True) @ across.T
+    spread, did = np.diag(left), cells.columns[:, columns:].T @ cells.size
+    varies = spread > NO_VARIATION * np.maximum(did, 1)
     notes = ["" if each else "does not vary among units of like activity and columns" for each in varies]
     scale = np.sqrt(spread[varies])
     values, vectors = np.linalg.eigh(left[np.ix_(varies, varies)] / np.outer(scale, scale))
@@ -286,16 +313,18 @@ def _find_flat(cells: _Cells, names: Sequence[str]) -> list[str]:
     return notes
 
 
-def _find_separated(cells: _Cells, coefficients: Floats) -> list[str]:
+def _find_separated(cells: _Cells, coefficients: Floats, weights: Floats) -> list[str]:
     """Note the micros with one outcome only on a side: their log-odds are infinite."""
-    did = cells.design[:, cells.first :].T
+    did = cells.columns[:, cells.levels :].T
+    is_far = np.abs(coefficients[cells.first :]) > MOST_LOG_ODDS
+    is_settled = np.diag(_sweep(cells, weights)[2])[cells.levels :] < NO_INFORMATION
     size, hits = did @ cells.size, did @ cells.total
     sides = {
         "nobody with it converts": hits == 0,
         "all with it convert": hits == size,
         "nobody without it converts": hits == cells.total.sum(),
         "all without it convert": cells.size.sum() - size == cells.total.sum() - hits,
-        "the other columns and micros leave it one outcome only": np.abs(coefficients[cells.first :]) > MOST_LOG_ODDS,
+        "the other columns and micros leave it one outcome only": is_far | is_settled,
     }
     columns = zip(*sides.values(), strict=True)
     return [next((words for words, so in zip(sides, found, strict=True) if so), "") for found in columns]

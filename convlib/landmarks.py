@@ -16,7 +16,9 @@ from convlib.errors import EventDataError
 from convlib.events import EventLog, Unit, list_columns
 from convlib.plan_entries import Clock, Macro
 
-Bools, Floats, Ints = NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 NEVER = np.iinfo(np.int64).max
 #: `exposure="auto"` sets landmarks where these shares of the whole log's converters have converted.
 AUTO_LANDMARKS = (0.10, 0.25, 0.50, 0.75)
@@ -298,13 +300,13 @@ def _follow_all(asked: _Asked) -> tuple[Ints, Followed]:
 def _read_steps(log: EventLog, steps: Sequence[Step], unit: Unit) -> list[tuple[Ints, Ints, Ints, Floats]]:
     """Read the rows that are a step as unit, time, number of the step, and value."""
     stored = [] if log.is_filtered else [k for k, step in enumerate(steps) if _is_planned(log, step)]
-    parts = []
+    parts: list[tuple[Ints, Ints, Ints, Floats]] = []
     for k, step in enumerate(steps):
         if k not in stored:
             narrowed = log.where(**step.where) if step.where else log
             rows = narrowed.read(narrowed.stream(step.name), unit=unit)
             unit_of, time, value = (rows[name].to_numpy() for name in ("unit", "time", "value"))
-            parts.append((unit_of.astype(np.int32), time, np.full(len(rows), k), value.astype(np.float64)))
+            parts.append((unit_of, time, np.full(len(rows), k), value.astype(np.float64)))
     if stored:
         path = log.prepared.find("conversions.parquet", log.plan)
         found, names = read_texts(path, "conversion")
@@ -323,7 +325,7 @@ def _read_activity(log: EventLog, unit: Unit) -> tuple[Ints, Ints]:
     """Read the events that fire with no conversion as unit and time."""
     if log.is_filtered:
         rows = log.read(log.rows("activity"), unit=unit)
-        return rows["unit"].to_numpy().astype(np.int32), rows["time"].to_numpy()
+        return rows["unit"].to_numpy(), rows["time"].to_numpy()
     path = log.prepared.find("activity.parquet", log.plan)
     return read_numbers(path, unit), read_numbers(path, "time")
 

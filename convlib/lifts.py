@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from convlib.joint import fit_joint
 from convlib.landmarks import NEVER, Bools, Design, Floats, Followed, Ints, Risk, find_risk
 from convlib.strata import Cells
 
+Row = dict[str, Any]
 NUMBERS = (
     "units_with",
     "units_without",
@@ -86,13 +88,13 @@ def judge_micros(
     notes = pd.Series("", index=table.index)
     if model == "regression":
         joint = fit_joint(risk, confidence=confidence, names=names)
-        adjusted = {name.replace("effect", "adjusted_lift"): joint[name] for name in joint if name.startswith("effect")}
+        adjusted = {f"adjusted_lift{end}": joint[f"effect{end}"] for end in ("", "_ci_lower", "_ci_upper")}
         table, notes = table.assign(**adjusted, p_value=joint["p_value"], compared=1.0), joint["note"]
     mature = followed.is_mature(design, design.landmarks[0])
     converters = mature & (followed.macro < design.follow_up)
     judged = [
         _judge(row, note, followed.micros[converters, number], followed.macro[converters])
-        for number, (row, note) in enumerate(zip(table.to_dict("records"), notes, strict=True))
+        for number, (row, note) in enumerate(zip(_list_rows(table), notes, strict=True))
     ]
     table = table.assign(**pd.DataFrame(judged, columns=["verdict", "note"], index=table.index, dtype="str"))
     return _finish(table), _find_differing(groups, table, names), risk
@@ -115,9 +117,9 @@ def score_micros(
     with concurrent.futures.ThreadPoolExecutor() as pool:
         found = [*pool.map(functools.partial(_score, risk, layout, confidence), range(risk.exposed.shape[1]))]
     groups = [row for _, rows in found for row in rows]
-    values = {name: pd.factorize(labels[name])[1] for name in labels} if labels is not None else {}
-    for row in groups:
-        row["value"] = values[row["column"]][row["value"]] if values else row["value"]
+    values = {name: list(pd.factorize(labels[name])[1]) for name in labels} if labels is not None else {}
+    for row in groups if values else ():
+        row["value"] = values[row["column"]][row["value"]]
     return pd.DataFrame([row for row, _ in found], columns=list(NUMBERS)), pd.DataFrame(groups)
 
 
@@ -150,9 +152,7 @@ class _Layout:
         )
 
 
-def _score(
-    risk: Risk, layout: _Layout, confidence: float, number: int
-) -> tuple[dict[str, float], list[dict[str, object]]]:
+def _score(risk: Risk, layout: _Layout, confidence: float, number: int) -> tuple[Row, list[Row]]:
     exposed = np.ascontiguousarray(risk.exposed[:, number])
     fine = strata.tabulate(exposed, risk.outcome, risk.strata, layout.count)
     whole = fine.merge(layout.landmark, layout.landmarks)
@@ -207,7 +207,7 @@ def _mean_outcomes(cells: Cells) -> Floats:
     return stats.divide(top, [cells.exposed.sum(), (cells.rows - cells.exposed).sum()])
 
 
-def _compare_groups(risk: Risk, layout: _Layout, fine: Cells, exposed: Bools, column: str) -> list[dict[str, float]]:
+def _compare_groups(risk: Risk, layout: _Layout, fine: Cells, exposed: Bools, column: str) -> list[Row]:
     """Measure the lift in each group that has enough units and conversions on both sides."""
     group, count = layout.groups[column]
     sides = strata.count_sides(exposed, risk.outcome, risk.unit, risk.covariates[column].to_numpy(np.int64), count)
@@ -229,13 +229,13 @@ def _compare_groups(risk: Risk, layout: _Layout, fine: Cells, exposed: Bools, co
     ]
 
 
-def _test_homogeneity(groups: list[dict[str, float]], *, one_landmark: bool) -> float:
+def _test_homogeneity(groups: list[Row], *, one_landmark: bool) -> float:
     """Test equal association over the values of each covariate alone, and give the smallest p-value times their number.
 
     Over all combinations of several covariates the groups are too small for either test to keep its level.
     Breslow and Day's (1980) test for one landmark; over several a Wald test of equal lifts, whose errors are by unit.
     """
-    by_column: dict[object, list[dict[str, float]]] = {}
+    by_column: dict[str, list[Row]] = {}
     for each in groups:
         by_column.setdefault(each["column"], []).append(each)
     found = []
@@ -251,7 +251,7 @@ def _test_homogeneity(groups: list[dict[str, float]], *, one_landmark: bool) -> 
     return min(1.0, min(known) * len(known)) if known else np.nan
 
 
-def _judge(row: dict[str, float], note: str, micro: Ints, macro: Ints) -> tuple[str, str]:
+def _judge(row: Row, note: str, micro: Ints, macro: Ints) -> tuple[str, str]:
     """Give the verdict that needs no comparison with the other micros, or none, and why."""
     did, count = micro < NEVER, len(macro)
     late = micro > macro
@@ -277,6 +277,10 @@ def _judge(row: dict[str, float], note: str, micro: Ints, macro: Ints) -> tuple[
     if row["compared"] < FEW_COMPARED:
         return "", f"adjusted over {row['compared']:.0%} of those at risk: the others have nobody alike to compare with"
     return "", note
+
+
+def _list_rows(table: pd.DataFrame) -> list[Row]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _finish(table: pd.DataFrame) -> pd.DataFrame:

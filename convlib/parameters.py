@@ -23,7 +23,7 @@ from convlib.sources import find_source
 from convlib.takeaways import word_provenance, word_reasons, word_rows
 
 T = TypeVar("T")
-ANALYSIS = ("macro", "steps", "window", "horizon", "exposure", "every", "entry", "by", "adjust")
+ANALYSIS = ("macro", "steps", "window", "horizon", "exposure", "every", "entry", "by", "adjust", "properties")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def check_parameters(
             them as they are.
         engine: Where funnels are counted: `duckdb`, here; `ibis` or `spark`, where the events are.
         analysis: What the analyses of the notebook take: `macro`, `steps`, `window`, `horizon`, `exposure`, `every`,
-            `entry`, `by`, `adjust`.
+            `entry`, `by`, `adjust`, `properties`.
 
     Returns:
         The plan and the log, ready to use.
@@ -187,7 +187,7 @@ def _check_names(log: EventLog, analysis: dict[str, object]) -> None:
     problems += [
         f"`{name}` names the column `{column}`, which the log does not have; it has "
         f"{', '.join(log.columns)}.{did_you_mean(column, log.columns)}"
-        for name in ("by", "adjust")
+        for name in ("by", "adjust", "properties")
         for column in _texts(analysis.get(name))
         if column not in log.columns
     ]

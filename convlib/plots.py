@@ -342,13 +342,8 @@ def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, worth: bool = F
 
 
 def draw_groups(groups: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
-    """Draw the lift in each group for the micros whose groups disagree, at most three, the most apart first."""
-    rows = groups[groups["differs"].astype(bool)]
-    apart = rows.groupby("micro")["lift"].agg(lambda lifts: lifts.max() - lifts.min())
-    chosen = apart.sort_values(ascending=False, kind="stable").index[:3]
-    rows = rows[rows["micro"].isin(chosen)]
-    rows = rows.sort_values(["micro", "column", "lift"], key=lambda c: c.map(apart) if c.name == "micro" else c)
-    rows = rows.iloc[::-1].head(MOST_ROWS)
+    """Draw lifts by group, one colour a micro; rows in the order to draw."""
+    rows = groups.reset_index(drop=True)
     ax = _axes(ax, height=1.4 + 0.34 * max(1, len(rows)))
     _title(ax, f"Where the lift differs: {segment}")
     for number, micro in enumerate(dict.fromkeys(rows["micro"])):
@@ -369,6 +364,8 @@ def draw_groups(groups: pd.DataFrame, *, segment: str, ax: Axes | None = None) -
     _xlabel(ax, "lift in percentage points, with 95% interval; n did it")
     if len(rows):
         _legend(ax)
+    else:
+        ax.text(0.5, 0.5, "alike in all groups, as far as can be told", ha="center", transform=ax.transAxes)
     return ax
 
 
@@ -599,12 +596,13 @@ def draw_thresholds(
 ) -> Axes:
     """Draw the lift of each number of times and each time, with the units that reach it; the chosen rule in bold."""
     ax = _axes(ax, height=1.6 + 0.42 * table["count"].nunique())
-    order = {"index": list(dict.fromkeys(table["count"])), "columns": list(dict.fromkeys(table["within"]))}
+    counts, times = (list(dict.fromkeys(table[name])) for name in ("count", "within"))
     judged = table.assign(lift=table["lift"].where(table["note"] == ""))
-    lifts = judged.pivot(index="count", columns="within", values="lift").reindex(**order)
+    lifts = judged.pivot(index="count", columns="within", values="lift").reindex(index=counts, columns=times)
     pairs = zip(table["lift"], table["units_with"], strict=True)
     written = [f"{format_value(lift, 'points')}\nn = {n:,}" for lift, n in pairs]
-    texts = table.assign(text=written).pivot(index="count", columns="within", values="text").reindex(**order)
+    texts = table.assign(text=written).pivot(index="count", columns="within", values="text")
+    texts = texts.reindex(index=counts, columns=times)
     reach = 1.4 * float(np.nanmax(np.abs(lifts.to_numpy()), initial=0.01))
     look = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach, "linewidths": 0.5, "linecolor": "white", "cbar": False}
     sns.heatmap(lifts, annot=texts, fmt="", annot_kws={"size": 8}, ax=ax, **look)

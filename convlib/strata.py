@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 
 from convlib.stats import TINY, divide
 
-Bools, Floats, Ints = NDArray[np.bool_], NDArray[np.float64], NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Cells:
 
     def merge(self, group: Ints, groups: int) -> "Cells":
         """Add strata up to coarser ones."""
-        return Cells(*(np.bincount(group, each, minlength=groups) for each in dataclasses.astuple(self)))
+        return Cells(*(add_up(group, each, groups) for each in dataclasses.astuple(self)))
 
     @property
     def table(self) -> tuple[Floats, Floats, Floats, Floats]:
@@ -48,6 +50,11 @@ class Cells:
     def joint_spread(self) -> Floats:
         """Give the sum of products of exposure and outcome about their means."""
         return self.both - divide_counts(self.exposed * self.outcome, self.rows)
+
+
+def add_up(group: Ints, values: Floats, groups: int) -> Floats:
+    """Add up the values of each group."""
+    return np.bincount(group, values, minlength=groups).astype(np.float64)
 
 
 def divide_counts(numerator: Floats, denominator: Floats) -> Floats:
@@ -108,8 +115,8 @@ def compare(
         (2002) for clusters.
     """
     group = np.zeros(len(cells.rows), np.int64) if group is None else group
-    spread = np.bincount(group, cells.spread, minlength=groups)
-    difference = divide(np.bincount(group, cells.joint_spread, minlength=groups), np.where(spread > TINY, spread, 0))
+    spread = add_up(group, cells.spread, groups)
+    difference = divide(add_up(group, cells.joint_spread, groups), np.where(spread > TINY, spread, 0))
     means = divide_counts(cells.exposed, cells.rows), divide_counts(cells.outcome, cells.rows)
     pieces = (exposed, outcome, stratum, unit, cells.rows, *means)
     squares = _sum_squares(*pieces, np.nan_to_num(difference), spread, group)

@@ -284,10 +284,9 @@ def word_correlation(
     units: int,
     pending: int,
     groups: pd.DataFrame,
-    models: pd.DataFrame,
     worth: str,
 ) -> Takeaways:
-    """Say which micros go with the macro, where segments or models disagree, and what the numbers leave out."""
+    """Say which micros go with the macro, where segments disagree, and what the numbers leave out."""
     found = table[table["verdict"].isin(["positive", "negative"])]
     found = found.reindex(found["adjusted_lift"].abs().sort_values(ascending=False, kind="stable").index)
     unit = f"{worth} per unit" if worth else f"percentage points of {macro}"
@@ -308,7 +307,6 @@ def word_correlation(
     if silent:
         sentences.append(f"No evidence of an association, at this size, for {', '.join(silent)}.")
     sentences += _word_differing(groups, names, write, "" if worth else " points")
-    sentences += _word_models(models, names)
     tail = f" {pending:,} units are pending." if pending else ""
     sides = (
         " A unit may count on both sides: without it at one time, with it at a later one." if len(exposure) > 1 else ""
@@ -327,35 +325,32 @@ def _signed(value: float) -> str:
 def _word_differing(
     groups: pd.DataFrame, names: Mapping[str, str], write: Callable[[float], str], unit: str
 ) -> list[str]:
-    """Name, for each micro whose groups disagree, the two that are furthest apart."""
-    sentences = []
-    for micro, rows in groups[groups["differs"].astype(bool)].groupby("micro", sort=False):
-        low, high = (rows.loc[end()] for end in (rows["lift"].idxmin, rows["lift"].idxmax))
-        low, high = _widest(rows) if low["column"] != high["column"] else (low, high)
-        ends = [f"{write(row['lift'])}{unit} for {row['column']} {row['value']}" for row in (high, low)]
-        sentences.append(f"{names[str(micro)]} does not go with it alike everywhere: {ends[0]}, {ends[1]}.")
-    return sentences[:2]
+    """Name, for the two micros whose groups are furthest apart, the two groups that are."""
+    widest: dict[str, tuple[float, str]] = {}
+    ordered = groups[groups["differs"].astype(bool)].sort_values("lift", kind="stable")
+    for _, rows in ordered.groupby(["micro", "column"], sort=False):
+        low, *_, high = _records(rows)
+        micro = low["micro"]
+        ends = " and ".join(f"{write(row['lift'])}{unit} for {row['column']} {row['value']}" for row in (high, low))
+        sentence = f"{names[micro]} does not go with it alike everywhere: {ends}."
+        widest[micro] = max(widest.get(micro, (0.0, "")), (high["lift"] - low["lift"], sentence))
+    return [sentence for _, sentence in sorted(widest.values(), reverse=True)[:2]]
 
 
-def _widest(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
-    """Give the lowest and the highest group of the column whose groups lie furthest apart."""
-    lifts = rows.groupby("column")["lift"]
-    column = rows[rows["column"] == (lifts.max() - lifts.min()).idxmax()]
-    return column.loc[column["lift"].idxmin()], column.loc[column["lift"].idxmax()]
-
-
-def _word_models(models: pd.DataFrame, names: Mapping[str, str]) -> list[str]:
+def word_models(models: pd.DataFrame, names: Mapping[str, str]) -> Takeaways:
     """Say for which micros looking at all together gives another verdict than looking at each alone."""
     apart = models[~models["agree"].astype(bool)]
     if models.empty:
-        return []
+        return Takeaways()
     if apart.empty:
-        return ["Looked at all together, every micro-conversion keeps the verdict that it has alone."]
+        return Takeaways(["Looked at all together, every micro-conversion keeps the verdict that it has alone."])
     listed = "; ".join(
         f"{names[row['micro']]} ({row['strata_verdict']} alone, {row['regression_verdict']} together)"
         for row in _records(apart)
     )
-    return [f"All micro-conversions in one model give another verdict for {listed}: those that come together share it."]
+    return Takeaways(
+        [f"All micro-conversions in one model give another verdict for {listed}: those that come together share it."]
+    )
 
 
 def word_gap(naive: pd.DataFrame, table: pd.DataFrame, *, macro: str, names: Mapping[str, str]) -> Takeaways:
@@ -364,7 +359,8 @@ def word_gap(naive: pd.DataFrame, table: pd.DataFrame, *, macro: str, names: Map
     both = both[both["verdict"].isin(JUDGED) & both["lift_naive"].notna()]
     if both.empty:
         return Takeaways()
-    row = both.loc[(both["lift_naive"] - both["lift"]).abs().idxmax()].to_dict()
+    apart = (both["lift_naive"] - both["lift"]).abs()
+    row = _records(both[apart == apart.max()])[0]
     parts = (
         ("gone_without", "units_without", "units that never did it", "had converted or left for good"),
         ("late_with", "units_with", "units that did it", "did so only later"),
@@ -376,7 +372,8 @@ def word_gap(naive: pd.DataFrame, table: pd.DataFrame, *, macro: str, names: Map
     ]
     sentences = [
         f"Whoever ever did it against the rest, {names[row['micro']]} goes with {_points(row['lift_naive'])} "
-        f"percentage points of {macro}; by what units still at risk had done by the landmark, with {_points(row['lift'])}."
+        f"percentage points of {macro}; by what units still at risk had done by the landmark, with "
+        f"{_points(row['lift'])}."
     ]
     if told:
         sentences.append(
@@ -416,7 +413,7 @@ def word_attribution(
         row = credits.loc[[spread.idxmax()]].iloc[0]
         low, high = (f"{format_number(row[name])} ({MODEL_NAMES[str(name)]})" for name in (row.idxmin(), row.idxmax()))
         sentences.append(f"The models differ most on {row.name}: from {low} to {high}.")
-    pending = f" {counts['pending']:,} paths are pending." if counts["pending"] else ""
+    pending = f" Pending paths, in neither: {counts['pending']:,}." if counts["pending"] else ""
     sentences.append(
         f"Credit shares out what happened on {counts['converting']:,} paths to {macro} and {counts['unconverted']:,} paths "
         f"without it; it does not say what would happen without a touch.{pending}"

@@ -25,7 +25,18 @@ BORDERS = {
 # `impact` and `alerts` are not among them: they read other results, as the flow says.
 ANALYSES = {
     f"convlib.{name}"
-    for name in ("event_map", "quality", "rates", "funnel", "paths", "correlation", "attribution", "experiment")
+    for name in (
+        "event_map",
+        "quality",
+        "rates",
+        "funnel",
+        "paths",
+        "correlation",
+        "thresholds",
+        "scorecard",
+        "attribution",
+        "experiment",
+    )
 }
 
 

@@ -2,6 +2,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +11,11 @@ from statsmodels.stats.power import NormalIndPower
 
 import convlib as cv
 from convlib.correlation import Correlation, correlate
-from convlib.impact import COLUMNS, Impact, score_impact
+from convlib.errors import ParamError
+from convlib.impact import COLUMNS, TEST_COLUMNS, Impact, score_impact
+from convlib.measured import MeasuredEffect
 from convlib.plan import Plan
+from convlib.stats import fieller_interval, least_moves, size_tests
 
 PLAN = """
 macros:
@@ -229,3 +233,210 @@ def test_score_impact_ranks_the_shop_as_planted(shop_impact: tuple[pd.DataFrame,
     nulls = table[table["planted"] == "null"]
     assert (nulls["score"].abs() < planted["score"].abs().min()).all()
     assert (nulls["probability_top_3"] < 0.05).all()
+
+
+SAVE: Rows = [("save", 0.10, 300, 700, 1000, 300), ("read", 0.02, 300, 700, 1000, 300)]
+
+
+@pytest.mark.parametrize(
+    ("goal", "added", "note"),
+    [(0.4, 100, "goal: 40.0%"), (1.0, 700, "goal: 100.0%"), (0.2, 0, "goal: 20.0%"), (0, 0, "goal: 0.0%")],
+)
+def test_impact_at_another_goal_changes_what_depends_on_it(
+    plan: Plan, make: Make, goal: float, added: int, note: str
+) -> None:
+    impact = score_impact(make(SAVE, error=0.03), plan)
+    row, before = row_of(impact.at(save=goal), "save"), row_of(impact, "save")
+    assert row["opportunity"] == pytest.approx(row["score"] * added)
+    assert row["opportunity_ci_upper"] == pytest.approx(row["score_ci_upper"] * added)
+    assert row["note"] == note
+    same = ["lift", "score", "score_ci_lower", "score_ci_upper", "reach", "units_with", "verdict"]
+    assert row[same].tolist() == before[same].tolist()
+
+
+def test_impact_at_ranks_and_words_anew_and_keeps_earlier_goals(plan: Plan, make: Make) -> None:
+    impact = score_impact(make(SAVE), plan)
+    moved = impact.at(read=0.9).at(save=0.31)
+    assert (impact.table["micro"].iloc[0], moved.table["micro"].iloc[0]) == ("save", "read")
+    assert moved.goals == {"read": 0.9, "save": 0.31}
+    assert row_of(moved, "read")["opportunity"] == pytest.approx(0.02 * 50 * 600, rel=1e-3)
+    assert moved.takeaways[0].startswith("Rank 1, Read: reaching 90.0% would go with 600 more USD")
+    assert moved.tests["micro"].tolist() == ["read", "save"]
+    pd.testing.assert_frame_equal(impact.at(save=0.5).table.drop(columns="note"), impact.table.drop(columns="note"))
+
+
+def test_impact_at_names_every_wrong_goal(plan: Plan, make: Make) -> None:
+    with pytest.raises(ParamError) as caught:
+        score_impact(make(SAVE), plan).at(sav=0.2, save=12, read=np.nan, form=True)
+    assert caught.value.problems == (
+        "`sav` is no micro-conversion of `buy`; its micro-conversions are 'save', 'read', 'form', 'error', 'cart'. "
+        "Did you mean 'save'?",
+        "The goal of `save` is 12; it must be a share from 0 to 1.",
+        "The goal of `read` is nan; it must be a share from 0 to 1.",
+        "The goal of `form` is True; it must be a share from 0 to 1.",
+    )
+
+
+def test_score_impact_moves_more_units_where_direction_is_not_about_doing_it(tmp_path: Path, make: Make) -> None:
+    # Carts are to be abandoned less often, not to be opened less often.
+    text = PLAN.replace("metric: {type: rate, over: form}", "metric: {type: abandonment}, direction: down")
+    row = row_of(score_impact(make([("cart", 0.10, 120, 880, 200, 120)]), make_plan(tmp_path, text)), "cart")
+    assert row["opportunity"] == pytest.approx(0.10 * 50 * 12, rel=1e-4)
+    assert (row["reach"], row["note"]) == (80, "goal: a tenth more")
+
+
+CLEAR = MeasuredEffect("read", 0.05, 0.01, 0.02, 0.004, name="teaser")
+
+
+def test_score_impact_takes_a_clearly_measured_ratio_in_the_lifts_place(plan: Plan, make: Make) -> None:
+    plain, impact = (score_impact(make(SAVE, error=0.03), plan, measured=each) for each in ((), [CLEAR]))
+    row = row_of(impact, "read")
+    low, high = fieller_interval((0.02, 0.004), (0.05, 0.01))
+    assert (row["lift"], row["verdict"]) == (pytest.approx(0.4), "measured")
+    assert row[["score", "score_ci_lower", "score_ci_upper"]].tolist() == pytest.approx([20, 50 * low, 50 * high])
+    assert row[["opportunity", "opportunity_ci_lower", "opportunity_ci_upper"]].tolist() == pytest.approx(
+        [20 * 30, 50 * low * 30, 50 * high * 30]
+    )
+    assert row["note"] == (
+        "measured in teaser, assuming that the change acts on Buy only through it; goal: a tenth more"
+    )
+    pd.testing.assert_series_equal(
+        row_of(impact, "save").drop(["rank", "probability_top_3"]),
+        row_of(plain, "save").drop(["rank", "probability_top_3"]),
+    )
+
+
+def test_score_impact_ranks_a_precondition_that_was_measured(plan: Plan, make: Make) -> None:
+    impact = score_impact(make(SAVE, verdicts=("positive", "precondition")), plan, measured=[CLEAR])
+    assert pick(impact.table, "rank micro verdict") == [(1, "save", "positive"), (2, "read", "measured")]
+    assert impact.table["probability_top_3"].gt(0.99).all()
+
+
+def test_score_impact_keeps_the_association_where_the_test_says_too_little(plan: Plan, make: Make) -> None:
+    weak = MeasuredEffect("read", 0.01, 0.01, 0.02, 0.004)
+    plain, impact = (score_impact(make(SAVE, error=0.03), plan, measured=each) for each in ((), [weak]))
+    pd.testing.assert_frame_equal(impact.table.drop(columns="note"), plain.table.drop(columns="note"))
+    assert row_of(impact, "read")["note"] == "tested, inconclusive; goal: a tenth more"
+    assert impact.takeaways == plain.takeaways
+
+
+def test_score_impact_says_what_an_experiment_caused(plan: Plan, make: Make) -> None:
+    said = score_impact(make(SAVE), plan, measured=[CLEAR]).takeaways
+    assert said[1] == (
+        "Rank 2, Read: a tenth more units doing it would bring 600 more USD (331 to 1,087) among the 1,000 units "
+        "followed, by the effect that an experiment caused, if that came only through it; in the top 3 with "
+        "probability 100%."
+    )
+    assert said[2].startswith("Test Save first: ")
+    assert said[-1] == (
+        "Apart from what experiments measured, these are associations in observed events; only a randomised test can "
+        "show what a change causes."
+    )
+
+
+def test_score_impact_refuses_measured_rates_beside_lifts_in_value(plan: Plan, make: Make) -> None:
+    in_value = dataclasses.replace(make(SAVE), target="value")
+    with pytest.raises(ParamError) as caught:
+        score_impact(in_value, plan, measured=[CLEAR])
+    assert str(caught.value) == (
+        "`measured` has effects on how many convert, the lifts are in value. Correlate with target='conversion'."
+    )
+    with pytest.raises(ParamError, match="`raed` is no micro-conversion of `buy`"):
+        score_impact(make(SAVE), plan, measured=[dataclasses.replace(CLEAR, micro="raed")])
+    with pytest.raises(ParamError, match="`confidence` is 95"):
+        score_impact(make(SAVE), plan, confidence=95)
+
+
+def test_score_impact_takes_lifts_in_value_as_they_are(plan: Plan, make: Make) -> None:
+    impact = score_impact(dataclasses.replace(make(SAVE), target="value"), plan)
+    row = row_of(impact, "save")
+    assert (row["value_per_conversion"], impact.worth) == (1, "USD")
+    assert row["opportunity"] == pytest.approx(0.10 * 200, rel=1e-4)
+    assert impact.tests["macro_sample_size"].isna().all()
+
+
+def test_impact_plans_the_tests_of_the_first_three(plan: Plan, make: Make) -> None:
+    rows: Rows = [
+        ("save", 0.10, 300, 700, 1000, 300),
+        ("form", 0.07, 100, 900, 1000, 100),
+        ("error", -0.05, 200, 800, 1000, 200),
+        ("read", 0.02, 300, 700, 1000, 300),
+    ]
+    correlation = make(rows)
+    # 40 of 300 with it and 60 of 700 without it convert: 10%.
+    correlation.table.loc[0, ["converted_with", "converted_without"]] = 40, 60
+    tests = score_impact(correlation, plan).tests
+    assert tuple(tests.columns) == TEST_COLUMNS
+    assert pick(tests, "rank micro baseline_rate goal_rate") == [
+        (1, "save", 0.3, 0.5),
+        (2, "form", 0.1, 0.2),
+        (3, "error", 0.2, 0.1),
+    ]
+    first = tests.iloc[0]
+    # The macro moves by a tenth of the 20 points: from 10% to 12%.
+    assert first[["macro_rate", "macro_effect"]].tolist() == pytest.approx([0.1, 0.02], rel=1e-4)
+    assert first["macro_sample_size"] == pytest.approx(size_tests([0.1], [0.12])[0], rel=1e-3)
+    assert first["macro_days"] == np.ceil(first["macro_sample_size"] / 100)
+    # 100 units a day in two arms.
+    assert first["detectable_2_weeks"] == least_moves([0.3], [0.5], [1_400])[0]
+    assert first["detectable_4_weeks"] == least_moves([0.3], [0.5], [2_800])[0]
+    assert tests["detectable_2_weeks"].iloc[2] < 0
+
+
+def test_impact_shows_tests_and_says_how_long_the_macro_would_take(plan: Plan, make: Make) -> None:
+    correlation = make(SAVE)
+    correlation.table.loc[0, ["converted_with", "converted_without"]] = 40, 60
+    impact = score_impact(correlation, plan)
+    assert impact.takeaways[3:-1] == (
+        "To show Buy itself move by the +2.0 points that this predicts would take 7,670 units, about 77 days.",
+    )
+    page = impact.show_tests()._repr_html_()
+    for shown in ("Rate now", "30.0%", "Units to test the macro", "7,670", "+2.0 pts"):
+        assert shown in page
+
+
+def test_impact_of_nothing_usable_has_no_tests_and_draws(plan: Plan, make: Make) -> None:
+    impact = score_impact(make([("save", np.nan, 3, 4, 7, 3)], verdicts=("too few",)), plan)
+    assert tuple(impact.tests.columns) == TEST_COLUMNS
+    assert len(impact.tests) == 0
+    title = " ".join(impact.plot_values().get_title(loc="left").split())
+    assert title == "No micro-conversion has a goal still to reach: all"
+
+
+def test_plot_values_draws_each_from_now_over_its_goal(plan: Plan, make: Make) -> None:
+    rows: Rows = [
+        ("save", 0.10, 300, 700, 1000, 300),
+        ("form", 0.07, 300, 700, 1000, 300),  # met: no line
+        ("error", -0.05, 200, 800, 1000, 200),
+    ]
+    impact = score_impact(make(rows, error=0.01), plan)
+    figure = impact.plot_values().get_figure(root=True)
+    assert figure is not None
+    panels = [ax for ax in figure.axes if ax.axison]
+    assert [" ".join(ax.get_title(loc="left").split()) for ax in panels] == [
+        "1. Save (n = 300)",
+        "2. Error (n = 200)",
+    ]
+    for ax, micro, rates in zip(panels, ("save", "error"), ([0.3, 0.5, 0.6], [0.2, 0.1, 0.05]), strict=True):
+        row = row_of(impact, micro)
+        np.testing.assert_allclose(np.asarray(ax.lines[0].get_xdata(), float), rates)
+        np.testing.assert_allclose(
+            np.asarray(ax.lines[0].get_ydata(), float), row["opportunity"] * np.array([0, 1, 1.5])
+        )
+        band = ax.collections[0].get_paths()[0].get_extents()
+        assert (band.y0, band.y1) == pytest.approx(
+            (min(0, 1.5 * row["opportunity_ci_lower"]), 1.5 * row["opportunity_ci_upper"])
+        )
+
+
+def test_plot_values_on_given_axes_draws_the_first_and_stops_at_everybody(plan: Plan, make: Make) -> None:
+    axes = plt.subplots()[1]
+    assert score_impact(make(SAVE), plan).at(save=0.9).plot_values(axes) is axes
+    np.testing.assert_allclose(np.asarray(axes.lines[0].get_xdata(), float), [0.3, 0.9, 1.0])
+    assert axes.get_ylabel() == "USD"
+
+
+def test_plot_marks_what_was_measured(plan: Plan, make: Make) -> None:
+    impact = score_impact(make(SAVE), plan, measured=[CLEAR])
+    label = " ".join(impact.plot().get_xlabel().split())
+    assert label == "USD at its goal, with 95% interval; grey: no evidence; green: measured in an experiment"

@@ -9,6 +9,13 @@ import convlib as cv
 
 # The public names that the design promises and that exist so far.
 PROMISED = [
+    "Attribution",
+    "MeasuredEffect",
+    "Scorecard",
+    "Threshold",
+    "attribute",
+    "find_threshold",
+    "score_units",
     "Correlation",
     "Funnel",
     "EventLog",

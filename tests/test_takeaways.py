@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,13 @@ def micro_row(micro: str, lift: float, verdict: str) -> dict[str, Any]:
     }
 
 
-def say_correlation(*rows: dict[str, Any], exposure: tuple[str, ...] = ("1D",), pending: int = 0) -> Takeaways:
+def say_correlation(
+    *rows: dict[str, Any],
+    exposure: tuple[str, ...] = ("1D",),
+    pending: int = 0,
+    groups: Sequence[tuple[Any, ...]] = (),
+    worth: str = "",
+) -> Takeaways:
     return takeaways.word_correlation(
         pd.DataFrame(rows),
         macro="Bought",
@@ -76,6 +83,8 @@ def say_correlation(*rows: dict[str, Any], exposure: tuple[str, ...] = ("1D",), 
         horizon="14D",
         units=10_000,
         pending=pending,
+        groups=pd.DataFrame(groups, columns=["micro", "column", "value", "lift", "differs"]),
+        worth=worth,
     )
 
 
@@ -90,19 +99,23 @@ def impact_row(rank: int, micro: str, opportunity: float, verdict: str = "positi
         "sample_size_to_test": 4_321.0,
         "days_to_test": 47.0,
         "verdict": verdict,
+        "goal": "its target",
+        "macro_effect": 0.0123,
+        "macro_sample_size": 98_765.0,
+        "macro_days": 1_074.0,
     }
     return known | more
 
 
-def say_impact(*rows: dict[str, Any], worth: str = "USD") -> Takeaways:
+def say_impact(*rows: dict[str, Any], worth: str = "USD", tested: int = 3) -> Takeaways:
     return takeaways.word_impact(
         pd.DataFrame(rows),
         macro="Bought",
         names=NAMES,
-        targets={"view": True, "cart": False} | dict.fromkeys(set(NAMES) - {"view", "cart"}, True),
         worth=worth,
         followed=20_000,
         segment="mobile",
+        tests=pd.DataFrame(rows).head(tested),
     )
 
 
@@ -378,6 +391,27 @@ def test_word_correlation_without_a_finding() -> None:
     )
 
 
+def test_word_correlation_names_the_groups_that_are_furthest_apart() -> None:
+    groups = [
+        ("view", "device", "mobile", 0.12, True),
+        ("view", "device", "desktop", -0.03, True),
+        ("view", "medium", "cpc", 0.05, True),
+        ("view", "medium", "email", 0.04, True),
+        ("error", "device", "mobile", 0.5, False),
+    ]
+    said = say_correlation(micro_row("view", 0.05, "positive"), groups=groups)
+    assert said[1] == (
+        "Item viewed does not go with it alike everywhere: +12.0 points for device mobile and -3.0 points for device "
+        "desktop."
+    )
+    assert "Field error" not in " ".join(said)
+
+
+def test_word_correlation_of_values_names_the_currency() -> None:
+    said = say_correlation(micro_row("view", 7.5, "positive"), worth="USD")
+    assert said[0].startswith("Item viewed is associated with +7.50 USD per unit (+7.48 to +7.52) after adjustment")
+
+
 def test_word_correlation_never_speaks_of_causes() -> None:
     said = " ".join(say_correlation(micro_row("view", 0.05, "positive"), micro_row("error", -0.1, "negative")))
     assert not {"cause", "causes", "drives", "because"} & set(said.lower().replace(".", "").split())
@@ -395,6 +429,7 @@ def test_word_impact_names_what_to_work_on_and_the_test() -> None:
         "Rank 2, Field error: reaching its target would go with 682 more USD (582 to 782) among the 20,000 units "
         "followed, if the association held; in the top 3 with probability 91%.",
         "Test Item viewed first: 4,321 units in two arms would show it move, about 47 days at this traffic.",
+        "To show Bought itself move by the +1.2 points that this predicts would take 98,765 units, about 1,074 days.",
         "These are associations in observed events; only a randomised test can show what a change causes.",
     )
 
@@ -642,4 +677,84 @@ def test_word_paths_of_nobody_says_who_is_pending() -> None:
     assert say_paths(counts=counts) == (
         "None of the units of segment mobile has all its 7 days in the data. Pending, as their 7 days reach past the "
         "data, and in no share: 3.",
+    )
+
+
+def test_word_impact_says_caused_of_experiments_alone_and_tests_what_is_untested() -> None:
+    rows = impact_row(1, "view", 3_170.0, "measured"), impact_row(2, "error", 682.0, "negative", goal="a tenth fewer")
+    assert say_impact(*rows, tested=1) == (
+        "Rank 1, Item viewed: reaching its target would bring 3,170 more USD (3,070 to 3,270) among the 20,000 units "
+        "followed, by the effect that an experiment caused, if that came only through it; in the top 3 with "
+        "probability 91%.",
+        "Rank 2, Field error: a tenth fewer units doing it would go with 682 more USD (582 to 782) among the 20,000 "
+        "units followed, if the association held; in the top 3 with probability 91%.",
+        "Test Field error first: 4,321 units in two arms would show it move, about 47 days at this traffic.",
+        "Apart from what experiments measured, these are associations in observed events; only a randomised test can "
+        "show what a change causes.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("goal", "target", "up", "said"),
+    [
+        (0.125, True, True, "12.5%"),
+        (None, True, False, "its target"),
+        (None, False, True, "a tenth more"),
+        (None, False, False, "a tenth fewer"),
+    ],
+)
+def test_word_goal_names_what_is_aimed_at(goal: float | None, target: bool, up: bool, said: str) -> None:
+    assert takeaways.word_goal(goal, target=target, up=up) == said
+
+
+def test_word_experiment_states_the_assumption() -> None:
+    said = "assuming that the change acts on Bought only through it"
+    assert takeaways.word_experiment("cart_test", "Bought") == f"measured in cart_test, {said}"
+    assert takeaways.word_experiment("", "Bought") == f"measured, {said}"
+
+
+def say_threshold(best: dict[str, Any] | None, **found: float) -> Takeaways:
+    known = {"lift": 0.087, "lift_ci_lower": 0.06, "lift_ci_upper": 0.115, "held_out": 3_600, "units": 4_000}
+    return takeaways.word_threshold(
+        None if best is None else pd.Series(best),
+        known | {"pending": 0} | found,
+        macro="Bought",
+        micro="Item viewed",
+        landmark="7D",
+        horizon="14D",
+        segment="mobile",
+    )
+
+
+BEST = {
+    "count": 3,
+    "within": "2D",
+    "rate_with": 0.121,
+    "units_with": 812,
+    "rate_without": 0.03,
+    "units_without": 3_188,
+    "lift": 0.094,
+}
+
+
+def test_word_threshold_names_the_rule_and_what_is_left_of_it_on_other_units() -> None:
+    assert say_threshold(BEST) == (
+        "Item viewed 3 times or more within 2 days of entry is associated most with Bought: 12.1% of 812 units against "
+        "3.0% of 3,188, +9.4 points in sample; +8.7 (+6.0 to +11.5) on 3,600 units that had no part in the choice.",
+        "Counted among the 4,000 units that had not converted 7 days after entry; Bought counted for 14 days after "
+        "that. Nothing is adjusted for: who is more active does more of everything.",
+    )
+
+
+def test_word_threshold_says_so_when_chance_would_do_as_well_or_nothing_can_be_said() -> None:
+    assert say_threshold(BEST | {"count": 1}, lift_ci_lower=-0.01)[0] == (
+        "No number of Item viewed goes with more of Bought beyond chance. Best: Item viewed at least once within 2 "
+        "days of entry, 12.1% of 812 units against 3.0% of 3,188, +9.4 points in sample; +8.7 (-1.0 to +11.5) on 3,600 "
+        "units that had no part in the choice."
+    )
+    assert say_threshold(BEST, lift=np.nan, lift_ci_lower=np.nan)[0].endswith("; too few others to judge it on.")
+    assert say_threshold(None, pending=12) == (
+        "Segment mobile has too few units or conversions to judge any number of Item viewed.",
+        "Counted among the 4,000 units that had not converted 7 days after entry; Bought counted for 14 days after "
+        "that. 12 units are pending. Nothing is adjusted for: who is more active does more of everything.",
     )
