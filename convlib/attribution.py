@@ -183,14 +183,15 @@ def attribute(
     if log.segment_name == "all" and not journeys.converted.any():
         msg = f"The macro `{goal.id}` never happens in the log. Check its match rule, {goal.match}."
         raise EventDataError(msg)
-    decay = parse_duration(half_life)
-    sums = {each: prepare_model(each, journeys, len(names), order=order, half_life=decay) for each in MODELS}
-    credits = {each: share_credit(sums[each], journeys) for each in MODELS}
-    bounds = _bound(sums[model], journeys, draws, confidence, credits[model].shape)
+    credits = {}
+    for each in (*(other for other in MODELS if other != model), model):  # the one that is drawn again comes last
+        sums = prepare_model(each, journeys, len(names), order=order, half_life=parse_duration(half_life))
+        credits[each] = share_credit(sums, journeys)
+    bounds = _bound(sums, journeys, draws, confidence, credits[model].shape)
     table = _tabulate(journeys, [*names, NO_TOUCH], model, credits[model], bounds)
-    if not np.isfinite(rows[3]).any():
+    if not np.isfinite(rows[3][rows[2] == len(names)]).any():
         table[["value", "value_ci_lower", "value_ci_upper"]] = np.nan
-    comparison = pd.DataFrame({"touch": [*names, NO_TOUCH]} | {name: each[:, 0] for name, each in credits.items()})
+    comparison = pd.DataFrame({"touch": [*names, NO_TOUCH]} | {name: credits[name][:, 0] for name in MODELS})
     comparison = comparison.loc[table.index].reset_index(drop=True)
     table, names = table.reset_index(drop=True), {goal.id: goal.name, **names}
     counts = {
@@ -299,11 +300,11 @@ def _read_stored(log: EventLog, ids: list[str], codes: Ints | None) -> _Rows:
     path = log.prepared.find("conversions.parquet", log.plan)
     user, time, event, value = (read_numbers(path, name) for name in ("user", "time", "event", "value"))
     places, known = read_texts(path, "conversion")
-    numbers = np.array([ids.index(name) if name in ids else -1 for name in known], np.int64)
+    numbers = np.array([ids.index(name) if name in ids else -1 for name in known], np.int8)
     kind = numbers[places]
     rows, unit = kind >= 0, user
     if codes is not None:
-        place = np.full(1 + max(codes.max(initial=0), user.max(initial=0)), -1)
+        place = np.full(1 + max(codes.max(initial=0), user.max(initial=0)), -1, np.int32)
         place[codes] = np.arange(len(codes))
         unit = place[user]
         rows &= unit >= 0
@@ -314,7 +315,7 @@ def _read_stored(log: EventLog, ids: list[str], codes: Ints | None) -> _Rows:
     tied = np.flatnonzero(np.append(alike, False) | np.append(False, alike)) if len(unit) else kind
     order = tied[np.lexsort((event[tied], kind[tied], time[tied], unit[tied]))]
     kind[tied], value[tied] = kind[order], value[order]
-    return unit.astype(np.int64), time, kind, value
+    return unit, time, kind, value
 
 
 def _fire_with(kind: Ints, event: Ints, macro: int) -> NDArray[np.bool_]:

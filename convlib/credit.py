@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -73,7 +74,7 @@ class Journeys:
         return np.array([[each.sum() for each in sides], [math.fsum(self.value[each].tolist()) for each in sides]])
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True)  # pragma: no cover - compiled, so never traced
 def _own(unit: Ints, time: Ints, kind: Ints, macro: int, window: int) -> Ints:
     """Name each row's path by one of its rows: the macro that it leads to, else the first touch."""
     owner = np.full(kind.size, -1, np.int64)
@@ -176,7 +177,7 @@ def prepare_model(model: Model, journeys: Journeys, kinds: int, *, order: int, h
     return _prepare_weights(model, journeys, kinds, half_life)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True)  # pragma: no cover - compiled, so never traced
 def _weigh(path: Ints, before: Ints, rule: int, half_life: float) -> Floats:
     """Give the touches of each path weights that sum to one, by the number of a rule in `MODELS`."""
     weight = np.empty(path.size)
@@ -377,14 +378,10 @@ def share_credit(sums: Sums, journeys: Journeys) -> Floats:
 
 def _close(credits: Floats, total: float) -> Floats:
     """Put what rounding left over with the touch that is credited most, or if that is too coarse with the next."""
-    touches = [place for place in np.argsort(-np.abs(credits[:-1]), kind="stable") if credits[place]]
-    for place in (*touches, len(credits) - 1):
-        if math.fsum(credits) == total:
-            break
-        closed = credits.copy()
-        closed[place] = math.fsum([total, *-np.delete(credits, place)])
-        credits = closed if math.fsum(closed) == total else credits
-    return credits
+    places = [place for place in np.argsort(-np.abs(credits[:-1]), kind="stable") if credits[place]]
+    rests = ((place, math.fsum([total, *-np.delete(credits, place)])) for place in (*places, len(credits) - 1))
+    closed = (np.where(np.arange(len(credits)) == place, rest, credits) for place, rest in rests)
+    return next((each for each in itertools.chain([credits], closed) if math.fsum(each) == total), credits)
 
 
 def draw_credit(sums: Sums, journeys: Journeys, *, draws: int) -> Floats:

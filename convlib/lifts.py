@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,8 @@ GROUP_COLUMNS = (
 )
 #: Fewer units or conversions than this on a side is too few for a verdict.
 FEWEST_UNITS, FEWEST_CONVERTED = 30, 5
+#: Fewer rows than this are not worth a second thread.
+FEW_ROWS = 100_000
 #: Where fewer of the rows than this have somebody alike on the other side, a note says so.
 FEW_COMPARED = 0.5
 
@@ -114,8 +117,9 @@ def score_micros(
         One row a micro, in order, with `NUMBERS`; one row for each micro (by number) and group that has enough units.
     """
     layout = _Layout.of(risk)
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        found = [*pool.map(functools.partial(_score, risk, layout, confidence), range(risk.exposed.shape[1]))]
+    score = functools.partial(_score, risk, layout, confidence)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() if len(risk.unit) > FEW_ROWS else 1) as pool:
+        found = [*pool.map(score, range(risk.exposed.shape[1]))]
     groups = [row for _, rows in found for row in rows]
     values = {name: list(pd.factorize(labels[name])[1]) for name in labels} if labels is not None else {}
     for row in groups if values else ():

@@ -398,7 +398,7 @@ def draw_models(comparison: pd.DataFrame, *, macro: str, segment: str, ax: Axes 
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
     total = comparison[models[0]].sum()
-    _xlabel(ax, f"{macro} credited by each model, of n = {total:,.0f}")
+    _xlabel(ax, f"credited by each model, of {total:,.0f} {macro}")
     _title(ax, f"How far do the models agree? ({segment})")
     _legend(ax)
     return ax

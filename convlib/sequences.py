@@ -1,9 +1,11 @@
 """Which micro-conversions come in which order before a landmark, and whether the order matters."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from convlib import stats
 from convlib.landmarks import NEVER, Bools, Design, Floats, Followed, Ints
@@ -72,38 +74,41 @@ def list_sequences(
     Returns:
         The table of `find_sequences`.
     """
-    everyone, some = _count_orders(times), _count_orders(times[converted])
-    frames = []
+    counts = {"units": _count_orders(times), "converted": _count_orders(times[converted])}
+    parts: dict[str, list[NDArray[Any]]] = {}
     for size in (2, 3):
         chosen = np.array([*itertools.permutations(range(len(micros)), size)], int).reshape(-1, size).T
-        names = np.array([*micros, ""], dtype=object)[[*chosen, *[np.full(chosen.shape[1], -1)] * (3 - size)]]
-        frame = pd.DataFrame(dict(zip(COLUMNS, names, strict=False))).astype("str")
-        for name, found in (("units", everyone), ("converted", some)):
-            in_order, together, either = (found[size][kind][tuple(chosen)].astype(np.int64) for kind in range(3))
-            frame[name] = in_order
-            frame[f"{name}_parts"], frame[f"{name}_other_order"] = either - in_order, together - in_order
-        frames.append(frame)
-    table = pd.concat(frames, ignore_index=True)
-    return _compare(table[table["units"] > 0].reset_index(drop=True), confidence)
+        did = counts["units"][size][0][tuple(chosen)] > 0
+        order = chosen[:, did]
+        names = np.array([*micros, ""], dtype=object)[[*order, *[np.full(order.shape[1], -1)] * (3 - size)]]
+        columns = dict(zip(COLUMNS, names, strict=False))
+        for name, found in counts.items():
+            in_order, together, either = (found[size][kind][tuple(order)].astype(np.int64) for kind in range(3))
+            columns |= {name: in_order, f"{name}_parts": either - in_order, f"{name}_other_order": together - in_order}
+        for name, values in columns.items():
+            parts.setdefault(name, []).append(values)
+    return _compare({name: np.concatenate(each) for name, each in parts.items()}, confidence)
 
 
-def _compare(table: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    low, high = stats.wilson_interval(table["converted"], table["units"], confidence=confidence)
-    rate = stats.divide(table["converted"], table["units"])
-    table = table.assign(rate=rate, rate_ci_lower=low, rate_ci_upper=high)
-    p_values = np.full(len(table), np.nan)
+def _compare(counts: dict[str, NDArray[Any]], confidence: float) -> pd.DataFrame:
+    units, converted = counts["units"], counts["converted"]
+    low, high = stats.wilson_interval(converted, units, confidence=confidence)
+    rate = stats.divide(converted, units)
+    columns = {**counts, "rate": rate, "rate_ci_lower": low, "rate_ci_upper": high}
     for other, name in (("parts", "lift_over_parts"), ("other_order", "lift_of_order")):
-        sides = [table[each].to_numpy(float) for each in ("converted", "units", f"converted_{other}", f"units_{other}")]
+        sides = converted, units, counts[f"converted_{other}"], counts[f"units_{other}"]
         enough = np.minimum(sides[1], sides[3]) >= stats.FEW_UNITS
         low, high = stats.newcombe_intervals(*sides, confidence=confidence)
         lift = rate - stats.divide(sides[2], sides[3])
         for column, values in ((name, lift), (f"{name}_ci_lower", low), (f"{name}_ci_upper", high)):
-            table[column] = np.where(enough, values, np.nan)
+            columns[column] = np.where(enough, values, np.nan)
         if other == "parts":
+            p_values = np.full(len(units), np.nan)
             p_values[enough] = stats.compare_shares(*(side[enough] for side in sides))
-            few = np.where(enough, "", f"fewer than {stats.FEW_UNITS} units with it or with its parts alone")
-            table["note"] = pd.Series(few, index=table.index, dtype="str")
-    return table.assign(q_value=stats.control_false_discoveries(p_values))[list(COLUMNS)]
+            few = f"fewer than {stats.FEW_UNITS} units with it or with its parts alone"
+            columns |= {"q_value": stats.control_false_discoveries(p_values), "note": np.where(enough, "", few)}
+    texts = dict.fromkeys(("first", "second", "third", "note"), "str")
+    return pd.DataFrame(columns, columns=list(COLUMNS)).astype(texts)
 
 
 def _count_orders(times: Ints) -> dict[int, Floats]:

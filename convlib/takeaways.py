@@ -404,19 +404,20 @@ def word_attribution(
     ]
     if bare["conversions"]:
         sentences.append(
-            f"{bare['conversions']:,.0f} of {counts['conversions']:,} conversions ({bare['share']:.1%}) came without any "
-            f"touch in the {word_duration(window)} before."
+            f"{bare['conversions']:,.0f} of {counts['conversions']:,} conversions ({bare['share']:.1%}) came without "
+            f"any touch in the {word_duration(window)} before."
         )
     credits = comparison.iloc[:-1].set_index("touch")
     if counts["converting"]:
         spread = credits.max(axis=1) - credits.min(axis=1)
         row = credits.loc[[spread.idxmax()]].iloc[0]
-        low, high = (f"{format_number(row[name])} ({MODEL_NAMES[str(name)]})" for name in (row.idxmin(), row.idxmax()))
+        ends = [str(name) for name in (row.idxmin(), row.idxmax())]
+        low, high = (f"{format_number(row[name])} ({MODEL_NAMES[name]})" for name in ends)
         sentences.append(f"The models differ most on {row.name}: from {low} to {high}.")
     pending = f" Pending paths, in neither: {counts['pending']:,}." if counts["pending"] else ""
     sentences.append(
-        f"Credit shares out what happened on {counts['converting']:,} paths to {macro} and {counts['unconverted']:,} paths "
-        f"without it; it does not say what would happen without a touch.{pending}"
+        f"Credit shares out what happened on {counts['converting']:,} paths to {macro} and {counts['unconverted']:,} "
+        f"paths without it; it does not say what would happen without a touch.{pending}"
     )
     return Takeaways(sentences)
 

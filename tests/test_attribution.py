@@ -434,6 +434,12 @@ def test_attribute_of_a_segment_without_macros_is_empty(log: EventLog, plan: Pla
     assert_frame_equal(nobody.table, result.table)
 
 
+def test_attribute_does_not_take_a_touchs_value_for_the_macros(plan: Plan) -> None:
+    log = make_log("ann mail 0D value=5.0\nann buy 1D\n", plan)
+    for each in (log, log.where(user_id="ann")):
+        assert attribute(each, plan, macro="buy").table["value"].isna().all()
+
+
 def test_attribute_without_any_touch_credits_none(plan: Plan) -> None:
     log = make_log("ann buy 0D value=0.1\nbob buy 1D value=0.2\ncid buy 2D value=0.3\n", plan)
     result = attribute(log, plan, macro="buy")
