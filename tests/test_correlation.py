@@ -562,14 +562,14 @@ def test_correlate_takes_properties_as_candidates(plan: Plan) -> None:
         + "end visit 10D"
     )
     result = score(make_log(rows, plan), plan, properties="kind")
-    table = result.table.set_index("micro")
-    assert sorted(table.index) == ["form", "read", "save", "save: kind=big", "save: kind=small"]
+    assert sorted(result.table["micro"]) == ["form", "read", "save", "save: kind=big", "save: kind=small"]
     assert result.names["save: kind=big"] == "Save: kind=big"
-    assert table.loc["save: kind=big", ["units_with", "converted_with", "stage"]].tolist() == [40, 40, "decision"]
-    assert table.loc["save: kind=small", "lift"] == pytest.approx(0 - 80 / 149, rel=1e-12)
-    alone = score(make_log(rows, plan), plan).table.set_index("micro")
-    assert table.loc["save", "adjusted_lift"] == alone.loc["save", "adjusted_lift"]
-    assert table.loc["save", "q_value"] >= alone.loc["save", "q_value"]
+    big = row_of(result, "save: kind=big")
+    assert big[["units_with", "converted_with", "stage"]].tolist() == [40, 40, "decision"]
+    assert row_of(result, "save: kind=small")["lift"] == pytest.approx(0 - 80 / 149, rel=1e-12)
+    alone = row_of(score(make_log(rows, plan), plan))
+    assert row_of(result)["adjusted_lift"] == alone["adjusted_lift"]
+    assert row_of(result)["q_value"] >= alone["q_value"]
     assert list(result.matrix) == ["save", "read", "form", "save: kind=big", "save: kind=small"]
 
 
@@ -590,7 +590,7 @@ def test_correlate_gives_the_second_opinion_beside_the_first(plan: Plan) -> None
     alone, together = (score(log, plan, model=model) for model in ("strata", "regression"))
     assert alone.models.empty
     assert row_of(alone, "read")["verdict"] == "positive"
-    row = together.models.set_index("micro").loc["read"]
+    row = together.models.set_index("micro").T["read"]
     assert row[["strata_verdict", "regression_verdict", "agree"]].tolist() == ["positive", "no evidence", False]
     assert row["strata_lift"] == row_of(alone, "read")["adjusted_lift"]
     assert row["regression_lift"] == row_of(together, "read")["adjusted_lift"] == pytest.approx(0, abs=1e-9)
@@ -630,9 +630,13 @@ def test_correlate_takes_sessions_as_units(plan: Plan) -> None:
 
 
 def test_correlate_treats_a_missing_covariate_as_a_value_of_its_own(plan: Plan) -> None:
-    parts = [("a", 20, "save 1h", "buy 30h"), ("b", 20, "save 1h"), ("c", 5, "buy 30h"), ("d", 35)]
-    known = [repeat(f"{name}k", count, "visit 0h geo=US", *done) for name, count, *done in parts]
-    missing = [repeat(f"{name}m", count, "visit 0h", *done) for name, count, *done in parts]
-    result = score(make_log("".join(known + missing) + "end visit 10D", plan), plan, adjust="geo")
+    rows = "".join(
+        repeat(f"a{n}", 20, visit, "save 1h", "buy 30h")
+        + repeat(f"b{n}", 20, visit, "save 1h")
+        + repeat(f"c{n}", 5, visit, "buy 30h")
+        + repeat(f"d{n}", 35, visit)
+        for n, visit in enumerate(("visit 0h geo=US", "visit 0h"))
+    )
+    result = score(make_log(rows + "end visit 10D", plan), plan, adjust="geo")
     assert result.groups["value"].tolist() == ["US", "(none)"]
     assert result.groups["lift"].tolist() == pytest.approx([0.5 - 0.125] * 2, rel=1e-12)

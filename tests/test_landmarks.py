@@ -6,7 +6,7 @@ import pytest
 from small_logs import START, make_log, make_plan, write_rows
 
 from convlib.conversions import Step
-from convlib.events import EventLog
+from convlib.events import UNITS, EventLog
 from convlib.landmarks import MOST_BANDS, NEVER, Design, Followed, find_landmarks, find_risk, follow, read_design
 from convlib.plan import Plan
 
@@ -65,11 +65,8 @@ def test_follow_notes_what_each_unit_did_since_its_entry(log: EventLog, plan: Pl
 def test_follow_gives_the_same_through_stored_arrays_and_through_rows(log: EventLog, plan: Plan) -> None:
     # A filter that every row passes takes the rows in place of the arrays.
     seen = log.where(user_id={"regex": "."})
-    for unit in ("user", "session"):
-        first, second = (
-            follow(each, plan.macros[0], DESIGN, unit=unit)[1]  # type: ignore[arg-type]
-            for each in (log, seen)
-        )
+    for unit in UNITS:
+        first, second = (follow(each, plan.macros[0], DESIGN, unit=unit)[1] for each in (log, seen))
         for field in ("start", "macro", "micros", "losses", "activity", "values", "spent"):
             np.testing.assert_array_equal(getattr(first, field), getattr(second, field))
 

@@ -40,18 +40,19 @@ def test_judge_micros_names_the_groups_that_disagree() -> None:
     followed, covariates = make_units(OPPOSED)
     table, groups, _ = judge_micros(followed, DESIGN, covariates, ["save"])
     assert tuple(groups.columns) == GROUP_COLUMNS
-    named = groups.set_index("value")
-    assert named["lift"].to_dict() == pytest.approx({"mobile": 0.3, "desktop": -0.2}, abs=1e-12)
-    assert named.loc["mobile", ["units_with", "units_without", "converted_with", "converted_without"]].tolist() == [
-        *(100, 100, 60, 30)
-    ]
+    assert dict(zip(groups["value"], groups["lift"], strict=True)) == pytest.approx(
+        {"mobile": 0.3, "desktop": -0.2}, abs=1e-12
+    )
+    mobile = groups.iloc[0]
+    counts = ["units_with", "units_without", "converted_with", "converted_without"]
+    assert mobile[counts].tolist() == [100, 100, 60, 30]
     # Welch: the error of a difference of two shares whose variance is over n - 1.
     error = np.sqrt(0.6 * 0.4 / 99 + 0.3 * 0.7 / 99)
-    assert named.loc["mobile", "lift_ci_upper"] == pytest.approx(0.3 + 1.959963984540054 * error, rel=1e-10)
+    assert mobile["lift_ci_upper"] == pytest.approx(0.3 + 1.959963984540054 * error, rel=1e-10)
     assert groups["differs"].tolist() == [True, True]
     tables = [np.array([[60, 40], [30, 70]], float), np.array([[20, 80], [40, 60]], float)]
     expected = StratifiedTable(tables).test_equal_odds().pvalue
-    assert table.loc[0, "homogeneity_p_value"] == pytest.approx(expected, rel=1e-10)
+    assert table.iloc[0]["homogeneity_p_value"] == pytest.approx(expected, rel=1e-10)
 
 
 def test_judge_micros_marks_no_group_where_all_agree() -> None:
@@ -65,14 +66,14 @@ def test_score_micros_tests_equal_lifts_over_stacked_landmarks_by_wald() -> None
     twice = Followed(**{**vars(followed), "activity": np.zeros((400, 2), np.int64), "values": np.zeros((400, 2))})
     table, groups = judge_micros(twice, STACKED, covariates, ["save"])[:2]
     errors = (groups["lift_ci_upper"] - groups["lift"]) / 1.959963984540054
-    assert table.loc[0, "homogeneity_p_value"] == pytest.approx(compare_effects(groups["lift"], errors), rel=1e-10)
+    assert table.iloc[0]["homogeneity_p_value"] == pytest.approx(compare_effects(groups["lift"], errors), rel=1e-10)
 
 
 def test_judge_micros_knows_the_macro_itself() -> None:
     followed, covariates = make_units(OPPOSED)
     same = Followed(**{**vars(followed), "micros": followed.macro[:, None]})
     table = judge_micros(same, DESIGN, covariates, ["save"])[0]
-    assert table.loc[0, ["verdict", "note"]].tolist() == [
+    assert table.iloc[0][["verdict", "note"]].tolist() == [
         "follows the macro",
         "comes at the very instant of each of 150 conversions: it is the macro itself",
     ]
@@ -83,10 +84,10 @@ def test_judge_micros_says_how_few_have_somebody_alike() -> None:
     alone = [(1, n % 2, n % 3 == 0, f"g{n}") for n in range(150)]
     followed, covariates = make_units([(30, 1, 1, "x"), (20, 1, 0, "x"), (10, 0, 1, "x"), (40, 0, 0, "x"), *alone])
     table, groups, _ = judge_micros(followed, DESIGN, covariates, ["save"])
-    assert table.loc[0, "compared"] == 0.4
-    assert table.loc[0, "verdict"] == "positive"
-    assert table.loc[0, "note"] == "adjusted over 40% of those at risk: the others have nobody alike to compare with"
-    assert table.loc[0, "adjusted_lift"] == pytest.approx(0.6 - 0.2, abs=1e-12)
+    assert table.iloc[0]["compared"] == 0.4
+    assert table.iloc[0]["verdict"] == "positive"
+    assert table.iloc[0]["note"] == "adjusted over 40% of those at risk: the others have nobody alike to compare with"
+    assert table.iloc[0]["adjusted_lift"] == pytest.approx(0.6 - 0.2, abs=1e-12)
     assert groups["value"].tolist() == ["x"]
 
 
@@ -94,12 +95,12 @@ def test_judge_micros_bears_a_covariate_of_ten_thousand_values() -> None:
     followed, covariates = make_units([(5_000, 1, 1, ""), (5_000, 0, 0, "")])
     covariates["device"] = [f"v{n}" for n in range(10_000)]
     table, groups, _ = judge_micros(followed, DESIGN, covariates, ["save"])
-    assert table.loc[0, "verdict"] == "precondition"
+    assert table.iloc[0]["verdict"] == "precondition"
     followed, covariates = make_units([(2_500, x, y, "") for x in (0, 1) for y in (0, 1)])
     covariates["device"] = [f"v{n}" for n in range(10_000)]
     table, groups, _ = judge_micros(followed, DESIGN, covariates, ["save"])
-    assert table.loc[0, ["verdict", "note"]].tolist() == ["too few", "no stratum has units with and without it"]
-    assert table.loc[0, "lift"] == 0
+    assert table.iloc[0][["verdict", "note"]].tolist() == ["too few", "no stratum has units with and without it"]
+    assert table.iloc[0]["lift"] == 0
     assert groups.empty
 
 
@@ -116,7 +117,7 @@ def test_judge_micros_compares_what_units_spend() -> None:
     followed, covariates = make_units(OPPOSED)
     row = judge_micros(followed, DESIGN, covariates, ["save"], target="value")[0].iloc[0]
     # Everybody who converts spends 20: with 80 of 200, without 70 of 200.
-    assert (row["rate_with"], row["rate_without"], row["converted_with"]) == (8, 7, 80)
+    assert row[["rate_with", "rate_without", "converted_with"]].tolist() == [8, 7, 80]
     error = 20 * np.sqrt((0.4 * 0.6 + 0.35 * 0.65) / 199)
     assert (row["lift"], row["lift_ci_upper"]) == pytest.approx((1, 1 + 1.959963984540054 * error), rel=1e-10)
     assert row["relative_lift"] == pytest.approx(1 / 7, rel=1e-12)
@@ -128,8 +129,8 @@ def test_judge_micros_takes_the_lift_from_one_model_of_all() -> None:
     alone = judge_micros(followed, DESIGN, covariates.iloc[:, :0], ["save"])[0]
     together = judge_micros(followed, DESIGN, covariates.iloc[:, :0], ["save"], model="regression")[0]
     # Of one micro the saturated model has the plain difference.
-    assert together.loc[0, "adjusted_lift"] == pytest.approx(alone.loc[0, "adjusted_lift"], rel=1e-9)
-    assert together.loc[0, "lift"] == alone.loc[0, "lift"]
+    assert together.iloc[0]["adjusted_lift"] == pytest.approx(alone.iloc[0]["adjusted_lift"], rel=1e-9)
+    assert together.iloc[0]["lift"] == alone.iloc[0]["lift"]
 
 
 def test_score_micros_of_nobody_has_the_columns() -> None:

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from statsmodels.stats.proportion import confint_proportions_2indep
 
-from convlib.landmarks import Design, Followed
-from convlib.sequences import COLUMNS, NEVER, find_sequences, list_sequences
+from convlib.landmarks import NEVER, Design, Followed
+from convlib.sequences import COLUMNS, find_sequences, list_sequences
 
 HOUR = 3_600_000_000
 N = NEVER
@@ -64,13 +64,13 @@ def test_list_sequences_counts_what_looking_at_each_unit_finds() -> None:
     rng = np.random.default_rng(1)
     times = np.where(rng.random((300, 5)) < 0.4, NEVER, rng.integers(0, 6, (300, 5)))
     converted = rng.random(300) < 0.3
-    table = list_sequences(times, converted, list("abcde")).set_index(["first", "second", "third"])
+    table = list_sequences(times, converted, list("abcde")).set_index(["first", "second", "third"]).T
     for size in (2, 3):
         for chosen in itertools.permutations(range(5), size):
             did = np.array([[row[k] < NEVER for k in chosen] for row in times])
             order = np.array([all(row[a] < row[b] for a, b in itertools.pairwise(chosen)) for row in times])
             inside = did.all(axis=1) & order
-            row = table.loc[(*("abcde"[k] for k in chosen), *[""] * (3 - size))]
+            row = table[(*("abcde"[k] for k in chosen), *[""] * (3 - size))]
             for name, members in (("", inside), ("_parts", did.any(axis=1) & ~inside)):
                 assert (row[f"units{name}"], row[f"converted{name}"]) == (members.sum(), (members & converted).sum())
             others = did.all(axis=1) & ~inside
