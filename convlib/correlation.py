@@ -114,6 +114,7 @@ class Correlation(Result):
             that had converted, or left for good, before the last landmark; `late_with` are those that did it after it.
         followed: For each micro: `units` whose follow-up is over, those that `could` do it (did what its rate is over),
             and those that `did`, within exposure and horizon.
+        errors: For each micro, the standard error of its adjusted lift.
         confidence: Level of the intervals.
         value_per_conversion: Mean value of the macro-conversions that are followed; NaN without values.
         entries_per_day: How many units enter a day.
@@ -148,6 +149,7 @@ class Correlation(Result):
     models: pd.DataFrame
     naive: pd.DataFrame
     followed: pd.DataFrame
+    errors: pd.Series
     confidence: float
     value_per_conversion: float
     entries_per_day: float
@@ -293,7 +295,9 @@ def correlate(
         landmark, Mantel-Haenszel over several. `adjusted_lift` is the Mantel-Haenszel difference over strata of
         `adjust` and of activity up to the landmark; `p_value` tests it and `q_value` controls false discoveries over
         the micros (Benjamini and Hochberg 1995). `homogeneity_p_value` tests equal association over the values of
-        each `adjust` column (Breslow-Day; over several landmarks Wald), times the number of columns. `e_value` is
+        each `adjust` column (Breslow-Day; over several landmarks Wald), times the number of columns. Intervals of
+        lifts over strata are Newcombe's too, for samples that say as much as the strata do (`strata.find_sides`).
+        `e_value` is
         VanderWeele and Ding's (2017) for the adjusted risk ratio.
 
     Raises:
@@ -368,6 +372,7 @@ def correlate(
         models=models,
         naive=naive,
         followed=_follow(goal, followed, design),
+        errors=pd.Series(numbers["adjusted_error"].to_numpy(), index=micros),
         confidence=confidence,
         value_per_conversion=float(stats.divide(*spent)),
         entries_per_day=len(entries) / _count_days(log),

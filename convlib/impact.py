@@ -188,13 +188,8 @@ def score_impact(
         msg = "`measured` has effects on how many convert, the lifts are in value. Correlate with target='conversion'."
         raise ParamError(msg)
     table = correlation.table[correlation.table["micro"].isin(micros)].merge(correlation.followed, on="micro")
-    wide = (table["adjusted_lift_ci_upper"] - table["adjusted_lift_ci_lower"]).to_numpy(float)
-    draws = stats.shrink(
-        table["adjusted_lift"].where(table["verdict"].isin(RANKED)),
-        wide / (2 * stats.normal_quantile(correlation.confidence)),
-        draws=DRAWS,
-        seed=SEED,
-    )
+    lifts, errors = table["adjusted_lift"].where(table["verdict"].isin(RANKED)), table["micro"].map(correlation.errors)
+    draws = stats.shrink(lifts, errors, draws=DRAWS, seed=SEED)
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=1)
     table = table.assign(lift=draws.mean(axis=1), lift_ci_lower=low, lift_ci_upper=high)
     _replace_measured(table, draws, measured, goal.name, confidence)

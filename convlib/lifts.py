@@ -35,6 +35,7 @@ NUMBERS = (
     "adjusted_lift",
     "adjusted_lift_ci_lower",
     "adjusted_lift_ci_upper",
+    "adjusted_error",
     "p_value",
     "homogeneity_p_value",
     "e_value",
@@ -92,7 +93,9 @@ def judge_micros(
     if model == "regression":
         joint = fit_joint(risk, confidence=confidence, names=names)
         adjusted = {f"adjusted_lift{end}": joint[f"effect{end}"] for end in ("", "_ci_lower", "_ci_upper")}
-        table, notes = table.assign(**adjusted, p_value=joint["p_value"], compared=1.0), joint["note"]
+        error = (joint["effect_ci_upper"] - joint["effect"]) / stats.normal_quantile(confidence)
+        table = table.assign(**adjusted, adjusted_error=error, p_value=joint["p_value"], compared=1.0)
+        notes = joint["note"]
     mature = followed.is_mature(design, design.landmarks[0])
     converters = mature & (followed.macro < design.follow_up)
     judged = [
@@ -166,9 +169,12 @@ def _score(risk: Risk, layout: _Layout, confidence: float, number: int) -> tuple
         for cells, stratum in ((whole, risk.landmark), (fine, risk.strata))
     )
     reach = stats.normal_quantile(confidence)
-    low, high = raw[0] - reach * raw[1], raw[0] + reach * raw[1]
-    if len(whole.rows) <= 1 and layout.binary:
-        low, high = stats.newcombe_interval((sides[2], sides[3]), (sides[0], sides[1]), confidence=confidence)
+    (low, high), (adjusted_low, adjusted_high) = ((d - reach * e, d + reach * e) for d, e in (raw, adjusted))
+    if layout.binary:  # close to 0 or 1 a difference of rates lies off the middle of its interval
+        samples = strata.find_sides(whole, raw[1]) if layout.landmarks > 1 else (sides[2:], sides[:2])
+        low, high = stats.newcombe_interval(*samples, confidence=confidence)
+        samples = strata.find_sides(fine, adjusted[1])
+        adjusted_low, adjusted_high = stats.newcombe_interval(*samples, confidence=confidence)
     odds, log_error, e_value = np.nan, np.nan, np.nan
     if layout.binary:
         odds, log_error = strata.find_odds_ratio(whole, exposed, risk.outcome, risk.landmark, risk.unit)
@@ -188,8 +194,9 @@ def _score(risk: Risk, layout: _Layout, confidence: float, number: int) -> tuple
         "odds_ratio_ci_upper": odds * np.exp(reach * log_error),
         "phi": strata.find_phi(whole),
         "adjusted_lift": adjusted[0],
-        "adjusted_lift_ci_lower": adjusted[0] - reach * adjusted[1],
-        "adjusted_lift_ci_upper": adjusted[0] + reach * adjusted[1],
+        "adjusted_lift_ci_lower": adjusted_low,
+        "adjusted_lift_ci_upper": adjusted_high,
+        "adjusted_error": adjusted[1],
         "p_value": float(stats.compare_normal(*adjusted)),
         "homogeneity_p_value": _test_homogeneity(groups, one_landmark=layout.landmarks == 1 and layout.binary),
         "e_value": e_value,

@@ -153,6 +153,33 @@ def _sum_squares(
     return total
 
 
+def find_sides(cells: Cells, error: float) -> tuple[Floats, Floats]:
+    """Give two independent samples, exposed and others, that say as much of a difference of risks as the strata do.
+
+    Their rates are those of the strata, weighted as Mantel and Haenszel do, so that they differ by the common
+    difference; their sizes are divided by how much more it varies than one of such independent samples.
+
+    Args:
+        cells: The strata, added up, of a yes/no outcome.
+        error: Standard error of the common difference.
+
+    Returns:
+        The samples' outcomes and sizes, not whole numbers; NaN where no stratum has both sides.
+
+    Source: Rao and Scott (1992), Biometrics 48:577; for strata Yan and Su (2010), Statistics in Biopharmaceutical
+        Research 2:329.
+    """
+    exposed, others = cells.exposed, cells.rows - cells.exposed
+    weight = divide_counts(exposed * others, cells.rows)
+    weight = divide(weight, weight.sum())
+    sides = (cells.both, exposed), (cells.outcome - cells.both, others)
+    rate = np.array([weight @ divide_counts(top, size) for top, size in sides])
+    sizes = divide(1, [weight @ divide_counts(weight, size) for _, size in sides])
+    effect = float(divide(error**2, (rate * (1 - rate) / sizes).sum()))
+    sizes = sizes / effect if effect > 0 else sizes
+    return rate * sizes, sizes
+
+
 def find_ratio(cells: Cells) -> float:
     """Estimate the common ratio of risks over strata; NaN when nobody unexposed has the outcome.
 

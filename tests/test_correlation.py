@@ -100,6 +100,19 @@ def sides(with_yes: int, with_no: int, without_yes: int, without_no: int) -> str
     )
 
 
+def close_newcombe(first: float, size: float, second: float, other_size: float) -> tuple[float, float]:
+    """Give Newcombe's interval of a difference of two rates, from Wilson's formula."""
+
+    def wilson(rate: float, size: float) -> tuple[float, float]:
+        z2 = 1.959963984540054**2
+        reach = np.sqrt(z2 * (rate * (1 - rate) / size + z2 / (4 * size**2)))
+        return tuple((rate + z2 / (2 * size) + sign * reach) / (1 + z2 / size) for sign in (-1, 1))
+
+    (low, high), (other_low, other_high) = wilson(first, size), wilson(second, other_size)
+    middle = first - second
+    return middle - np.hypot(first - low, other_high - second), middle + np.hypot(high - first, second - other_low)
+
+
 def test_correlate_counts_the_whole_table_of_a_small_log(log: EventLog, plan: Plan) -> None:
     # With: ann, ben, cat, leo, mia, of whom ann, ben and mia buy. Without: dan (saves at the landmark), eve, fay, gus,
     # jan, kim, of whom dan, eve (at the landmark) and fay buy in time. Out: hal (bought), ian (left), max (pending).
@@ -115,28 +128,23 @@ def test_correlate_counts_the_whole_table_of_a_small_log(log: EventLog, plan: Pl
         "adjusted_lift": 0.1,  # all have one visit and no other activity: one stratum
     }
     assert row[list(expected)].to_dict() == pytest.approx(expected, rel=1e-12)
-    # Woolf: 1/3 + 1/2 + 1/3 + 1/3 = 1.5. HC2 is Welch's 0.06 + 0.05 here.
-    woolf, welch = 1.959964 * np.sqrt(1.5), 1.959964 * np.sqrt(0.11)
+    # Woolf: 1/3 + 1/2 + 1/3 + 1/3 = 1.5. HC2 is Welch's 0.06 + 0.05 here, where two samples would have 0.048 + 1/24.
+    woolf, effect = 1.959964 * np.sqrt(1.5), 0.11 / (0.048 + 1 / 24)
+    low, high = close_newcombe(0.6, 5 / effect, 0.5, 6 / effect)
     intervals = {
         "odds_ratio_ci_lower": 1.5 * np.exp(-woolf),
         "odds_ratio_ci_upper": 1.5 * np.exp(woolf),
-        "adjusted_lift_ci_lower": 0.1 - welch,
-        "adjusted_lift_ci_upper": 0.1 + welch,
+        "adjusted_lift_ci_lower": low,
+        "adjusted_lift_ci_upper": high,
         "e_value": 1.2 + np.sqrt(1.2 * 0.2),
     }
     assert row[list(intervals)].to_dict() == pytest.approx(intervals, rel=1e-6)
 
 
 def test_correlate_gives_newcombes_interval_for_one_landmark(log: EventLog, plan: Plan) -> None:
-    def wilson(hits: int, total: int) -> tuple[float, float]:
-        z2 = 1.959963984540054**2
-        reach = np.sqrt(z2 * (hits * (total - hits) / total + z2 / 4))
-        return (hits + z2 / 2 - reach) / (total + z2), (hits + z2 / 2 + reach) / (total + z2)
-
-    (low1, high1), (low0, high0) = wilson(3, 5), wilson(3, 6)
     row = row_of(score(log, plan))
-    assert row["lift_ci_lower"] == pytest.approx(0.1 - np.hypot(0.6 - low1, high0 - 0.5), rel=1e-12)
-    assert row["lift_ci_upper"] == pytest.approx(0.1 + np.hypot(high1 - 0.6, 0.5 - low0), rel=1e-12)
+    low, high = close_newcombe(3 / 5, 5, 3 / 6, 6)
+    assert (row["lift_ci_lower"], row["lift_ci_upper"]) == pytest.approx((low, high), rel=1e-12)
 
 
 def test_correlate_counts_what_impact_needs(log: EventLog, plan: Plan) -> None:
@@ -220,8 +228,14 @@ def test_correlate_clusters_the_error_by_unit(plan: Plan) -> None:
     residual = outcome - x @ bread @ x.T @ outcome
     scores = x * (residual / np.sqrt(1 - np.diag(x @ bread @ x.T)))[:, None]
     summed = pd.DataFrame(scores).groupby(units).sum().to_numpy()
-    error = np.sqrt((bread @ summed.T @ summed @ bread)[0, 0])
-    assert row["lift_ci_upper"] - row["lift"] == pytest.approx(1.959963984540054 * error, rel=1e-10)
+    error = (bread @ summed.T @ summed @ bread)[0, 0]
+    # Rates over landmarks with weights 8/6 and 6/5, and the sizes that two samples with that error would have.
+    weight = np.array([8 / 6, 6 / 5]) / (8 / 6 + 6 / 5)
+    first, second = weight @ [1 / 2, 2 / 3], weight @ [2 / 4, 1 / 2]
+    size, other = 1 / (weight**2 @ [1 / 2, 1 / 3]), 1 / (weight**2 @ [1 / 4, 1 / 2])
+    effect = error / (first * (1 - first) / size + second * (1 - second) / other)
+    expected = close_newcombe(first, size / effect, second, other / effect)
+    assert (row["lift_ci_lower"], row["lift_ci_upper"]) == pytest.approx(expected, rel=1e-10)
 
 
 def test_correlate_says_who_is_followed_only_of_those_followed_to_the_end(plan: Plan) -> None:

@@ -58,13 +58,12 @@ def make(plan: Plan) -> Make:
             verdict=list(verdicts) or "positive",
             note="",
             stage="decision",
-            adjusted_lift_ci_lower=frame["adjusted_lift"] - 1.959963984540054 * error,
-            adjusted_lift_ci_upper=frame["adjusted_lift"] + 1.959963984540054 * error,
         )
         return dataclasses.replace(
             base,
             table=table.reindex(columns=base.table.columns),
             followed=frame[["micro", "could", "did"]].assign(units=units or frame["could"]),
+            errors=pd.Series(error, index=frame["micro"]),
             value_per_conversion=value,
             entries_per_day=100.0,
         )

@@ -39,6 +39,11 @@ def lay_out_tables(tables: list[tuple[int, int, int, int]]) -> tuple[np.ndarray,
     return tuple(np.repeat([cell[k] for cell in cells], [n for *_, n in cells]) for k in range(3))
 
 
+def as_rows(tables: list[tuple[int, int, int, int]]) -> tuple[np.ndarray, ...]:
+    exposed, outcome, stratum = lay_out_tables(tables)
+    return exposed.astype(bool), outcome.astype(float), stratum
+
+
 def find_difference(exposed: object, outcome: object, stratum: object, unit: object) -> tuple[float, float]:
     x, y, groups, units = lay_out(exposed, outcome, stratum, unit)
     cells = strata.tabulate(x, y, groups, int(groups.max(initial=-1)) + 1)
@@ -222,6 +227,23 @@ def test_find_odds_ratio_does_not_gain_from_rows_that_repeat_within_a_unit() -> 
 
 def test_find_odds_ratio_is_unknown_when_a_product_is_empty() -> None:
     assert np.isnan(find_odds([1, 1, 0, 0], [1, 1, 0, 0], [0] * 4, range(4))).all()
+
+
+def test_find_sides_of_one_stratum_are_its_own_samples() -> None:
+    cells = strata.tabulate(*as_rows(DIABETES[:1]), 1)
+    error = np.sqrt(8 * 98 / 106**3 + 5 * 115 / 120**3)
+    hits, sizes = strata.find_sides(cells, float(error))
+    np.testing.assert_allclose([hits, sizes], [[8, 5], [106, 120]], rtol=1e-12)
+
+
+def test_find_sides_differ_by_the_common_difference_with_its_error() -> None:
+    x, y, stratum = as_rows(ALCOHOL)
+    cells = strata.tabulate(x, y, stratum, 6)
+    difference, error = find_difference(x, y, stratum, np.arange(len(x)))
+    hits, sizes = strata.find_sides(cells, error)
+    rates = hits / sizes
+    assert rates[0] - rates[1] == pytest.approx(difference, rel=1e-12)
+    assert (rates * (1 - rates) / sizes).sum() == pytest.approx(error**2, rel=1e-12)
 
 
 def test_find_ratio_is_the_ratio_of_risks_in_one_stratum_and_weighted_over_several() -> None:
