@@ -12,8 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from convlib import kernels
+from convlib.canonical import NO_VALUE
 from convlib.conversions import Conversions, Ints
-from convlib.events import NO_VALUE
 from convlib.layout import NO_ROWS, Part, StepRows, lay_out
 
 Order = Literal["ordered", "strict", "unordered"]

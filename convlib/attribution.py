@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from convlib import plots, stats, takeaways
+from convlib.canonical import NO_VALUE
 from convlib.columns import read_numbers, read_texts
 from convlib.conversions import Ints, Step, gather, microseconds
 from convlib.credit import (
@@ -26,7 +27,7 @@ from convlib.documents import did_you_mean, quote_names
 from convlib.durations import parse_duration
 from convlib.engine import quote
 from convlib.errors import EventDataError, ParamError
-from convlib.events import NO_VALUE, UNITS, EventLog, Unit
+from convlib.events import UNITS, EventLog, Unit
 from convlib.plan import Plan
 from convlib.plan_entries import Macro
 from convlib.results import Kind, Result

@@ -30,6 +30,8 @@ CANONICAL = {
     "value": "DOUBLE",
     "currency": "VARCHAR",
 }
+#: How a null stands in segment names and breakdowns.
+NO_VALUE = "(none)"
 #: Columns that preparing adds: the row's place in the prepared order, and dense codes of its user and session.
 ADDED = ("event", "user", "session", "conversion")
 #: A time outside these stands for "unknown" in most systems (1970 is the zero of Unix time), and overflows in some.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -14,8 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from convlib.canonical import NO_VALUE
 from convlib.engine import quote, scan
-from convlib.events import NO_VALUE
 
 #: The columns of numbers, and how the engine gives them.
 NUMBERS: dict[str, tuple[str, np.dtype[Any]]] = {
@@ -57,6 +58,26 @@ def read_texts(rows: Path, name: str) -> tuple[NDArray[Any], "pd.Series[str]"]:
     if not path.exists():
         _write(path, rows, text, np.min_scalar_type(len(known)), known)
     return np.load(path, mmap_mode="r"), known.to_pandas()
+
+
+@numba.njit(cache=True, nogil=True)
+def find_first_rows(unit: NDArray[Any], time: NDArray[Any], low: int, high: int) -> NDArray[np.int64]:
+    """Find the first row of each unit from `low` until before `high`; a unit below 0 is none.
+
+    Args:
+        unit: The rows' units; the rows of one are in order of time.
+        time: The rows' times.
+        low: The first time that counts.
+        high: The first that does not count any more.
+
+    Returns:
+        The rows' places, in order of unit.
+    """
+    first = np.full(max(unit.max(), -1) + 1 if len(unit) else 0, -1)
+    for row in range(len(unit)):
+        if unit[row] >= 0 and first[unit[row]] < 0 and low <= time[row] < high:
+            first[unit[row]] = row
+    return first[first >= 0]
 
 
 def _write(path: Path, rows: Path, expression: str, kind: np.dtype[Any], known: pa.Array | None) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from convlib import plots, stats, strata, takeaways
+from convlib.canonical import NO_VALUE
 from convlib.conversions import Step
 from convlib.documents import did_you_mean, quote_names
 from convlib.errors import EventDataError, ParamError
-from convlib.events import NO_VALUE, EventLog, Unit, list_columns
+from convlib.events import EventLog, Unit, list_columns
 from convlib.landmarks import (
     DEFAULT_HORIZON,
     NEVER,
@@ -105,7 +106,6 @@ class Correlation(Result):
         conversions_used: Mature converters that the design counts, over all mature converters.
         pending: Units whose outcome window is not over.
         matrix: Phi between each two micros.
-        sequences: Ordered pairs and triples of micros, with their lift over their parts; see `find_sequences`.
         groups: For each micro, adjusted column and value with at least 30 units and 5 conversions on both sides: the
             lift there. `differs` says that lifts are not equal over the micro's groups, beyond chance.
         models: With `model="regression"`: the lift within strata beside that of the model, and whether they `agree`.
@@ -144,7 +144,6 @@ class Correlation(Result):
     conversions_used: float
     pending: int
     matrix: pd.DataFrame
-    sequences: pd.DataFrame
     groups: pd.DataFrame
     models: pd.DataFrame
     naive: pd.DataFrame
@@ -153,6 +152,7 @@ class Correlation(Result):
     confidence: float
     value_per_conversion: float
     entries_per_day: float
+    _units: tuple[Followed, Design] = dataclasses.field(repr=False)
 
     def _repr_html_(self) -> str:
         # With several landmarks a unit may stand on both sides, so the two rates do not differ by the lift.
@@ -179,6 +179,12 @@ class Correlation(Result):
             ("units_without", "Did not", "count"),
         )
         return Shown(shown.replace({"micro": self.names}), columns)
+
+    @functools.cached_property
+    def sequences(self) -> pd.DataFrame:
+        """Give ordered pairs and triples of micros, with their lift over their parts; see `find_sequences`."""
+        micros = [str(micro) for micro in self.followed["micro"]]
+        return find_sequences(*self._units, micros, confidence=self.confidence)
 
     @property
     def orders(self) -> Shown:
@@ -367,7 +373,6 @@ def correlate(
             index=pd.Index(micros, name="micro"),
             columns=micros,
         ),
-        sequences=find_sequences(followed, design, [micro.id for micro in goal.micros], confidence=confidence),
         groups=groups,
         models=models,
         naive=naive,
@@ -376,6 +381,7 @@ def correlate(
         confidence=confidence,
         value_per_conversion=float(stats.divide(*spent)),
         entries_per_day=len(entries) / _count_days(log),
+        _units=(followed, design),
     )
 
 

@@ -4,15 +4,18 @@ import dataclasses
 import datetime as dt
 import functools
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self, get_args
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression
 
+from convlib.canonical import NO_VALUE
+from convlib.columns import find_first_rows, read_numbers, read_texts
 from convlib.documents import did_you_mean, quote_names
 from convlib.durations import PERIODS
 from convlib.elsewhere import Elsewhere, Engine, EngineName, open_elsewhere
@@ -31,12 +34,10 @@ from convlib.sources import EventSource, find_source
 
 Unit = Literal["user", "session"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
-#: How a null stands in segment names and breakdowns.
-NO_VALUE = "(none)"
 #: As many segments as one column may make, and as many as a message lists.
 MOST_SEGMENTS, MOST_SHOWN = 200, 20
-#: Columns of entries, under names that no log has.
-UNIT, TIME, PERIOD = "convlib unit", "convlib time", "convlib period"
+#: A column on the way, under a name that no log has.
+UNIT = "convlib unit"
 #: Columns of the tables that breakdowns stand in, those of results and those on the way there.
 TAKEN = frozenset(
     {
@@ -403,24 +404,17 @@ class EventLog:
         """
         self.check_breakdown(columns)
         self._check_unit(unit)
-        tested = self.rule.columns if self.rule else frozenset[str]()
-        apart = bool(self.rule and (entry or every))
-        firsts = self._enter(unit, entry, every, columns if apart else {*columns, *tested})
-        if self.rule and apart:
-            # One set of units for every analysis, whatever it starts their clock with.
-            members = self._enter(unit, None, None, tested).filter(compile_rule(self.rule)).set_alias("members")
-            firsts = firsts.set_alias("firsts").join(members, quote(UNIT), how="semi")
-        elif self.rule:
-            firsts = firsts.filter(compile_rule(self.rule))
-        known = [f"{quote(old)} AS {new}" for old, new in ((UNIT, "unit"), (TIME, "time"), (PERIOD, "period"))]
-        return firsts.project(", ".join([*known, *_texts(columns)])).order("unit, time").df().set_index("unit")
-
-    def _enter(
-        self, unit: Unit, entry: str | None, every: str | None, columns: Collection[str]
-    ) -> duckdb.DuckDBPyRelation:
-        """Open the first events of every unit in the period, which are kept for the next segment or analysis."""
         everyone = dataclasses.replace(self, segment_name="all", rule=None)
-        return connect().from_arrow(_find_entries(_Entries(everyone, unit, entry, every, tuple(sorted(columns)))))
+        firsts = _find_entries(_Entries(everyone, unit, entry, every))
+        if self.rule:
+            # One set of units for every analysis, whatever it starts their clock with.
+            tested = _read_tested(_Entries(everyone, unit, None, None), tuple(sorted(self.rule.columns)))
+            members = connect().from_arrow(tested).filter(compile_rule(self.rule)).project(quote(UNIT))
+            firsts = firsts[firsts["unit"].isin(members.df()[UNIT])]
+        place, path = firsts["event"].to_numpy(), self.prepared.find("events.parquet", self.plan)
+        read = {column: read_texts(path, column) for column in columns}
+        texts = {column: values.take(codes[place]).array for column, (codes, values) in read.items()}
+        return firsts.drop(columns="event").assign(**texts).set_index("unit")
 
     def read(
         self, relation: duckdb.DuckDBPyRelation, *, unit: Unit = "user", columns: Sequence[str] = ()
@@ -613,7 +607,6 @@ class _Entries:
     unit: Unit
     entry: str | None
     every: str | None
-    columns: tuple[str, ...]
     key: tuple[object, ...] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -621,27 +614,39 @@ class _Entries:
 
 
 @functools.lru_cache(maxsize=4)
-def _find_entries(asked: _Entries) -> pa.Table:
-    """Find the first event of each unit, or of each unit and period, with some of its columns as they are."""
-    log, unit = asked.log, asked.unit
-    low, high = (day.isoformat() for day in log.bounds)
-    rows = log.stream(asked.entry) if asked.entry else log.rows()
-    rows = rows.filter(f"{unit} IS NOT NULL AND timestamp >= '{low}' AND timestamp < '{high}'")
+def _find_entries(asked: _Entries) -> pd.DataFrame:
+    """Find the first event of each unit, or of each unit and period, in order of unit and time."""
+    log, unit, name = asked.log, asked.unit, asked.entry
+    low, high = (pd.Timestamp(day).value // 1_000 for day in log.bounds)
+    if not log.is_filtered and not asked.every and (name is None or (log.plan and name in log.plan)):
+        path = log.prepared.find("conversions.parquet" if name else "events.parquet", log.plan)
+        units, time, event = (read_numbers(path, column) for column in (unit, "time", "event"))
+        if name:
+            found, names = read_texts(path, "conversion")
+            is_it = np.isin(found, np.flatnonzero(names == name))
+            units, time, event = (each[is_it] for each in (units, time, event))
+        first = find_first_rows(units, time, low, high)
+        chosen = {"unit": units[first].astype(np.int64), "time": time[first], "event": event[first]}
+        return pd.DataFrame(chosen).assign(period=pd.Timestamp(log.period[0]).as_unit("us"))
+    rows = log.stream(name) if name else log.rows()
+    rows = rows.filter(f"{unit} IS NOT NULL AND epoch_us(timestamp) >= {low} AND epoch_us(timestamp) < {high}")
     truncated = PERIODS.get(asked.every or "")
     period = f"date_trunc('{truncated}', timestamp)" if truncated else f"DATE '{log.period[0]}'"
-    known = [
-        f"{unit} AS {quote(UNIT)}",
-        f"epoch_us(timestamp) AS {quote(TIME)}",
-        f"CAST({period} AS TIMESTAMP) AS {quote(PERIOD)}",
-    ]
-    columns = ", ".join([*known, *map(quote, asked.columns)])
-    return _first_events(rows, f"{unit}, {period}").project(columns).to_arrow_table()
+    # The prepared order is that of time.
+    firsts = rows.aggregate(
+        f"{unit} AS unit, min(epoch_us(timestamp)) AS time, CAST({period} AS TIMESTAMP) AS period, min(event) AS event",
+        f"{unit}, {period}",
+    )
+    return firsts.order("unit, time").df()
 
 
-def _first_events(rows: duckdb.DuckDBPyRelation, groups: str) -> duckdb.DuckDBPyRelation:
-    """Keep the first event of each group: the prepared order is that of time."""
-    chosen = rows.aggregate("min(event) AS event", groups).set_alias("chosen")
-    return rows.set_alias("rows").join(chosen, "event", how="semi")
+@functools.lru_cache(maxsize=4)
+def _read_tested(asked: _Entries, columns: tuple[str, ...]) -> pa.Table:
+    """Read, of each unit's first event, the columns that a segment's rule tests, as they are."""
+    firsts = connect().from_df(_find_entries(asked)[["unit", "event"]]).set_alias("firsts")
+    rows = asked.log.rows().project(", ".join(["event", *map(quote, columns)])).set_alias("rows")
+    joined = rows.join(firsts, "event")
+    return joined.project(", ".join([f"unit AS {quote(UNIT)}", *map(quote, columns)])).to_arrow_table()
 
 
 def _texts(columns: Sequence[str]) -> list[str]:

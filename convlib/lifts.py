@@ -171,7 +171,8 @@ def _score(risk: Risk, layout: _Layout, confidence: float, number: int) -> tuple
     reach = stats.normal_quantile(confidence)
     (low, high), (adjusted_low, adjusted_high) = ((d - reach * e, d + reach * e) for d, e in (raw, adjusted))
     if layout.binary:  # close to 0 or 1 a difference of rates lies off the middle of its interval
-        samples = strata.find_sides(whole, raw[1]) if layout.landmarks > 1 else (sides[2:], sides[:2])
+        own = (float(sides[2]), float(sides[3])), (float(sides[0]), float(sides[1]))
+        samples = strata.find_sides(whole, raw[1]) if layout.landmarks > 1 else own
         low, high = stats.newcombe_interval(*samples, confidence=confidence)
         samples = strata.find_sides(fine, adjusted[1])
         adjusted_low, adjusted_high = stats.newcombe_interval(*samples, confidence=confidence)

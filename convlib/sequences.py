@@ -42,7 +42,7 @@ def find_sequences(
     The first time of each micro counts; two at one instant are in no order.
 
     Args:
-        followed: What each unit did.
+        followed: What each unit did; of more candidates than `micros` the first ones count.
         design: The clock; of several landmarks the last.
         micros: The micros' ids.
         confidence: Level of the intervals.
@@ -56,7 +56,7 @@ def find_sequences(
     """
     landmark = design.landmarks[-1]
     at_risk = followed.is_mature(design, landmark) & (np.minimum(followed.macro, followed.losses) >= landmark)
-    times, converted = followed.micros[at_risk], followed.macro[at_risk] < design.follow_up
+    times, converted = followed.micros[at_risk, : len(micros)], followed.macro[at_risk] < design.follow_up
     return list_sequences(np.where(times < landmark, times, NEVER), converted, micros, confidence=confidence)
 
 

@@ -17,11 +17,12 @@ import pyarrow as pa
 from duckdb import CaseExpression, CoalesceOperator, ColumnExpression, ConstantExpression, Expression, SQLExpression
 from numpy.typing import NDArray
 
+from convlib.canonical import NO_VALUE
 from convlib.columns import read_numbers, read_texts
 from convlib.conversions import Ints, Step
 from convlib.engine import compile_rule, connect, quote
 from convlib.errors import ParamError
-from convlib.events import NO_VALUE, EventLog, Unit
+from convlib.events import EventLog, Unit
 from convlib.layout import Part, StepRows, divide, lay_out, lay_out_stored, look_up
 from convlib.parts import named_value
 from convlib.plan_entries import Macro

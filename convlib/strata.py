@@ -153,7 +153,7 @@ def _sum_squares(
     return total
 
 
-def find_sides(cells: Cells, error: float) -> tuple[Floats, Floats]:
+def find_sides(cells: Cells, error: float) -> tuple[tuple[float, float], tuple[float, float]]:
     """Give two independent samples, exposed and others, that say as much of a difference of risks as the strata do.
 
     Their rates are those of the strata, weighted as Mantel and Haenszel do, so that they differ by the common
@@ -177,7 +177,8 @@ def find_sides(cells: Cells, error: float) -> tuple[Floats, Floats]:
     sizes = divide(1, [weight @ divide_counts(weight, size) for _, size in sides])
     effect = float(divide(error**2, (rate * (1 - rate) / sizes).sum()))
     sizes = sizes / effect if effect > 0 else sizes
-    return rate * sizes, sizes
+    hits = rate * sizes
+    return (float(hits[0]), float(hits[1])), (float(sizes[0]), float(sizes[1]))
 
 
 def find_ratio(cells: Cells) -> float:

@@ -240,7 +240,7 @@ def test_find_sides_differ_by_the_common_difference_with_its_error() -> None:
     x, y, stratum = as_rows(ALCOHOL)
     cells = strata.tabulate(x, y, stratum, 6)
     difference, error = find_difference(x, y, stratum, np.arange(len(x)))
-    hits, sizes = strata.find_sides(cells, error)
+    hits, sizes = np.array(strata.find_sides(cells, error))
     rates = hits / sizes
     assert rates[0] - rates[1] == pytest.approx(difference, rel=1e-12)
     assert (rates * (1 - rates) / sizes).sum() == pytest.approx(error**2, rel=1e-12)
