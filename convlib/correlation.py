@@ -3,7 +3,7 @@
 import dataclasses
 import datetime as dt
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
@@ -113,7 +113,7 @@ class Correlation(Result):
             converting, or at any time if they did not convert, against the rest. `gone_without` are those of the rest
             that had converted, or left for good, before the last landmark; `late_with` are those that did it after it.
         followed: For each micro: `units` whose follow-up is over, those that `could` do it (did what its rate is over),
-            and those that `did`, within exposure and horizon.
+            those of them that `did`, and those that `converted`, within exposure and horizon.
         errors: For each micro, the standard error of its adjusted lift.
         confidence: Level of the intervals.
         value_per_conversion: Mean value of the macro-conversions that are followed; NaN without values.
@@ -188,8 +188,8 @@ class Correlation(Result):
 
     @property
     def orders(self) -> Shown:
-        """Show the ten sequences that most units did, with their lift over their parts and over other orders."""
-        rows = self.sequences.nlargest(10, "units")
+        """Show the ten sequences that most units did, of those that enough did in another order too."""
+        rows = self.sequences[self.sequences["lift_of_order"].notna()].nlargest(10, "units")
         named = rows[["first", "second", "third"]].replace(self.names)
         path = named.apply(lambda row: " → ".join(filter(None, row)), axis=1) if len(rows) else pd.Series(dtype="str")
         columns: tuple[tuple[str, str, Kind], ...] = (
@@ -206,12 +206,14 @@ class Correlation(Result):
     @property
     def gap(self) -> Shown:
         """Show the lift that most products would report beside the lift at the landmark."""
-        lifts = self.table[["micro", "lift", "lift_ci_lower", "lift_ci_upper"]]
+        ends = ("", "_ci_lower", "_ci_upper")
+        lifts = self.table[["micro", *(f"{name}{end}" for name in ("lift", "adjusted_lift") for end in ends)]]
         rows = self.naive.rename(columns={"lift": "naive_lift"}).merge(lifts, on="micro")
         columns: tuple[tuple[str, str, Kind], ...] = (
             ("micro", "Micro-conversion", "text"),
             ("naive_lift", "Ever did it, against the rest", "points"),
             ("lift", "At the landmark", "points"),
+            ("adjusted_lift", "Adjusted", "points"),
             ("units_without", "The rest", "count"),
             ("gone_without", "Of these, converted or gone by the landmark", "count"),
             ("units_with", "Did it", "count"),
@@ -253,7 +255,10 @@ class Correlation(Result):
 
     def plot_groups(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the lifts of the three micros whose groups disagree most."""
-        return plots.draw_groups(self.differing.table, segment=self.segment, ax=ax)
+        comparable = (self.groups.groupby(["micro", "column"]).size() > 1).any()
+        alike = "alike in all groups, as far as can be told"
+        none = alike if comparable else "no column has two groups with enough units"
+        return plots.draw_groups(self.differing.table, none=none, segment=self.segment, ax=ax)
 
 
 def correlate(
@@ -310,10 +315,18 @@ def correlate(
         ParamError: An unknown macro, entry, column, target or model, or a duration that can't be read.
         EventDataError: In the whole log the macro never happens, or no unit's follow-up is over.
     """
-    stats.check_confidence(confidence)
-    log.check_plan(plan)
-    goal, adjust = _find_macro(plan, macro), list_columns(adjust)
-    _check_choices(target=(target, get_args(Target)), model=(model, get_args(Model)))
+    goal = _check_arguments(
+        log,
+        plan,
+        macro,
+        (*list_columns(adjust), *list_columns(properties)),
+        confidence,
+        {"target": (target, get_args(Target)), "model": (model, get_args(Model))},
+    )
+    adjust = list_columns(adjust)
+    if properties and model == "regression":
+        msg = "`properties` are parts of a micro, which one model of all can't tell from it. Leave one of the two out."
+        raise ParamError(msg)
     clock = goal.correlation or Clock()
     entry, horizon = entry or clock.entry, horizon or clock.horizon or DEFAULT_HORIZON
     landmarks = find_landmarks(log, goal, exposure=exposure, entry=entry, unit=unit)
@@ -330,7 +343,14 @@ def correlate(
         _check_macro(log, goal)
     micros = [_write_candidate(each) for each in candidates]
     judge = functools.partial(
-        judge_micros, followed, design, entries[adjust], micros, target=target, confidence=confidence
+        judge_micros,
+        followed,
+        design,
+        entries[adjust],
+        micros,
+        over=_find_over(goal, candidates),
+        target=target,
+        confidence=confidence,
     )
     numbers, groups, risk = judge(model=model)
     stages = {micro.id: micro.stage for micro in goal.micros}
@@ -385,22 +405,38 @@ def correlate(
     )
 
 
-def _find_macro(plan: Plan, macro: str) -> Macro:
-    goals = {goal.id: goal for goal in plan.macros}
+def _check_arguments(
+    log: EventLog,
+    plan: Plan,
+    macro: str,
+    columns: Sequence[str],
+    confidence: float,
+    choices: dict[str, tuple[str, tuple[str, ...]]],
+) -> Macro:
+    """Find the macro, and refuse what is wrong, all at once."""
+    log.check_plan(plan)
+    goals, problems = {goal.id: goal for goal in plan.macros}, []
     if macro not in goals:
-        msg = f"`macro` is {macro!r}; the plan's macros are {quote_names(goals)}.{did_you_mean(macro, goals)}"
-        raise ParamError(msg)
-    return goals[macro]
-
-
-def _check_choices(**choices: tuple[str, tuple[str, ...]]) -> None:
-    problems = [
+        problems.append(
+            f"`macro` is {macro!r}; the plan's macros are {quote_names(goals)}.{did_you_mean(macro, goals)}"
+        )
+    problems += [
         f"`{name}` is {value!r}; it must be one of {quote_names(known)}.{did_you_mean(str(value), known)}"
         for name, (value, known) in choices.items()
         if value not in known
     ]
+    checks: list[Callable[[], None]] = [
+        lambda: log.check_breakdown(columns),
+        lambda: stats.check_confidence(confidence),
+    ]
+    for check in checks:
+        try:
+            check()
+        except ParamError as error:
+            problems += error.problems
     if problems:
         raise ParamError(*problems)
+    return goals[macro]
 
 
 def _check_macro(log: EventLog, goal: Macro) -> None:
@@ -412,7 +448,6 @@ def _check_macro(log: EventLog, goal: Macro) -> None:
 
 def _find_properties(log: EventLog, goal: Macro, columns: Sequence[str], unit: Unit) -> list[Step]:
     """List the values of properties that enough units of the whole log have in a micro's events."""
-    log.check_breakdown(columns)
     found: list[Step] = []
     for micro in goal.micros if columns else ():
         rows = log.everyone().read(log.everyone().stream(micro.id), unit=unit, columns=columns)
@@ -421,6 +456,13 @@ def _find_properties(log: EventLog, goal: Macro, columns: Sequence[str], unit: U
             chosen = units[units >= FEWEST_UNITS].sort_values(ascending=False, kind="stable").head(MOST_VALUES)
             found += [Step(micro.id, {column: value}) for value in chosen.index]
     return found
+
+
+def _find_over(goal: Macro, candidates: Sequence[Step]) -> list[int | None]:
+    """Find which micro each candidate's rate is over."""
+    places = {micro.id: number for number, micro in enumerate(goal.micros)}
+    overs = {micro.id: places.get(micro.metric.over or "") for micro in goal.micros}
+    return [overs[each.name] for each in candidates]
 
 
 def _write_candidate(step: Step, name: str = "") -> str:
@@ -471,6 +513,6 @@ def _follow(goal: Macro, followed: Followed, design: Design) -> pd.DataFrame:
     for micro in goal.micros:
         over = position.get(micro.metric.over or "")
         could = did[:, over] if over is not None else np.ones(len(did), bool)
-        done = int((could & did[:, position[micro.id]]).sum())
-        rows.append({"micro": micro.id, "units": len(did), "could": int(could.sum()), "did": done})
-    return pd.DataFrame(rows, columns=["micro", "units", "could", "did"])
+        counts = {"could": could, "did": could & did[:, position[micro.id]], "converted": could & did[:, 0]}
+        rows.append({"micro": micro.id, "units": len(did), **{name: int(each.sum()) for name, each in counts.items()}})
+    return pd.DataFrame(rows, columns=["micro", "units", "could", "did", "converted"])

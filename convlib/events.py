@@ -183,12 +183,15 @@ class EventLog:
         single = [t for t in tests if isinstance(t, Test) and t.op == "in" and len(t.value) == 1]
         return {test.column: str(test.value[0]) for test in single}
 
-    def check_plan(self, plan: Plan) -> None:
+    def check_plan(self, plan: object) -> None:
         """Refuse a plan that is not the one by which the log was prepared: its rules would count nothing.
 
         Raises:
-            ParamError: The log was read without a plan, or with another one.
+            ParamError: The log was read without a plan, or with another one, or what is given is no plan.
         """
+        if not isinstance(plan, Plan):
+            msg = f"`plan` is {plan!r}; it must be a plan, as `read_plan` gives it."
+            raise ParamError(msg)
         if self.plan is None or self.plan.digest != plan.digest:
             how = "without a plan" if self.plan is None else "with another plan"
             msg = f"The log was read {how}, so it lacks this one's conversions. Use read_events(..., plan=plan)."

@@ -68,6 +68,7 @@ def judge_micros(
     covariates: pd.DataFrame,
     names: Sequence[str],
     *,
+    over: Sequence[int | None] = (),
     target: str = "conversion",
     model: str = "strata",
     confidence: float = stats.CONFIDENCE,
@@ -79,6 +80,7 @@ def judge_micros(
         design: The clock.
         covariates: Columns to adjust for, one row a unit.
         names: The micros' names.
+        over: For each micro the number of the one that its rate is over, or None; empty for none.
         target: `conversion` or `value`.
         model: `strata`, or `regression` for adjusted lifts from one model of all micros.
         confidence: Level of the intervals.
@@ -103,6 +105,12 @@ def judge_micros(
         for number, (row, note) in enumerate(zip(_list_rows(table), notes, strict=True))
     ]
     table = table.assign(**pd.DataFrame(judged, columns=["verdict", "note"], index=table.index, dtype="str"))
+    for number, other in enumerate(over):
+        if other is not None and not table["note"].iloc[number]:
+            unable = len(np.unique(risk.unit[~risk.exposed[:, number] & ~risk.exposed[:, other]]))
+            table.loc[number, "note"] = (
+                f"{unable:,} of those without it had not done {names[other]} either, so could not"
+            )
     return _finish(table), _find_differing(groups, table, names), risk
 
 
@@ -274,7 +282,7 @@ def _judge(row: Row, note: str, micro: Ints, macro: Ints) -> tuple[str, str]:
         )
     if count >= FEWEST_UNITS and not late.any():
         return "precondition", f"none of {count:,} converters converted without it"
-    if did.any() and (late & did).sum() > did.sum() / 2:
+    if did.sum() >= FEWEST_CONVERTED and (late & did).sum() > did.sum() / 2:
         return (
             "follows the macro",
             f"{(late & did).sum():,} of {did.sum():,} converters who did it did so first after converting",

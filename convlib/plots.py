@@ -308,7 +308,7 @@ def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, worth: bool = F
     rows = table[table["lift"].notna() & (table["verdict"] != "too few")].head(MOST_ROWS)
     ax = _axes(ax, height=1.4 + 0.42 * max(1, len(rows)))
     place = np.arange(len(rows))
-    colours = rows["verdict"].map(VERDICT_COLOURS).fillna(GREY)
+    named: set[str] = set()
     ax.errorbar(
         rows["lift"],
         place - 0.15,
@@ -319,18 +319,21 @@ def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, worth: bool = F
         elinewidth=1,
         label="raw",
     )
-    for number, (y, colour) in enumerate(zip(place + 0.12, colours, strict=True)):
-        row = rows.iloc[[number]]
+    for number, (y, verdict) in enumerate(zip(place + 0.12, rows["verdict"], strict=True)):
+        row, judged = rows.iloc[[number]], verdict in (*VERDICT_COLOURS, "no evidence")
+        kind = verdict if judged else "not judged"
         ax.errorbar(
             row["adjusted_lift"],
             [y],
             xerr=_errors(row, "adjusted_lift"),
             fmt="s",
-            color=colour,
+            color=VERDICT_COLOURS.get(verdict, GREY),
+            markerfacecolor=None if judged else "white",
             markersize=6,
             elinewidth=2,
-            label="adjusted" if number == 0 else None,
+            label=None if kind in named else f"adjusted: {kind}",
         )
+        named.add(kind)
     ax.axvline(0, color="#111827", linewidth=1)
     _label_rows(ax, rows["micro"], rows["units_with"])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda lift, _: f"{lift:+g}" if worth else f"{100 * lift:+.0f}"))
@@ -341,11 +344,15 @@ def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, worth: bool = F
     return ax
 
 
-def draw_groups(groups: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
-    """Draw lifts by group, one colour a micro; rows in the order to draw."""
+def draw_groups(groups: pd.DataFrame, *, none: str, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw lifts by group, one colour a micro, in the order of the rows; or say why there are `none`."""
     rows = groups.reset_index(drop=True)
     ax = _axes(ax, height=1.4 + 0.34 * max(1, len(rows)))
     _title(ax, f"Where the lift differs: {segment}")
+    if rows.empty:
+        ax.text(0.0, 0.5, none, transform=ax.transAxes)
+        ax.set_axis_off()
+        return ax
     for number, micro in enumerate(dict.fromkeys(rows["micro"])):
         mine = (rows["micro"] == micro).to_numpy()
         ax.errorbar(
@@ -362,10 +369,7 @@ def draw_groups(groups: pd.DataFrame, *, segment: str, ax: Axes | None = None) -
     _label_rows(ax, rows["column"] + " " + rows["value"].astype(str), rows["units_with"])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda lift, _: f"{100 * lift:+.0f}"))
     _xlabel(ax, "lift in percentage points, with 95% interval; n did it")
-    if len(rows):
-        _legend(ax)
-    else:
-        ax.text(0.5, 0.5, "alike in all groups, as far as can be told", ha="center", transform=ax.transAxes)
+    _legend(ax)
     return ax
 
 

@@ -32,7 +32,7 @@ def check_confidence(confidence: float) -> None:
     Raises:
         ParamError: It is not.
     """
-    if not 0 < confidence < 1:
+    if not isinstance(confidence, int | float) or not 0 < confidence < 1:
         msg = f"`confidence` is {confidence!r}; it must lie between 0 and 1, such as 0.95."
         raise ParamError(msg)
 

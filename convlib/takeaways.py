@@ -297,6 +297,9 @@ def word_correlation(
         f"raw {write(row['lift'])}; n = {row['units_with']:,} with and {row['units_without']:,} without."
         for row in _records(found.head(MOST - 2))
     ]
+    more = [f"{names[row['micro']]} ({write(row['adjusted_lift'])})" for row in _records(found.iloc[MOST - 2 :])]
+    if more:
+        sentences.append(f"Also associated with it: {', '.join(more)}.")
     if pending and pending == units:
         sentences.append(f"All {units:,} units of segment {segment} are pending: their follow-up is not over.")
     elif not table["verdict"].isin(JUDGED).any():
@@ -306,6 +309,13 @@ def word_correlation(
     silent = [names[m] for m in table.loc[table["verdict"] == "no evidence", "micro"]]
     if silent:
         sentences.append(f"No evidence of an association, at this size, for {', '.join(silent)}.")
+    for verdict, words in (
+        ("precondition", "Steps that nobody converts without, so not ranked"),
+        ("follows the macro", "Mostly done after converting, so not ranked"),
+    ):
+        unranked = [names[micro] for micro in table.loc[table["verdict"] == verdict, "micro"]]
+        if unranked:
+            sentences.append(f"{words}: {', '.join(unranked)}.")
     sentences += _word_differing(groups, names, write, "" if worth else " points")
     tail = f" {pending:,} units are pending." if pending else ""
     sides = (
@@ -313,7 +323,8 @@ def word_correlation(
     )
     sentences.append(
         f"Done within {_list([word_duration(text) for text in exposure])} of entry, {macro} counted for "
-        f"{word_duration(horizon)} after that, among units that had not converted by then.{sides}{tail}"
+        f"{word_duration(horizon)} after that, among units that had neither converted nor left for good by then."
+        f"{sides}{tail}"
     )
     return Takeaways(sentences)
 

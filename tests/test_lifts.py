@@ -140,3 +140,12 @@ def test_score_micros_of_nobody_has_the_columns() -> None:
     assert tuple(table.columns) == NUMBERS
     assert table[["units_with", "units_without"]].to_numpy().tolist() == [[0, 0]]
     assert groups.empty
+
+
+def test_judge_micros_says_who_could_not_do_it() -> None:
+    # 400 units begin the form or not; only who begins can err, and 100 of the 200 that begin do.
+    followed, covariates = make_units([(50, 1, 1, "x"), (50, 1, 0, "x"), (150, 0, 1, "x"), (150, 0, 0, "x")])
+    begun = np.where(np.arange(400) < 200, 1, NEVER)
+    both = Followed(**{**vars(followed), "micros": np.column_stack([followed.micros, begun])})
+    table = judge_micros(both, DESIGN, covariates, ["error", "begin"], over=[1, None])[0]
+    assert table["note"].tolist() == ["200 of those without it had not done begin either, so could not", ""]

@@ -291,7 +291,9 @@ def test_draw_lifts_shows_raw_and_adjusted_with_intervals(results: Results) -> N
         f"{names[micro]} (n = {n:,})" for micro, n in zip(table["micro"], table["units_with"], strict=True)
     ]
     assert read_title(ax) == "Associated with Purchase completed: all"
-    assert read_legend(ax) == {"raw", "adjusted"}
+    kinds = {"positive", "negative", "no evidence"}
+    known = {verdict if verdict in kinds else "not judged" for verdict in table["verdict"]}
+    assert read_legend(ax) == {"raw", *(f"adjusted: {kind}" for kind in known)}
 
 
 def test_draw_lifts_leaves_out_what_has_too_few_units(results: Results) -> None:
@@ -299,6 +301,21 @@ def test_draw_lifts_leaves_out_what_has_too_few_units(results: Results) -> None:
     ax = plots.draw_lifts(table, macro="Purchase", segment="all")
     drawn = table.iloc[[0, 2]]
     assert read_ticks(ax) == [f"{m} (n = {n:,})" for m, n in zip(drawn["micro"], drawn["units_with"], strict=True)]
+
+
+def test_draw_groups_shows_each_group_or_says_why_there_is_none() -> None:
+    rows = pd.DataFrame(
+        [("Save", "device", "mobile", 0.3, 0.2, 0.4, 100), ("Save", "device", "desktop", -0.2, -0.3, -0.1, 80)],
+        columns=["micro", "column", "value", "lift", "lift_ci_lower", "lift_ci_upper", "units_with"],
+    )
+    ax = plots.draw_groups(rows, none="", segment="all")
+    (bars,) = [each for each in ax.containers if isinstance(each, ErrorbarContainer)]
+    np.testing.assert_allclose(read_numbers(bars.lines[0].get_xdata()), [0.3, -0.2])
+    assert read_ticks(ax) == ["device mobile (n = 100)", "device desktop (n = 80)"]
+    assert read_legend(ax) == {"Save"}
+    empty = plots.draw_groups(rows.iloc[:0], none="only one group", segment="all")
+    assert [text.get_text() for text in empty.texts] == ["only one group"]
+    assert not empty.axison
 
 
 def test_draw_matrix_shows_phi_between_different_micros(results: Results) -> None:

@@ -378,8 +378,23 @@ def test_word_correlation_names_the_three_largest_and_what_shows_nothing() -> No
         "Item viewed is associated with +5.0 percentage points of Bought (+3.0 to +7.0) after adjustment; raw +6.0; "
         "n = 1,000 with and 9,000 without.",
         "No evidence of an association, at this size, for Form filled.",
-        "Done within 1 day of entry, Bought counted for 14 days after that, among units that had not converted by "
-        "then. 1,234 units are pending.",
+        "Done within 1 day of entry, Bought counted for 14 days after that, among units that had neither converted "
+        "nor left for good by then. 1,234 units are pending.",
+    )
+
+
+def test_word_correlation_leaves_no_micro_out() -> None:
+    found = [micro_row("view", lift, "positive") for lift in (0.09, 0.08, 0.07, 0.06)]
+    said = say_correlation(
+        *found,
+        micro_row("error", -0.05, "negative"),
+        micro_row("fill", 0.1, "precondition"),
+        micro_row("buy", 0.1, "follows the macro"),
+    )
+    assert said[3:6] == (
+        "Also associated with it: Item viewed (+6.0), Field error (-5.0).",
+        "Steps that nobody converts without, so not ranked: Form filled.",
+        "Mostly done after converting, so not ranked: Bought.",
     )
 
 
@@ -387,7 +402,8 @@ def test_word_correlation_without_a_finding() -> None:
     assert say_correlation(micro_row("view", 0.3, "too few"), exposure=("1h", "1D", "3D")) == (
         "Segment mobile has too few units or conversions to judge any micro-conversion.",
         "Done within 1 hour, 1 day and 3 days of entry, Bought counted for 14 days after that, among units that had "
-        "not converted by then. A unit may count on both sides: without it at one time, with it at a later one.",
+        "neither converted nor left for good by then. A unit may count on both sides: without it at one time, with it at "
+        "a later one.",
     )
 
 
