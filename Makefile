@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lint lock environment bench clean
+.PHONY: help report test lint lock environment bench truth clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,11 @@ lock: ## requirements.txt from pyproject.toml (needs uv); UPGRADE=--upgrade take
 bench: environment ## seconds and memory against peers, on 10 million seeded events (some minutes)
 	$(BIN)/python -m benchmarks.bench_quality
 	$(BIN)/python -m benchmarks.bench_funnel
+	$(BIN)/python -m benchmarks.bench_correlation
+	$(BIN)/python -m benchmarks.bench_attribution
+
+truth: environment ## convlib and four products' scores on logs with known effects (about 15 minutes): the numbers and the figure of docs/truth.md
+	$(BIN)/python -m benchmarks.truth --figure docs/images/truth.png
 
 clean: ## removes the environment, caches and builds; reports stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -58,7 +58,7 @@ MICRO, NO_TOUCH = "micro", "(no touch)"
 FEWEST_PATHS = 30
 #: A set of touches is a number of as many bits.
 MOST_TOUCHES = 60
-MOST_ORDER, MOST_DRAWS = 3, 10_000
+MOST_ORDER, FEWEST_DRAWS, MOST_DRAWS = 3, 100, 10_000
 QUANTILES = (25, 50, 75)
 
 
@@ -155,7 +155,7 @@ def attribute(
         order: How many touches back `markov` looks: 1 to 3.
         half_life: How long before the path's last touch one counts half as much by `time_decay`.
         unit: What is counted.
-        draws: How many samples of units the intervals come from; 0 for none.
+        draws: How many samples of units the intervals come from, at least 100; 0 for none.
         confidence: Level of the intervals.
 
     Returns:
@@ -251,9 +251,11 @@ def _find_wrong_choices(*, model: str, unit: str, order: int, draws: int) -> lis
         if choice not in known:
             hint = did_you_mean(choice, known)
             problems.append(f"`{name}` is {choice!r}; it must be one of {quote_names(known)}.{hint}")
-    for name, number, low, high in (("order", order, 1, MOST_ORDER), ("draws", draws, 0, MOST_DRAWS)):
-        if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
-            problems.append(f"`{name}` is {number!r}; it must be a whole number from {low} to {high:,}.")
+    if type(order) is not int or not 1 <= order <= MOST_ORDER:
+        problems.append(f"`order` is {order!r}; it must be a whole number from 1 to {MOST_ORDER}.")
+    if type(draws) is not int or (draws and not FEWEST_DRAWS <= draws <= MOST_DRAWS):
+        right = f"from {FEWEST_DRAWS} to {MOST_DRAWS:,}, or 0 for no intervals"
+        problems.append(f"`draws` is {draws!r}; it must be a whole number {right}.")
     return problems
 
 

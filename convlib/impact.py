@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from convlib import plots, stats, takeaways
 from convlib.correlation import Correlation
+from convlib.documents import quote_names
+from convlib.durations import MICROSECONDS
 from convlib.errors import ParamError
 from convlib.measured import MeasuredEffect, check_measured, unknown_micro
 from convlib.plan import Plan
 from convlib.plan_entries import Macro, Micro
-from convlib.results import Kind, Result, Shown
+from convlib.results import Kind, Result, Shown, show_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,15 +24,8 @@ if TYPE_CHECKING:
 COLUMNS = (
     *("rank", "micro", "stage", "owner", "units_with", "reach", "lift", "value_per_conversion"),
     *("score", "score_ci_lower", "score_ci_upper", "opportunity", "opportunity_ci_lower", "opportunity_ci_upper"),
-    *(
-        "effort",
-        "opportunity_per_effort",
-        "probability_top_3",
-        "sample_size_to_test",
-        "days_to_test",
-        "verdict",
-        "note",
-    ),
+    *("effort", "opportunity_per_effort", "probability_top_3", "sample_size_to_test", "days_to_test", "verdict"),
+    "note",
 )
 TEST_COLUMNS = (
     *("rank", "micro", "baseline_rate", "goal_rate", "sample_size_to_test", "days_to_test", "detectable_2_weeks"),
@@ -64,10 +59,11 @@ class Impact(Result):
         macro: The macro-conversion.
         worth: Unit of score and opportunity: the plan's currency, `conversions`, or `in value`.
         goals: What-if goals in place of the plan's targets, as shares of the units that could.
-        tests: The test plan of the first three ranks: `baseline_rate` and `goal_rate` of the micro, the units in two
-            arms and the days that find that move, the least move of the rate that 2 and 4 weeks of the traffic find
-            (all with 80% power at 5% two-sided), and what a test of the macro itself would need: its rate now, the
-            effect that the lift predicts, units and days.
+        tests: The test plan of the first three ranks that have an opportunity above zero: `baseline_rate` and
+            `goal_rate` of the micro, the units in two arms and the days of entries that find that move, the least move
+            of the rate that 2 and 4 weeks of the traffic find (all with 80% power at 5% two-sided), and what a test of
+            the macro itself would need: its rate among the units that could do the micro, each counted once, the effect
+            that the lift predicts, units and days of entries.
     """
 
     SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
@@ -76,11 +72,11 @@ class Impact(Result):
         ("opportunity", "Opportunity", "number"),
         ("probability_top_3", "In the top 3", "percent"),
         ("score", "Value of one more unit", "number"),
-        ("reach", "Could still do it", "count"),
+        ("reach", "Have not done it", "count"),
         ("effort", "Effort", "number"),
         ("owner", "Owner", "text"),
         ("sample_size_to_test", "Units to test", "count"),
-        ("days_to_test", "Days to test", "count"),
+        ("days_to_test", "Days of entries to test", "count"),
         ("verdict", "Verdict", "text"),
         ("note", "Note", "text"),
     )
@@ -90,6 +86,12 @@ class Impact(Result):
     goals: Mapping[str, float]
     tests: pd.DataFrame
     _evidence: _Evidence = dataclasses.field(repr=False)
+
+    def _repr_html_(self) -> str:
+        priced = ("score", "opportunity")
+        shown = [(n, f"{heading}, {self.worth}" if n in priced else heading, kind) for n, heading, kind in self.SHOWN]
+        often = self.table["probability_top_3"].map(takeaways.word_probability, na_action="ignore")
+        return show_table(self.named.assign(probability_top_3=often), shown)
 
     def at(self, **goals: float) -> "Impact":
         """Say what other goals would be worth: `impact.at(add_to_cart=0.12)`.
@@ -121,13 +123,13 @@ class Impact(Result):
             ("baseline_rate", "Rate now", "percent"),
             ("goal_rate", "Goal", "percent"),
             ("sample_size_to_test", "Units to test", "count"),
-            ("days_to_test", "Days", "count"),
+            ("days_to_test", "Days of entries", "count"),
             ("detectable_2_weeks", "Least move found in 2 weeks", "points"),
             ("detectable_4_weeks", "in 4 weeks", "points"),
             ("macro_rate", "Macro now", "percent"),
             ("macro_effect", "Macro's predicted move", "points"),
             ("macro_sample_size", "Units to test the macro", "count"),
-            ("macro_days", "Days", "count"),
+            ("macro_days", "Days of entries to test the macro", "count"),
             ("note", "Note", "text"),
         )
         return Shown(self.tests.assign(micro=self.tests["micro"].replace(self.names)), columns)
@@ -153,7 +155,8 @@ def score_impact(
     correlation: Correlation,
     plan: Plan,
     *,
-    measured: Sequence[MeasuredEffect] = (),
+    second_opinion: Correlation | None = None,
+    measured: MeasuredEffect | Sequence[MeasuredEffect] = (),
     confidence: float = stats.CONFIDENCE,
 ) -> Impact:
     """Rank the micros by what getting each to its target would be worth, if the association held.
@@ -167,24 +170,26 @@ def score_impact(
     Args:
         correlation: The associations of one macro.
         plan: The plan, for targets, owners, effort and value.
+        second_opinion: The same correlation with `model="regression"`: where its verdict is another, the note says so.
         measured: What experiments changed, at most one for a micro.
         confidence: Level of the intervals.
 
     Returns:
         One row a micro, by `rank`; preconditions, followers and micros with too few units have none.
         `probability_top_3` is the share of 20,000 draws of the lifts in which it is among the three largest
-        opportunities. `sample_size_to_test` units in two arms find the micro's move to its target with 80% power at
-        5% two-sided; `days_to_test` is that at the segment's traffic. `verdict` is `measured` where an experiment
-        decides. Intervals are quantiles of the draws, or Fieller's.
+        opportunities. `sample_size_to_test` units in two arms find the micro's move to its target with 80% power at 5%
+        two-sided; `days_to_test` is that at the segment's traffic, without the follow-up. `verdict` is `measured` where
+        an experiment decides. Intervals are quantiles of the draws, or Fieller's.
 
     Raises:
-        ParamError: The confidence is not between 0 and 1, or a measured effect can't be used.
+        ParamError: An argument is of another kind or macro, the confidence is not between 0 and 1, or a measured effect
+            can't be used.
     """
-    goal = next(macro for macro in plan.macros if macro.id == correlation.macro)
+    goal = _check_arguments(correlation, plan, second_opinion)
     micros = [micro.id for micro in goal.micros]
     stats.check_confidence(confidence)
-    check_measured(measured, micros, macro=goal.id)
-    if measured and correlation.target == "value":
+    effects = check_measured(measured, micros, macro=goal.id)
+    if effects and correlation.target == "value":
         msg = "`measured` has effects on how many convert, the lifts are in value. Correlate with target='conversion'."
         raise ParamError(msg)
     table = correlation.table[correlation.table["micro"].isin(micros)].merge(correlation.followed, on="micro")
@@ -192,8 +197,53 @@ def score_impact(
     draws = stats.shrink(lifts, errors, draws=DRAWS, seed=SEED)
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=1)
     table = table.assign(lift=draws.mean(axis=1), lift_ci_lower=low, lift_ci_upper=high)
-    _replace_measured(table, draws, measured, goal.name, confidence)
+    table = table.assign(together=_compare(table, second_opinion))
+    table["note"] = [_join(*notes) for notes in zip(table["note"], table["together"], strict=True)]
+    _replace_measured(table, draws, effects, goal.name, confidence)
     return _rank_micros(_Evidence(table, draws, goal, correlation), {})
+
+
+def _check_arguments(correlation: Correlation, plan: Plan, second: Correlation | None) -> Macro:
+    checks = (
+        ("correlation", correlation, Correlation, "correlate"),
+        ("plan", plan, Plan, "read_plan"),
+        ("second_opinion", second, Correlation | None, "correlate"),
+    )
+    problems = [
+        f"`{name}` is of type {type(given).__name__}; it must be what `{maker}` gives."
+        for name, given, kind, maker in checks
+        if not isinstance(given, kind)
+    ]
+    if problems:
+        raise ParamError(*problems)
+    goals = {goal.id: goal for goal in plan.macros}
+    if correlation.macro not in goals:
+        problems = [
+            f"The plan has no macro `{correlation.macro}`, which the correlation is of; it has {quote_names(goals)}. "
+            "Give the plan that the correlation was made with."
+        ]
+    wanted = {name: getattr(correlation, name) for name in ("macro", "segment", "target")} | {"model": "regression"}
+    problems += [
+        f"`second_opinion` has {name} {getattr(second, name)!r}; it must be {value!r}."
+        for name, value in wanted.items()
+        if second is not None and getattr(second, name) != value
+    ]
+    if problems:
+        raise ParamError(*problems)
+    return goals[correlation.macro]
+
+
+def _compare(table: pd.DataFrame, second: Correlation | None) -> list[str]:
+    """Say of each ranked micro what all together give, where that is another verdict."""
+    if second is None:
+        return [""] * len(table)
+    others = second.table.set_index("micro").T
+    return [
+        takeaways.word_together(others[micro], in_value=second.target == "value")
+        if verdict in RANKED and micro in others and others[micro]["verdict"] != verdict
+        else ""
+        for micro, verdict in zip(table["micro"], table["verdict"], strict=True)
+    ]
 
 
 def _replace_measured(
@@ -209,7 +259,8 @@ def _replace_measured(
             continue
         draws[row] = each.draw_ratio(rng, DRAWS)
         table.loc[row, ["lift", "lift_ci_lower", "lift_ci_upper"]] = each.ratio, low, high
-        table.loc[row, ["verdict", "note"]] = "measured", takeaways.word_experiment(each.name, macro)
+        said = takeaways.word_experiment(each.name, macro)
+        table.loc[row, ["verdict", "note", "together"]] = "measured", said, ""
 
 
 def _rank_micros(evidence: _Evidence, goals: Mapping[str, float]) -> Impact:
@@ -224,19 +275,21 @@ def _rank_micros(evidence: _Evidence, goals: Mapping[str, float]) -> Impact:
         **_multiply(table, "score", value),
         **_multiply(table, "opportunity", gains),
         probability_top_3=_probability_top_3(evidence.draws * gains[:, None], usable),
-        sample_size_to_test=stats.size_tests(table["baseline_rate"], table["goal_rate"]),
+        sample_size_to_test=stats.size_tests(table["baseline_rate"].where(usable), table["goal_rate"]),
         per_day=correlation.entries_per_day * stats.divide(table["could"], table["units"]),
     )
     frame["opportunity_per_effort"] = stats.divide(frame["opportunity"], frame["effort"])
     frame["days_to_test"] = np.ceil(stats.divide(frame["sample_size_to_test"], frame["per_day"]))
     frame = _rank(frame, usable)
-    tests = _plan_tests(frame[frame["rank"].notna()].head(MOST_TESTS), in_value=correlation.target == "value")
+    worthy = frame[frame["rank"].notna() & (frame["opportunity"] > 0)]
+    tests = _plan_tests(worthy.head(MOST_TESTS), in_value=correlation.target == "value")
     said = takeaways.word_impact(
         frame,
         macro=evidence.macro.name,
         names=correlation.names,
         worth=worth,
         followed=int(table["units"].max()) if len(table) else 0,
+        days=_count_days(correlation),
         segment=correlation.segment,
         tests=tests,
     )
@@ -251,6 +304,13 @@ def _rank_micros(evidence: _Evidence, goals: Mapping[str, float]) -> Impact:
         tests=tests,
         _evidence=evidence,
     )
+
+
+def _count_days(correlation: Correlation) -> int:
+    """Count the days over which the units that are followed to the end entered."""
+    followed, design = correlation._units
+    day = followed.start[followed.is_mature(design, design.landmarks[-1])] // MICROSECONDS["D"]
+    return int(np.ptp(day)) + 1 if len(day) else 0
 
 
 def _set_goals(evidence: _Evidence, goals: Mapping[str, float]) -> pd.DataFrame:
@@ -347,9 +407,7 @@ def _rank(frame: pd.DataFrame, usable: NDArray[np.bool_]) -> pd.DataFrame:
 
 def _plan_tests(rows: pd.DataFrame, *, in_value: bool) -> pd.DataFrame:
     """Say what testing each micro takes, and what the macro, which moves far less, would."""
-    sides = ("with", "without")
-    converted, units = (sum(rows[f"{what}_{side}"] for side in sides) for what in ("converted", "units"))
-    macro_rate = stats.divide(converted, units)
+    macro_rate = stats.divide(rows["converted"], rows["could"])
     effect = (rows["lift"] * (rows["goal_rate"] - rows["baseline_rate"])).to_numpy() * (np.nan if in_value else 1)
     sizes = stats.size_tests(macro_rate, macro_rate + effect)
     return rows.assign(

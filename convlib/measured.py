@@ -10,6 +10,9 @@ from convlib import stats
 from convlib.documents import did_you_mean, quote_names
 from convlib.errors import ParamError
 
+#: The fields that are numbers, and what they must be above; all must be below 1.
+BOUNDS = {"micro_effect": -1, "micro_error": 0, "macro_effect": -1, "macro_error": 0, "covariance": -1}
+
 
 @dataclasses.dataclass(frozen=True)
 class MeasuredEffect:
@@ -50,37 +53,50 @@ class MeasuredEffect:
         return stats.divide(macro, micro)
 
     def find_problems(self) -> Iterator[str]:
-        """Say what is wrong with the numbers."""
-        for field in ("micro_effect", "macro_effect", "covariance"):
-            if not np.isfinite(getattr(self, field)):
-                yield f"`{field}` of `{self.micro}` is {getattr(self, field)!r}; it must be a finite number."
-        for field in ("micro_error", "macro_error"):
-            if not 0 < getattr(self, field) < np.inf:
-                yield f"`{field}` of `{self.micro}` is {getattr(self, field)!r}; it must be above 0."
-        most = self.micro_error * self.macro_error
-        if 0 < most < abs(self.covariance):
+        """Say what is wrong with the fields."""
+        wrong = [name for name, low in BOUNDS.items() if not _is_number(getattr(self, name), above=low)]
+        for name in wrong:
+            yield (
+                f"`{name}` of `{self.micro}` is {getattr(self, name)!r}; it must be a number between {BOUNDS[name]} "
+                "and 1: effects and their errors are shares, 0.03 is three points."
+            )
+        if not wrong and abs(self.covariance) > (most := self.micro_error * self.macro_error):
             yield (
                 f"`covariance` of `{self.micro}` is {self.covariance!r}; it can't be larger than the product of the "
                 f"two standard errors, {most:g}."
             )
 
 
-def check_measured(measured: Sequence[MeasuredEffect], micros: Sequence[str], *, macro: str) -> None:
-    """Refuse effects that can't stand in the place of an association.
+def check_measured(
+    measured: MeasuredEffect | Sequence[MeasuredEffect], micros: Sequence[str], *, macro: str
+) -> list[MeasuredEffect]:
+    """List the effects, of which there may be one alone, and refuse those that can't replace an association.
 
     Raises:
-        ParamError: Every unknown micro, micro with two effects, and number that makes no sense.
+        ParamError: Every unknown micro, micro with two effects, and field that makes no sense.
     """
-    named = [each.micro for each in measured]
-    problems = [unknown_micro(name, micros, macro=macro) for name in dict.fromkeys(named) if name not in micros]
+    listed = list(measured) if isinstance(measured, list | tuple) else [measured]
+    effects = [each for each in listed if isinstance(each, MeasuredEffect)]
+    problems = [
+        f"`measured` holds {each!r}; it must hold `MeasuredEffect`s alone."
+        for each in listed
+        if not isinstance(each, MeasuredEffect)
+    ]
+    named = [str(each.micro) for each in effects]
+    problems += [unknown_micro(name, micros, macro=macro) for name in dict.fromkeys(named) if name not in micros]
     problems += [
         f"`measured` has {named.count(name)} effects of `{name}`; give one, that of the experiment to go by."
         for name in dict.fromkeys(named)
         if named.count(name) > 1
     ]
-    problems += [problem for each in measured for problem in each.find_problems()]
+    problems += [problem for each in effects for problem in each.find_problems()]
     if problems:
         raise ParamError(*problems)
+    return effects
+
+
+def _is_number(value: object, *, above: float) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(above < value < 1)
 
 
 def unknown_micro(name: str, micros: Sequence[str], *, macro: str) -> str:

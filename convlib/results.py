@@ -78,6 +78,10 @@ class Shown:
 def show_table(table: pd.DataFrame, shown: Sequence[tuple[str, str, Kind]], *, caption: str = "") -> str:
     """Render a table for people: rounded, with units, intervals beside their numbers, and `-` for what is not known."""
     columns = [(name, heading, kind) for name, heading, kind in shown if name in table]
+    headings = [heading for _, heading, _ in columns]
+    if len(set(headings)) < len(headings):
+        msg = f"Two columns of a table can't have one heading: {headings!r}."
+        raise ValueError(msg)
     cells = pd.DataFrame({heading: _format_column(table, name, kind) for name, heading, kind in columns})
     if cells.empty:
         return '<p class="empty">Nothing to show.</p>'

@@ -15,7 +15,7 @@ from scipy.special import expit
 from convlib import plots, stats, takeaways
 from convlib.documents import did_you_mean, quote_names
 from convlib.errors import ParamError
-from convlib.events import EventLog, Unit
+from convlib.events import EventLog, Unit, list_columns
 from convlib.funnel_units import name_units
 from convlib.identity import HASH_KEY, hash_frame
 from convlib.joint import fit_model
@@ -103,12 +103,13 @@ class Scorecard(Result):
 
     @property
     def scores(self) -> pd.DataFrame:
-        """List the units that were at risk at their landmark, the highest scores first.
+        """List the units that were at risk at their landmark: pending ones first, then by score, the highest first.
 
         Returns:
-            `unit_id`, hashed with the key in the environment variable `CONVLIB_HASH_KEY` (missing without one; ids that
-            were hashed on reading stay); `score`; the `probability` that it stands for; its `decile` among all listed,
-            1 the highest, units of one score in the same; and `pending`: the outcome is still open.
+            `unit_id`, the hexadecimal HMAC-SHA-256 of the id's UTF-8 with the key in the environment variable
+            `CONVLIB_HASH_KEY` (missing without one; ids that were hashed on reading stay); `score`; the `probability`
+            that it stands for; its `decile` among all listed, 1 the highest, units of one score in the same; and
+            `pending`: the outcome is still open.
         """
         if self.ranked["unit_id"].str.fullmatch(HASHED).all():
             return self.ranked
@@ -120,16 +121,27 @@ class Scorecard(Result):
         """Write the scores as CSV, with hashed ids.
 
         Raises:
-            ParamError: The ids are not hashed and there is no key to do so.
+            ParamError: The path is not one of a CSV file in a folder that is there, or the ids are not hashed and there
+                is no key to do so.
         """
-        scores = self.scores
+        scores, path, problems = self.scores, Path(path), []
+        if path.suffix.lower() != ".csv":
+            problems += [f"`path` is {str(path)!r}; it must end in .csv, which is what `export` writes."]
+        if path.is_dir():
+            problems += [f"`path` is {str(path)!r}, a folder; name a file."]
+        if not path.parent.is_dir():
+            problems += [f"`path` is {str(path)!r}, in a folder that is not there; make {str(path.parent)!r} first."]
         if scores["unit_id"].isna().any():
-            msg = (
+            problems += [
                 "`export` writes hashed ids, and there is no key to hash them with. Put one of at least 16 bytes into "
                 f"the environment variable {HASH_KEY}; whoever has it can join the scores to the users."
-            )
-            raise ParamError(msg)
-        scores.to_csv(path, index=False)
+            ]
+        if problems:
+            raise ParamError(*problems)
+        # Written beside the place and moved there, so that nobody reads half a table.
+        scratch = path.with_name(f".{path.name}.part")
+        scores.to_csv(scratch, index=False)
+        scratch.replace(path)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the points of each micro with their intervals."""
@@ -158,7 +170,7 @@ def score_units(
     exposure: str = "",
     horizon: str = "",
     entry: str | None = None,
-    adjust: Sequence[str] = (),
+    adjust: str | Sequence[str] = (),
     unit: Unit = "user",
     points_to_double: float = 20,
     confidence: float = stats.CONFIDENCE,
@@ -174,7 +186,8 @@ def score_units(
         log: The log, seen through a segment and a period of entries.
         plan: The plan whose micros get points.
         macro: Id of the macro-conversion.
-        until: Last day of what is fitted on; None takes the one that puts 70% of the usable units before it.
+        until: Last day of what is fitted on, from the first day of entries to the last of the data; None takes the one
+            that puts 70% of the usable units before it.
         exposure: Landmark after entry; empty takes the plan's last, else 7 days.
         horizon: How long after the landmark the macro counts; empty takes the plan's, else 14 days.
         entry: Conversion or event that starts the clock; None takes the plan's, else the first event in the period.
@@ -197,16 +210,16 @@ def score_units(
     Source: Siddiqi (2006), Credit Risk Scorecards, chapter 6, for the scaling.
     """
     log.check_plan(plan)
-    goal, day = _check_arguments(plan, macro, until, points_to_double, confidence)
-    clock = goal.correlation or Clock()
+    goal, day = _check_arguments(log, plan, macro, until, points_to_double, confidence)
+    clock, adjust = goal.correlation or Clock(), list_columns(adjust)
     entry, exposure = entry or clock.entry, exposure or [DEFAULT_EXPOSURE, *clock.exposure][-1]
     horizon = horizon or clock.horizon or DEFAULT_HORIZON
     design = read_design([exposure], horizon)
-    entries, followed = follow(log, goal, design, entry=entry, unit=unit, columns=list(adjust))
+    entries, followed = follow(log, goal, design, entry=entry, unit=unit, columns=adjust)
     if not followed.is_mature(design, design.landmarks[0]).any():
         check_followed(log, design, entry=entry, unit=unit)
     split = _choose_split(followed, design) if day is None else ((day - EPOCH).days + 1) * DAY
-    risk = find_risk(dataclasses.replace(followed, end=split), design, entries[list(adjust)])
+    risk = find_risk(dataclasses.replace(followed, end=min(split, followed.end)), design, entries[adjust])
     points = _fit_points(risk, goal, points_to_double, confidence)
     base = _find_base(risk, points["points"], points_to_double)
     ranked = _rank(followed, design, points["points"], base, points_to_double)
@@ -242,13 +255,12 @@ def _word(card: Scorecard) -> Takeaways:
         until=card.until,
         fitted=card.fitted,
         area=(card.auc, card.auc_ci_lower, card.auc_ci_upper),
-        lift=card.lift,
         note=card.note,
     )
 
 
 def _check_arguments(
-    plan: Plan, macro: str, until: dt.date | str | None, points_to_double: float, confidence: float
+    log: EventLog, plan: Plan, macro: str, until: dt.date | str | None, points_to_double: float, confidence: float
 ) -> tuple[Macro, dt.date | None]:
     problems, day = [], None
     goals = {goal.id: goal for goal in plan.macros}
@@ -258,7 +270,12 @@ def _check_arguments(
         day = None if until is None else dt.date.fromisoformat(str(until))
     except ValueError:
         problems += [f"`until` is {until!r}, which is not a date; write it as YYYY-MM-DD."]
-    if not 0 < points_to_double < np.inf:
+    first, last = max(log.period[0], log.first.date()), log.last.date()
+    if day and not first <= day <= last:
+        known = f"from {first}, the first day of entries, to {last}, the last of the data"
+        problems += [f"`until` is {until!s}; it must be a day {known}."]
+    number = isinstance(points_to_double, int | float) and not isinstance(points_to_double, bool)
+    if not number or not 0 < points_to_double < np.inf:
         problems += [f"`points_to_double` is {points_to_double!r}; it must be above 0, such as 20."]
     try:
         stats.check_confidence(confidence)
@@ -295,15 +312,17 @@ def _fit_points(risk: Risk, goal: Macro, points_to_double: float, confidence: fl
     model, few = fit_model(risk, names=[micro.name for micro in goal.micros]), _find_few(risk)
     log_odds = np.where(few != "", np.nan, model.coefficients)
     reach = stats.normal_quantile(confidence) * np.sqrt(np.diag(model.covariance))
+    low, high = log_odds - reach, log_odds + reach
+    doubts = np.where((low <= 0) & (high >= 0), "may be 0", "")
     rows = {
         "micro": [micro.id for micro in goal.micros],
         "stage": [micro.stage for micro in goal.micros],
         "units_with": risk.exposed.sum(axis=0),
         "log_odds": log_odds,
-        "log_odds_ci_lower": log_odds - reach,
-        "log_odds_ci_upper": log_odds + reach,
+        "log_odds_ci_lower": low,
+        "log_odds_ci_upper": high,
         "points": np.round(log_odds * points_to_double / np.log(2)),
-        "note": [few or note for note in model.notes],
+        "note": [few or note or str(doubt) for note, doubt in zip(model.notes, doubts, strict=True)],
     }
     texts = dict.fromkeys(("micro", "stage", "note"), "str")
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({**texts, "points": "Int64"})
@@ -337,7 +356,7 @@ def _rank(followed: Followed, design: Design, points: pd.Series, base: float, po
             "converted": followed.macro[place] < design.follow_up,
         }
     )
-    return frame.sort_values("score", ascending=False, kind="stable", ignore_index=True)
+    return frame.sort_values(["pending", "score"], ascending=False, ignore_index=True)
 
 
 def _number_deciles(score: Floats) -> "pd.api.extensions.ExtensionArray":

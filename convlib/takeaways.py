@@ -418,6 +418,12 @@ def word_attribution(
             f"{bare['conversions']:,.0f} of {counts['conversions']:,} conversions ({bare['share']:.1%}) came without "
             f"any touch in the {word_duration(window)} before."
         )
+    negative = touches.loc[(touches["share"] < 0) & (model == MODEL_NAMES["shapley"]), "touch"]
+    if len(negative):
+        sentences.append(
+            f"Where a share is below zero ({', '.join(negative)}), paths with the touch convert less often than those "
+            "without; what it lacks goes to the other touches, so that one may have more than 100%."
+        )
     credits = comparison.iloc[:-1].set_index("touch")
     if counts["converting"]:
         spread = credits.max(axis=1) - credits.min(axis=1)
@@ -448,7 +454,6 @@ def word_scorecard(
     until: dt.date,
     fitted: int,
     area: tuple[float, float, float],
-    lift: float,
     note: str,
 ) -> Takeaways:
     """Say how well a score told who converts later, whether its probabilities held, and what gives most points."""
@@ -456,12 +461,13 @@ def word_scorecard(
     sentences = []
     if np.isfinite(area[0]):
         low, high = area[1:]
-        best = _records(validation)[0]
+        best, rate = _records(validation)[0], validation["converted"].sum() / later
+        times = [format_number(best[f"observed{end}"] / rate) for end in ("", "_ci_lower", "_ci_upper")]
         sentences = [
             f"Of the {later:,} units that entered after {day}, one that reached {macro} had the higher score than one "
             f"that did not in {area[0]:.1%} of the pairs ({low:.1%} to {high:.1%}; 50% is chance).",
-            f"The {best['units']:,} with the highest scores did so {format_number(lift)} times as often as all: "
-            f"{_share(best, 'observed')}.",
+            f"The {best['units']:,} with the highest scores did so {times[0]} times as often as all ({times[1]} to "
+            f"{times[2]}): {_share(best, 'observed')}.",
             _word_calibration(validation),
         ]
     elif note:
@@ -486,9 +492,10 @@ def _word_calibration(validation: pd.DataFrame) -> str:
     units, hits = validation["units"].sum(), validation["converted"].sum()
     predicted = (validation["predicted"] * validation["units"]).sum() / units
     inside = validation["predicted"].between(validation["observed_ci_lower"], validation["observed_ci_upper"]).sum()
+    sizes = " to ".join(dict.fromkeys(f"{size:,}" for size in (validation["units"].min(), validation["units"].max())))
     return (
         f"By their scores {predicted:.1%} of them would, and {hits / units:.1%} did; in {inside} of {len(validation)} "
-        "groups by score the prediction lies within the interval of what they did."
+        f"groups by score, of {sizes} units each, the prediction lies within the interval of what they did."
     )
 
 
@@ -555,6 +562,21 @@ def word_goal(goal: float | None, *, target: bool, up: bool) -> str:
     return TARGET if target else TENTH.format("more" if up else "fewer")
 
 
+def word_together(other: Mapping[str, Any] | pd.Series, *, in_value: bool) -> str:
+    """Say what becomes of a micro's verdict in one model of all."""
+    lift = other["adjusted_lift"]
+    size = f" ({_signed(lift) if in_value else f'{_points(lift)} pts'})" if np.isfinite(lift) else ""
+    said = other["verdict"] if other["verdict"] in JUDGED else other["note"]
+    return f"{said} when all micro-conversions are looked at together{size}"
+
+
+def word_probability(probability: float) -> str:
+    """Write a probability that is not certain as what it is."""
+    if 0.995 <= probability < 1:
+        return ">99%"
+    return "<1%" if 0 < probability < 0.005 else f"{probability:.0%}"
+
+
 def word_experiment(name: str, macro: str) -> str:
     """Say what stands in the place of an association, and what that assumes."""
     which = f" in {name}" if name else ""
@@ -568,12 +590,14 @@ def word_impact(
     names: Mapping[str, str],
     worth: str,
     followed: int,
+    days: int,
     segment: str,
     tests: pd.DataFrame,
 ) -> Takeaways:
     """Say what to work on first, how sure that is, and how to find out."""
     rows = table[(table["opportunity"] > 0) & (table["verdict"].isin(["positive", "negative", "measured"]))]
-    sentences = [_word_opportunity(row, names[row["micro"]], worth, followed) for row in _records(rows.head(3))]
+    among = f"among the {followed:,} units followed, who entered over {days:,} {'day' if days == 1 else 'days'}"
+    sentences = [_word_opportunity(row, names[row["micro"]], worth, among) for row in _records(rows.head(3))]
     untested = rows[(rows["verdict"] != "measured") & np.isfinite(rows["days_to_test"])]
     if not table["verdict"].isin([*JUDGED, "measured"]).any():
         sentences.append(f"Segment {segment} has too few units or conversions to judge any micro-conversion.")
@@ -582,12 +606,12 @@ def word_impact(
     for first in _records(untested.head(1)):
         sentences.append(
             f"Test {names[first['micro']]} first: {first['sample_size_to_test']:,.0f} units in two arms would show "
-            f"it move, about {first['days_to_test']:,.0f} days at this traffic."
+            f"it move, about {first['days_to_test']:,.0f} days of entries at this traffic."
         )
         same = tests[(tests["micro"] == first["micro"]) & tests["macro_days"].notna()]
         sentences += [
             f"To show {macro} itself move by the {_points(row['macro_effect'])} points that this predicts would take "
-            f"{row['macro_sample_size']:,.0f} units, about {row['macro_days']:,.0f} days."
+            f"{row['macro_sample_size']:,.0f} units, about {row['macro_days']:,.0f} days of entries."
             for row in _records(same)
         ]
     but = "Apart from what experiments measured, these" if (rows["verdict"] == "measured").any() else "These"
@@ -597,7 +621,7 @@ def word_impact(
     return Takeaways(sentences)
 
 
-def _word_opportunity(row: Mapping[str, Any], name: str, worth: str, followed: int) -> str:
+def _word_opportunity(row: Mapping[str, Any], name: str, worth: str, among: str) -> str:
     reached = f"reaching {row['goal']}" if not row["goal"].startswith("a tenth") else f"{row['goal']} units doing it"
     verb, condition = "would go with", "if the association held"
     if row["verdict"] == "measured":
@@ -605,8 +629,8 @@ def _word_opportunity(row: Mapping[str, Any], name: str, worth: str, followed: i
     return (
         f"Rank {row['rank']}, {name}: {reached} {verb} {format_number(row['opportunity'])} more {worth} "
         f"({format_number(row['opportunity_ci_lower'])} to {format_number(row['opportunity_ci_upper'])}) "
-        f"among the {followed:,} units followed, {condition}; in the top 3 with probability "
-        f"{row['probability_top_3']:.0%}."
+        f"{among}, {condition}; in the top 3 with probability {word_probability(row['probability_top_3'])}"
+        f"{'; ' if row['together'] else ''}{row['together']}."
     )
 
 

@@ -14,7 +14,7 @@ from convlib.documents import did_you_mean, quote_names
 from convlib.durations import find_duration_problem, parse_duration
 from convlib.errors import ParamError
 from convlib.events import EventLog, Unit, list_columns
-from convlib.landmarks import DEFAULT_HORIZON, Design, find_risk, follow
+from convlib.landmarks import DEFAULT_HORIZON, Design, check_followed, find_risk, follow
 from convlib.lifts import FEWEST_CONVERTED, FEWEST_UNITS, score_micros
 from convlib.measured import unknown_micro
 from convlib.plan import Plan
@@ -47,6 +47,7 @@ class Threshold(Result):
         held_out: How many units these are.
         units: Units at risk at the end of the longest time.
         pending: Units whose outcome window is not over.
+        conversions_used: Mature converters that count, over all: who converts before the longest time does not.
     """
 
     SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
@@ -73,6 +74,7 @@ class Threshold(Result):
     held_out: int
     units: int
     pending: int
+    conversions_used: float
 
     @property
     def apparent_lift(self) -> float:
@@ -133,6 +135,7 @@ def find_threshold(
 
     Raises:
         ParamError: An argument is wrong; all are named at once.
+        EventDataError: Nobody in the period has a complete window.
     """
     stats.check_confidence(confidence)
     log.check_plan(plan)
@@ -144,6 +147,9 @@ def find_threshold(
     design = Design((parse_duration(rules[-1][1]),), parse_duration(horizon, name="horizon"))
     columns = [f"{unit}_id"]
     entries, followed = follow(log, goal, design, entry=entry, unit=unit, columns=columns, candidates=[])
+    mature = followed.is_mature(design, design.landmarks[0])
+    if not mature.any():
+        check_followed(log, design, entry=entry, unit=unit)
     done = gather(log, [Step(micro)], codes=entries.index.to_numpy(np.int64), unit=unit)
     met = _meet(rules, done.unit, done.time - followed.start[done.unit], len(entries))
     risk = find_risk(followed, design, entries[[]])
@@ -159,7 +165,10 @@ def find_threshold(
     found: dict[str, Any] = {
         **_judge_parts(tables[1:], chosen, confidence),
         "units": len(risk.unit),
-        "pending": int((~followed.is_mature(design, design.landmarks[0])).sum()),
+        "pending": int((~mature).sum()),
+        "conversions_used": float(
+            stats.divide(risk.outcome.sum(), (mature & (followed.macro < design.follow_up)).sum())
+        ),
     }
     titles = {each.id: each.name for each in (goal, *goal.micros)}
     words = {"macro": titles[macro], "micro": titles[micro], "landmark": rules[-1][1], "horizon": horizon}
@@ -178,7 +187,7 @@ def _check_arguments(
         problems.append(f"`macro` is {macro!r}; {known}")
     elif micro not in (micros := [each.id for each in goals[macro].micros]):
         problems.append(unknown_micro(micro, micros, macro=macro))
-    if not counts or not all(type(each) is int and each >= 1 for each in counts):
+    if not isinstance(counts, Sequence) or not counts or not all(type(each) is int and each >= 1 for each in counts):
         problems.append(f"`counts` is {counts!r}; it must hold whole numbers from 1 on, such as (1, 2, 3).")
     faults = {text: find_duration_problem(text) for text in within or [""]}
     problems += [f"`within` has {text!r}; {fault}" for text, fault in faults.items() if fault]

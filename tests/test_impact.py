@@ -62,7 +62,9 @@ def make(plan: Plan) -> Make:
         return dataclasses.replace(
             base,
             table=table.reindex(columns=base.table.columns),
-            followed=frame[["micro", "could", "did"]].assign(units=units or frame["could"]),
+            followed=frame[["micro", "could", "did"]].assign(
+                units=units or frame["could"], converted=frame["could"] // 10
+            ),
             errors=pd.Series(error, index=frame["micro"]),
             value_per_conversion=value,
             entries_per_day=100.0,
@@ -260,6 +262,7 @@ def test_impact_at_ranks_and_words_anew_and_keeps_earlier_goals(plan: Plan, make
     assert moved.goals == {"read": 0.9, "save": 0.31}
     assert row_of(moved, "read")["opportunity"] == pytest.approx(0.02 * 50 * 600, rel=1e-3)
     assert moved.takeaways[0].startswith("Rank 1, Read: reaching 90.0% would go with 600 more USD")
+    assert moved._repr_html_().count("Opportunity, USD") == moved._repr_html_().count("one more unit, USD") == 1
     assert moved.tests["micro"].tolist() == ["read", "save"]
     pd.testing.assert_frame_equal(impact.at(save=0.5).table.drop(columns="note"), impact.table.drop(columns="note"))
 
@@ -323,8 +326,8 @@ def test_score_impact_says_what_an_experiment_caused(plan: Plan, make: Make) -> 
     said = score_impact(make(SAVE), plan, measured=[CLEAR]).takeaways
     assert said[1] == (
         "Rank 2, Read: a tenth more units doing it would bring 600 more USD (331 to 1,087) among the 1,000 units "
-        "followed, by the effect that an experiment caused, if that came only through it; in the top 3 with "
-        "probability 100%."
+        "followed, who entered over 1 day, by the effect that an experiment caused, if that came only through it; in "
+        "the top 3 with probability >99%."
     )
     assert said[2].startswith("Test Save first: ")
     assert said[-1] == (
@@ -361,10 +364,7 @@ def test_impact_plans_the_tests_of_the_first_three(plan: Plan, make: Make) -> No
         ("error", -0.05, 200, 800, 1000, 200),
         ("read", 0.02, 300, 700, 1000, 300),
     ]
-    correlation = make(rows)
-    # 40 of 300 with it and 60 of 700 without it convert: 10%.
-    correlation.table.loc[0, ["converted_with", "converted_without"]] = 40, 60
-    tests = score_impact(correlation, plan).tests
+    tests = score_impact(make(rows), plan).tests
     assert tuple(tests.columns) == TEST_COLUMNS
     assert pick(tests, "rank micro baseline_rate goal_rate") == [
         (1, "save", 0.3, 0.5),
@@ -372,7 +372,7 @@ def test_impact_plans_the_tests_of_the_first_three(plan: Plan, make: Make) -> No
         (3, "error", 0.2, 0.1),
     ]
     first = tests.iloc[0]
-    # The macro moves by a tenth of the 20 points: from 10% to 12%.
+    # 100 of the 1,000 that could convert, and the macro moves by a tenth of the 20 points: from 10% to 12%.
     assert first[["macro_rate", "macro_effect"]].tolist() == pytest.approx([0.1, 0.02], rel=1e-4)
     assert first["macro_sample_size"] == pytest.approx(size_tests([0.1], [0.12])[0], rel=1e-3)
     assert first["macro_days"] == np.ceil(first["macro_sample_size"] / 100)
@@ -383,15 +383,92 @@ def test_impact_plans_the_tests_of_the_first_three(plan: Plan, make: Make) -> No
 
 
 def test_impact_shows_tests_and_says_how_long_the_macro_would_take(plan: Plan, make: Make) -> None:
-    correlation = make(SAVE)
-    correlation.table.loc[0, ["converted_with", "converted_without"]] = 40, 60
-    impact = score_impact(correlation, plan)
+    impact = score_impact(make(SAVE), plan)
     assert impact.takeaways[3:-1] == (
-        "To show Buy itself move by the +2.0 points that this predicts would take 7,670 units, about 77 days.",
+        "To show Buy itself move by the +2.0 points that this predicts would take 7,670 units, about 77 days of "
+        "entries.",
     )
     page = impact.show_tests()._repr_html_()
     for shown in ("Rate now", "30.0%", "Units to test the macro", "7,670", "+2.0 pts"):
         assert shown in page
+    # 184 units in two arms find the micro's move, at 100 a day.
+    cells = page.split("<tbody>")[1].split("</tr>")[0]
+    assert [cells.count(f">{days}<") for days in (2, 77)] == [1, 1]
+
+
+def test_impact_plans_no_test_without_an_opportunity(plan: Plan, make: Make) -> None:
+    rows: Rows = [
+        ("save", 0.10, 300, 700, 1000, 300),
+        ("form", 0.07, 300, 700, 1000, 300),  # met
+        ("read", -0.02, 300, 700, 1000, 300),  # more of it would go with less
+        ("error", -0.05, 200, 800, 1000, 200),  # too few to be ranked
+    ]
+    impact = score_impact(make(rows, verdicts=("positive", "positive", "negative", "too few")), plan)
+    assert impact.tests["micro"].tolist() == ["save"]
+    assert row_of(impact, "error")[["sample_size_to_test", "days_to_test"]].isna().all()
+
+
+def test_score_impact_names_the_days_over_which_the_units_entered(plan: Plan) -> None:
+    rows = (
+        repeat("a", 40, "visit 0h", "save 1h", "buy 30h value=5")
+        + repeat("b", 40, "visit 5D", "save 5.1D")
+        + repeat("c", 40, "visit 2D", "buy 4D value=5")
+        + repeat("d", 120, "visit 2D")
+        + repeat("open", 9, "visit 8.5D")
+        + "end visit 10D"
+    )
+    correlation = correlate(make_log(rows, plan), plan, macro="buy", exposure="1D", horizon="2D")
+    said = score_impact(correlation, plan).takeaways[0]
+    # From 1 to 6 January; who entered on the 9th can't be followed to the end.
+    assert "among the 240 units followed, who entered over 6 days, if" in said
+
+
+def turn(correlation: Correlation, *others: tuple[str, float]) -> Correlation:
+    """Make the second opinion, with other verdicts and lifts in the same order."""
+    verdicts, lifts = zip(*others, strict=True)
+    table = correlation.table.assign(verdict=verdicts, adjusted_lift=lifts, note="like another")
+    return dataclasses.replace(correlation, table=table, model="regression")
+
+
+def test_score_impact_notes_where_all_together_say_something_else(plan: Plan, make: Make) -> None:
+    correlation = make([*SAVE, ("form", 0.07, 100, 900, 1000, 100)])
+    second = turn(correlation, ("no evidence", -0.016), ("positive", 0.01), ("too few", np.nan))
+    impact = score_impact(correlation, plan, second_opinion=second)
+    said = "no evidence when all micro-conversions are looked at together (-1.6 pts)"
+    assert pick(impact.table, "micro note") == [
+        ("save", said),
+        ("form", "like another when all micro-conversions are looked at together"),
+        ("read", "goal: a tenth more"),
+    ]
+    assert impact.takeaways[0].endswith(f"; in the top 3 with probability 100%; {said}.")
+    assert impact.takeaways[2].endswith("; in the top 3 with probability 100%.")
+    pd.testing.assert_frame_equal(
+        impact.table.drop(columns="note"), score_impact(correlation, plan).table.drop(columns="note")
+    )
+    # An experiment says more than either.
+    measured = score_impact(correlation, plan, second_opinion=second, measured=dataclasses.replace(CLEAR, micro="save"))
+    assert row_of(measured, "save")["note"].startswith("measured in teaser")
+    assert "together" not in measured.takeaways[0]
+
+
+def test_score_impact_refuses_what_does_not_belong_together(tmp_path: Path, plan: Plan, make: Make) -> None:
+    correlation = make(SAVE)
+    with pytest.raises(ParamError) as caught:
+        score_impact(correlation.table, "plan.yaml", second_opinion=plan)  # type: ignore[arg-type]
+    assert caught.value.problems == (
+        "`correlation` is of type DataFrame; it must be what `correlate` gives.",
+        "`plan` is of type str; it must be what `read_plan` gives.",
+        "`second_opinion` is of type Plan; it must be what `correlate` gives.",
+    )
+    other = make_plan(tmp_path, PLAN.replace("- id: buy", "- id: sell"))
+    with pytest.raises(ParamError) as caught:
+        score_impact(correlation, other, second_opinion=dataclasses.replace(correlation, macro="sell"))
+    assert caught.value.problems == (
+        "The plan has no macro `buy`, which the correlation is of; it has 'sell'. Give the plan that the correlation "
+        "was made with.",
+        "`second_opinion` has macro 'sell'; it must be 'buy'.",
+        "`second_opinion` has model 'strata'; it must be 'regression'.",
+    )
 
 
 def test_impact_of_nothing_usable_has_no_tests_and_draws(plan: Plan, make: Make) -> None:

@@ -164,3 +164,9 @@ def test_show_table_marks_the_headings_of_words() -> None:
 
 def test_format_number_writes_minus_zero_as_zero() -> None:
     assert format_number(-0.0) == "0"
+
+
+def test_show_table_refuses_two_columns_of_one_heading() -> None:
+    table = pd.DataFrame({"days": [1], "macro_days": [2]})
+    with pytest.raises(ValueError, match=r"^Two columns of a table can't have one heading: \['Days', 'Days'\]\.$"):
+        show_table(table, [("days", "Days", "count"), ("macro_days", "Days", "count")])

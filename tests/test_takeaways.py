@@ -103,6 +103,7 @@ def impact_row(rank: int, micro: str, opportunity: float, verdict: str = "positi
         "macro_effect": 0.0123,
         "macro_sample_size": 98_765.0,
         "macro_days": 1_074.0,
+        "together": "",
     }
     return known | more
 
@@ -114,6 +115,7 @@ def say_impact(*rows: dict[str, Any], worth: str = "USD", tested: int = 3) -> Ta
         names=NAMES,
         worth=worth,
         followed=20_000,
+        days=56,
         segment="mobile",
         tests=pd.DataFrame(rows).head(tested),
     )
@@ -402,8 +404,8 @@ def test_word_correlation_without_a_finding() -> None:
     assert say_correlation(micro_row("view", 0.3, "too few"), exposure=("1h", "1D", "3D")) == (
         "Segment mobile has too few units or conversions to judge any micro-conversion.",
         "Done within 1 hour, 1 day and 3 days of entry, Bought counted for 14 days after that, among units that had "
-        "neither converted nor left for good by then. A unit may count on both sides: without it at one time, with it at "
-        "a later one.",
+        "neither converted nor left for good by then. A unit may count on both sides: without it at one time, with it "
+        "at a later one.",
     )
 
 
@@ -441,11 +443,12 @@ def test_word_impact_names_what_to_work_on_and_the_test() -> None:
     )
     assert said == (
         "Rank 1, Item viewed: reaching its target would go with 3,170 more USD (3,070 to 3,270) among the 20,000 units "
-        "followed, if the association held; in the top 3 with probability 91%.",
+        "followed, who entered over 56 days, if the association held; in the top 3 with probability 91%.",
         "Rank 2, Field error: reaching its target would go with 682 more USD (582 to 782) among the 20,000 units "
-        "followed, if the association held; in the top 3 with probability 91%.",
-        "Test Item viewed first: 4,321 units in two arms would show it move, about 47 days at this traffic.",
-        "To show Bought itself move by the +1.2 points that this predicts would take 98,765 units, about 1,074 days.",
+        "followed, who entered over 56 days, if the association held; in the top 3 with probability 91%.",
+        "Test Item viewed first: 4,321 units in two arms would show it move, about 47 days of entries at this traffic.",
+        "To show Bought itself move by the +1.2 points that this predicts would take 98,765 units, about 1,074 days of "
+        "entries.",
         "These are associations in observed events; only a randomised test can show what a change causes.",
     )
 
@@ -453,7 +456,7 @@ def test_word_impact_names_what_to_work_on_and_the_test() -> None:
 def test_word_impact_counts_conversions_and_names_no_test_that_nobody_can_plan() -> None:
     assert say_impact(impact_row(1, "view", 200.0, days_to_test=np.nan), worth="conversions") == (
         "Rank 1, Item viewed: reaching its target would go with 200 more conversions (100 to 300) among the 20,000 "
-        "units followed, if the association held; in the top 3 with probability 91%.",
+        "units followed, who entered over 56 days, if the association held; in the top 3 with probability 91%.",
         "These are associations in observed events; only a randomised test can show what a change causes.",
     )
 
@@ -700,11 +703,11 @@ def test_word_impact_says_caused_of_experiments_alone_and_tests_what_is_untested
     rows = impact_row(1, "view", 3_170.0, "measured"), impact_row(2, "error", 682.0, "negative", goal="a tenth fewer")
     assert say_impact(*rows, tested=1) == (
         "Rank 1, Item viewed: reaching its target would bring 3,170 more USD (3,070 to 3,270) among the 20,000 units "
-        "followed, by the effect that an experiment caused, if that came only through it; in the top 3 with "
-        "probability 91%.",
+        "followed, who entered over 56 days, by the effect that an experiment caused, if that came only through it; in "
+        "the top 3 with probability 91%.",
         "Rank 2, Field error: a tenth fewer units doing it would go with 682 more USD (582 to 782) among the 20,000 "
-        "units followed, if the association held; in the top 3 with probability 91%.",
-        "Test Field error first: 4,321 units in two arms would show it move, about 47 days at this traffic.",
+        "units followed, who entered over 56 days, if the association held; in the top 3 with probability 91%.",
+        "Test Field error first: 4,321 units in two arms would show it move, about 47 days of entries at this traffic.",
         "Apart from what experiments measured, these are associations in observed events; only a randomised test can "
         "show what a change causes.",
     )
@@ -721,6 +724,14 @@ def test_word_impact_says_caused_of_experiments_alone_and_tests_what_is_untested
 )
 def test_word_goal_names_what_is_aimed_at(goal: float | None, target: bool, up: bool, said: str) -> None:
     assert takeaways.word_goal(goal, target=target, up=up) == said
+
+
+@pytest.mark.parametrize(
+    ("probability", "said"),
+    [(0, "0%"), (0.0049, "<1%"), (0.005, "0%"), (0.5, "50%"), (0.994, "99%"), (0.99995, ">99%"), (1, "100%")],
+)
+def test_word_probability_says_certain_of_certainty_alone(probability: float, said: str) -> None:
+    assert takeaways.word_probability(probability) == said
 
 
 def test_word_experiment_states_the_assumption() -> None:
@@ -774,3 +785,10 @@ def test_word_threshold_says_so_when_chance_would_do_as_well_or_nothing_can_be_s
         "Counted among the 4,000 units that had not converted 7 days after entry; Bought counted for 14 days after "
         "that. 12 units are pending. Nothing is adjusted for: who is more active does more of everything.",
     )
+
+
+def test_word_together_names_verdict_and_lift() -> None:
+    row = {"verdict": "negative", "adjusted_lift": -0.016, "note": ""}
+    said = "negative when all micro-conversions are looked at together"
+    assert takeaways.word_together(row, in_value=False) == f"{said} (-1.6 pts)"
+    assert takeaways.word_together(row, in_value=True) == f"{said} (-0.0160)"
