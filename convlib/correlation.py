@@ -157,10 +157,13 @@ class Correlation(Result):
     def _repr_html_(self) -> str:
         # With several landmarks a unit may stand on both sides, so the two rates do not differ by the lift.
         hidden = ("rate_with", "rate_without") if len(self.exposure) > 1 else ()
-        # A value has no percentages.
+        shown = self._show(self.named, [column for column in self.SHOWN if column[0] not in hidden])
+        return show_table(shown.table, shown.columns)
+
+    def _show(self, table: pd.DataFrame, columns: Sequence[tuple[str, str, Kind]]) -> Shown:
+        """Show a table; a value has no percentages."""
         kinds: dict[Kind, Kind] = {"points": "number", "percent": "number"} if self.target == "value" else {}
-        shown = [(name, heading, kinds.get(kind, kind)) for name, heading, kind in self.SHOWN if name not in hidden]
-        return show_table(self.named, shown)
+        return Shown(table, tuple((name, heading, kinds.get(kind, kind)) for name, heading, kind in columns))
 
     @property
     def differing(self) -> Shown:
@@ -178,7 +181,7 @@ class Correlation(Result):
             ("units_with", "Did it", "count"),
             ("units_without", "Did not", "count"),
         )
-        return Shown(shown.replace({"micro": self.names}), columns)
+        return self._show(shown.replace({"micro": self.names}), columns)
 
     @functools.cached_property
     def sequences(self) -> pd.DataFrame:
@@ -205,7 +208,7 @@ class Correlation(Result):
 
     @property
     def gap(self) -> Shown:
-        """Show the lift that most products would report beside the lift at the landmark."""
+        """Show the lift that most products would report beside the lift at the landmark; of conversions only."""
         ends = ("", "_ci_lower", "_ci_upper")
         lifts = self.table[["micro", *(f"{name}{end}" for name in ("lift", "adjusted_lift") for end in ends)]]
         rows = self.naive.rename(columns={"lift": "naive_lift"}).merge(lifts, on="micro")
@@ -219,12 +222,13 @@ class Correlation(Result):
             ("units_with", "Did it", "count"),
             ("late_with", "Of these, after the landmark", "count"),
         )
-        return Shown(rows.replace({"micro": self.names}), columns)
+        return Shown((rows.iloc[:0] if self.target == "value" else rows).replace({"micro": self.names}), columns)
 
     @property
     def gap_explained(self) -> Takeaways:
         """Say why the two differ, for the micro where they are furthest apart."""
-        return takeaways.word_gap(self.naive, self.table, macro=self.names[self.macro], names=self.names)
+        naive = self.naive.head(0) if self.target == "value" else self.naive
+        return takeaways.word_gap(naive, self.table, macro=self.names[self.macro], names=self.names)
 
     @property
     def opinions(self) -> Shown:
@@ -236,7 +240,7 @@ class Correlation(Result):
             ("regression_lift", "All together", "points"),
             ("regression_verdict", "Verdict together", "text"),
         )
-        return Shown(self.models.replace({"micro": self.names}), columns)
+        return self._show(self.models.replace({"micro": self.names}), columns)
 
     @property
     def second_opinion(self) -> Takeaways:
@@ -258,7 +262,8 @@ class Correlation(Result):
         comparable = (self.groups.groupby(["micro", "column"]).size() > 1).any()
         alike = "alike in all groups, as far as can be told"
         none = alike if comparable else "no column has two groups with enough units"
-        return plots.draw_groups(self.differing.table, none=none, segment=self.segment, ax=ax)
+        worth = self.target == "value"
+        return plots.draw_groups(self.differing.table, none=none, segment=self.segment, worth=worth, ax=ax)
 
 
 def correlate(
@@ -333,9 +338,12 @@ def correlate(
     design = read_design(landmarks, horizon)
     candidates = [Step(micro.id) for micro in goal.micros]
     candidates += _find_properties(log, goal, list_columns(properties), unit)
-    entries, followed = follow(
-        log, goal, design, entry=entry, unit=unit, columns=adjust, candidates=candidates if properties else None
-    )
+    # What a rate is over may be a conversion of another macro: followed too, and not scored.
+    known = {goal.id, *(micro.id for micro in goal.micros)}
+    others = sorted({micro.metric.over for micro in goal.micros if micro.metric.over} - known)
+    steps = [*candidates, *map(Step, others)]
+    entries, everything = follow(log, goal, design, entry=entry, unit=unit, columns=adjust, candidates=steps)
+    followed = everything.drop_micros(len(candidates))
     mature = followed.is_mature(design, design.landmarks[0])
     if not mature.any():  # a segment alone may be empty or pending; a whole period that is so is a mistake
         check_followed(log, design, entry=entry, unit=unit)
@@ -386,7 +394,7 @@ def correlate(
         adjust=tuple(adjust),
         target=target,
         model=model,
-        conversions_used=float(stats.divide(len(np.unique(risk.unit[risk.outcome > 0])), converters.sum())),
+        conversions_used=float(stats.divide(len(np.unique(risk.unit[risk.converted])), converters.sum())),
         pending=pending,
         matrix=pd.DataFrame(
             strata.correlate_columns(risk.exposed, risk.landmark, len(landmarks)),
@@ -396,7 +404,7 @@ def correlate(
         groups=groups,
         models=models,
         naive=naive,
-        followed=_follow(goal, followed, design),
+        followed=_follow(goal, everything, [goal.id, *map(_write_candidate, steps)], design),
         errors=pd.Series(numbers["adjusted_error"].to_numpy(), index=micros),
         confidence=confidence,
         value_per_conversion=float(stats.divide(*spent)),
@@ -442,7 +450,10 @@ def _check_arguments(
 def _check_macro(log: EventLog, goal: Macro) -> None:
     """Refuse a macro that never happens; one that happens before every entry of the period only is no mistake."""
     if not log.stream(goal.id).limit(1).fetchall():
-        msg = f"The macro `{goal.id}` never happens in the log. Check its match rule, {goal.match}."
+        filtered = bool(log.whole().stream(goal.id).limit(1).fetchall())
+        where = "among the rows that the filters keep" if filtered else "in the log"
+        hint = "They hide it" if filtered else f"Check its match rule, {goal.match}"
+        msg = f"The macro `{goal.id}` never happens {where}. {hint}."
         raise EventDataError(msg)
 
 
@@ -503,16 +514,16 @@ def _count_naively(followed: Followed, design: Design, micros: list[str]) -> pd.
     return pd.DataFrame(dict(zip(NAIVE_COLUMNS, columns, strict=True)))
 
 
-def _follow(goal: Macro, followed: Followed, design: Design) -> pd.DataFrame:
+def _follow(goal: Macro, followed: Followed, names: Sequence[str], design: Design) -> pd.DataFrame:
     """Count, for each micro, the units that could do it by the plan and those that did, over the whole follow-up."""
     mature = followed.is_mature(design, design.landmarks[-1])
-    times = np.column_stack([followed.macro, followed.micros])[mature]
-    did = times < design.follow_up
-    position = {c.id: n for n, c in enumerate((goal, *goal.micros))}
+    times = np.column_stack([followed.macro, followed.micros])[mature] < design.follow_up
+    did = dict(zip(names, times.T, strict=True))
     rows = []
     for micro in goal.micros:
-        over = position.get(micro.metric.over or "")
-        could = did[:, over] if over is not None else np.ones(len(did), bool)
-        counts = {"could": could, "did": could & did[:, position[micro.id]], "converted": could & did[:, 0]}
-        rows.append({"micro": micro.id, "units": len(did), **{name: int(each.sum()) for name, each in counts.items()}})
+        could = did[micro.metric.over] if micro.metric.over else np.ones(len(times), bool)
+        counts = {"could": could, "did": could & did[micro.id], "converted": could & did[goal.id]}
+        rows.append(
+            {"micro": micro.id, "units": len(times), **{name: int(each.sum()) for name, each in counts.items()}}
+        )
     return pd.DataFrame(rows, columns=["micro", "units", "could", "did", "converted"])

@@ -238,7 +238,14 @@ class EventLog:
 
     def where(self, **columns: object) -> Self:
         """Keep the rows whose columns match, and nothing else of their units: `where(device_type="mobile")`."""
-        rule = parse_rule(columns)
+        return self.keep(parse_rule(columns))
+
+    def keep(self, rule: Rule) -> Self:
+        """Keep the rows that match a rule.
+
+        Raises:
+            ParamError: It tests a column that the log does not have.
+        """
         self._check_columns(sorted(rule.columns))
         return dataclasses.replace(self, filters=(*self.filters, rule))
 
@@ -417,7 +424,8 @@ class EventLog:
         place, path = firsts["event"].to_numpy(), self.prepared.find("events.parquet", self.plan)
         read = {column: read_texts(path, column) for column in columns}
         texts = {column: values.take(codes[place]).array for column, (codes, values) in read.items()}
-        return firsts.drop(columns="event").assign(**texts).set_index("unit")
+        known = {name: firsts[name].array for name in ("time", "period")}
+        return pd.DataFrame(known | texts, index=pd.Index(firsts["unit"], name="unit"))
 
     def read(
         self, relation: duckdb.DuckDBPyRelation, *, unit: Unit = "user", columns: Sequence[str] = ()
@@ -489,7 +497,7 @@ class EventLog:
             ParamError: Every such column.
         """
         self._check_columns(columns)
-        taken = [name for name in columns if name in TAKEN or re.fullmatch(r"time_\d+", name)]
+        taken = [name for name in columns if name.casefold() in TAKEN or re.fullmatch(r"time_\d+", name.casefold())]
         if taken:
             raise ParamError(
                 *[

@@ -267,7 +267,7 @@ def _rank_micros(evidence: _Evidence, goals: Mapping[str, float]) -> Impact:
     """Put the micros in order of what their goals are worth."""
     correlation = evidence.correlation
     table = _set_goals(evidence, goals)
-    usable = table["verdict"].isin(RANKED).to_numpy()
+    usable = (table["verdict"].isin(RANKED) & table["lift"].notna()).to_numpy()
     value, worth = _value(correlation, evidence.macro)
     gains = value * table["added"].to_numpy()
     frame = table.assign(

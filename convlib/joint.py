@@ -267,7 +267,7 @@ def _spread(levels: Ints) -> sparse.csr_array:
 
 def _estimate_covariance(risk: Risk, cells: _Cells, expected: Floats, weights: Floats) -> Floats:
     """Estimate the coefficients' covariance from the sums of each unit's scores."""
-    unit, codes = pd.factorize(risk.unit)
+    unit, codes = pd.factorize(risk.samples)
     residual = risk.outcome - expected[cells.cell]
     summed = sparse.csr_array((residual, (unit, cells.cell)), shape=(len(codes), len(cells.size)))
     strata, columns = summed @ _spread(cells.strata), summed @ cells.columns

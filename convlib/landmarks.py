@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numba
 import numpy as np
@@ -15,6 +16,7 @@ from convlib.durations import parse_duration, write_duration
 from convlib.errors import EventDataError
 from convlib.events import EventLog, Unit, list_columns
 from convlib.plan_entries import Clock, Macro
+from convlib.rules import parse_rule
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -58,6 +60,8 @@ class Followed:
         values: Sum of the macro's values within the horizon after each landmark (units x landmarks).
         spent: Within the whole follow-up: the sum of the macro's values, and how many macros have one (units x 2).
         end: The end of the data, since 1970, UTC.
+        earlier: Whether each micro happened before the entry (units x micros); None for nobody.
+        cluster: The user of each unit, whose units stand together; None where each unit is alone.
     """
 
     start: Ints
@@ -68,11 +72,18 @@ class Followed:
     values: Floats
     spent: Floats
     end: int
+    earlier: Bools | None = None
+    cluster: Ints | None = None
 
     def take(self, units: Ints) -> "Followed":
         """Keep some units, by position."""
-        arrays = {f.name: getattr(self, f.name)[units] for f in dataclasses.fields(self) if f.name != "end"}
-        return Followed(**arrays, end=self.end)
+        arrays: dict[str, Any] = {n: each[units] for n, each in vars(self).items() if isinstance(each, np.ndarray)}
+        return dataclasses.replace(self, **arrays)
+
+    def drop_micros(self, count: int) -> "Followed":
+        """Keep the first micros alone."""
+        earlier = None if self.earlier is None else self.earlier[:, :count]
+        return dataclasses.replace(self, micros=self.micros[:, :count], earlier=earlier)
 
     def is_mature(self, design: Design, landmark: int) -> Bools:
         """Say whose outcome after a landmark is known: the window is over at the end of the data."""
@@ -91,6 +102,8 @@ class Risk:
         outcome: 1 with the macro in the horizon after the landmark, else 0; or what the unit spent there.
         band: Band of activity up to the landmark.
         covariates: The adjusted columns, as numbers from 0.
+        cluster: The user of each row, whose rows stand together; None where each unit is alone.
+        spending: What converted, where `outcome` is what a unit spent.
     """
 
     unit: Ints
@@ -99,6 +112,18 @@ class Risk:
     outcome: Floats
     band: Ints
     covariates: pd.DataFrame
+    cluster: Ints | None = None
+    spending: Bools | None = None
+
+    @property
+    def converted(self) -> Bools:
+        """Say which rows have the macro in the horizon after the landmark."""
+        return self.outcome > 0 if self.spending is None else self.spending
+
+    @property
+    def samples(self) -> Ints:
+        """Number the independent samples that the rows belong to: users, or else units."""
+        return self.unit if self.cluster is None else self.cluster
 
     @functools.cached_property
     def strata(self) -> Ints:
@@ -123,34 +148,30 @@ def find_risk(followed: Followed, design: Design, covariates: pd.DataFrame, *, t
     until = np.minimum(followed.macro, followed.losses)
     unit, landmark = np.nonzero(mature & (until[:, None] >= landmarks))
     at = landmarks[landmark]
-    band = np.column_stack(
-        [
-            _band(column, rows)
-            for column, rows in zip(followed.activity.T, _rows_of(unit, landmark, len(landmarks)), strict=True)
-        ]
-    )
+    band = np.empty_like(unit)
+    for number in range(len(landmarks)):
+        rows = landmark == number
+        band[rows] = _band(followed.activity[unit[rows], number])
     converted = followed.macro[unit] < at + design.horizon
     codes = {name: pd.factorize(covariates[name])[0][unit] for name in covariates}
+    in_value = target == "value"
     return Risk(
         unit=unit,
         landmark=landmark,
         exposed=followed.micros[unit] < at[:, None],
-        outcome=followed.values[unit, landmark] if target == "value" else converted.astype(np.float64),
-        band=band[unit, landmark],
+        outcome=followed.values[unit, landmark] if in_value else converted.astype(np.float64),
+        band=band,
         covariates=pd.DataFrame(codes, index=range(len(unit))),
+        cluster=None if followed.cluster is None else followed.cluster[unit],
+        spending=converted if in_value else None,
     )
 
 
-def _rows_of(unit: Ints, landmark: Ints, landmarks: int) -> list[Ints]:
-    return [unit[landmark == number] for number in range(landmarks)]
-
-
-def _band(activity: Ints, at_risk: Ints) -> Ints:
-    """Band activity as finely as those at risk carry: by its exact count, or by quantiles when there are too many."""
-    known = activity[at_risk]
-    if len(pd.unique(known)) <= MOST_BANDS:
+def _band(activity: Ints) -> Ints:
+    """Band activity as finely as the data carry: by its exact count, or by quantiles when there are too many counts."""
+    if len(pd.unique(activity)) <= MOST_BANDS:
         return activity
-    edges = np.unique(np.quantile(known, np.linspace(0, 1, MOST_BANDS + 1)[1:-1]))
+    edges = np.unique(np.quantile(activity, np.linspace(0, 1, MOST_BANDS + 1)[1:-1]))
     return np.searchsorted(edges, activity, side="right")
 
 
@@ -277,10 +298,10 @@ def _follow_all(asked: _Asked) -> tuple[Ints, Followed]:
     place[codes] = np.arange(len(codes))
     landmarks = np.asarray(design.landmarks, np.int64)
     steps = [Step(asked.goal.id), *asked.steps, *(Step(loss.id) for loss in asked.goal.losses)]
-    firsts = np.full((len(codes), len(steps)), NEVER)
+    firsts, earlier = np.full((len(codes), len(steps)), NEVER), np.zeros((len(codes), len(steps)), bool)
     values, spent = np.zeros((len(codes), len(landmarks))), np.zeros((len(codes), 2))
     for unit, time, number, value in _read_steps(log, steps, asked.unit):
-        _note_firsts(place, start, unit, time, number, firsts)
+        _note_firsts(place, start, unit, time, number, firsts, earlier)
         _add_values(place, start, unit, time, number, value, landmarks, design.horizon, values, spent)
     activity = np.zeros((len(codes), len(landmarks)), np.int64)
     _count_activity(place, start, *_read_activity(log, asked.unit), landmarks, activity)
@@ -294,7 +315,15 @@ def _follow_all(asked: _Asked) -> tuple[Ints, Followed]:
         values=values,
         spent=spent,
         end=microseconds(log.last),
+        earlier=earlier[:, 1:micros],
+        cluster=_find_users(log, asked.entry) if asked.unit == "session" else None,
     )
+
+
+def _find_users(log: EventLog, entry: str | None) -> Ints:
+    """Number the user of each session; sessions are in the order of their users."""
+    entries = log.entries(unit="session", entry=entry, columns=["user_id"])
+    return pd.factorize(entries["user_id"])[0].astype(np.int64)
 
 
 def _read_steps(log: EventLog, steps: Sequence[Step], unit: Unit) -> list[tuple[Ints, Ints, Ints, Floats]]:
@@ -303,7 +332,7 @@ def _read_steps(log: EventLog, steps: Sequence[Step], unit: Unit) -> list[tuple[
     parts: list[tuple[Ints, Ints, Ints, Floats]] = []
     for k, step in enumerate(steps):
         if k not in stored:
-            narrowed = log.where(**step.where) if step.where else log
+            narrowed = log.keep(parse_rule(step.where)) if step.where else log
             rows = narrowed.read(narrowed.stream(step.name), unit=unit)
             unit_of, time, value = (rows[name].to_numpy() for name in ("unit", "time", "value"))
             parts.append((unit_of, time, np.full(len(rows), k), value.astype(np.float64)))
@@ -331,14 +360,16 @@ def _read_activity(log: EventLog, unit: Unit) -> tuple[Ints, Ints]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _note_firsts(place: Ints, start: Ints, unit: Ints, time: Ints, number: Ints, firsts: Ints) -> None:
-    """Note the time from each unit's entry to its first row of each step."""
+def _note_firsts(place: Ints, start: Ints, unit: Ints, time: Ints, number: Ints, firsts: Ints, earlier: Bools) -> None:
+    """Note the time from each unit's entry to its first row of each step, and which came before the entry too."""
     for i in range(len(unit)):
         if number[i] < 0 or unit[i] < 0 or unit[i] >= len(place) or place[unit[i]] < 0:
             continue
         u = place[unit[i]]
         since = time[i] - start[u]
-        if 0 <= since < firsts[u, number[i]]:
+        if since < 0:
+            earlier[u, number[i]] = True
+        elif since < firsts[u, number[i]]:
             firsts[u, number[i]] = since
 
 

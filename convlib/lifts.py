@@ -56,6 +56,8 @@ GROUP_COLUMNS = (
 )
 #: Fewer units or conversions than this on a side is too few for a verdict.
 FEWEST_UNITS, FEWEST_CONVERTED = 30, 5
+#: Verdicts that compare with the other micros.
+JUDGED = ("positive", "negative", "no evidence")
 #: Fewer rows than this are not worth a second thread.
 FEW_ROWS = 100_000
 #: Where fewer of the rows than this have somebody alike on the other side, a note says so.
@@ -96,12 +98,15 @@ def judge_micros(
         joint = fit_joint(risk, confidence=confidence, names=names)
         adjusted = {f"adjusted_lift{end}": joint[f"effect{end}"] for end in ("", "_ci_lower", "_ci_upper")}
         error = (joint["effect_ci_upper"] - joint["effect"]) / stats.normal_quantile(confidence)
-        table = table.assign(**adjusted, adjusted_error=error, p_value=joint["p_value"], compared=1.0)
+        # The E-value is for the ratio of risks over strata, which is not this model's.
+        table = table.assign(**adjusted, adjusted_error=error, p_value=joint["p_value"], compared=1.0, e_value=np.nan)
         notes = joint["note"]
     mature = followed.is_mature(design, design.landmarks[0])
     converters = mature & (followed.macro < design.follow_up)
+    earlier = np.zeros(followed.micros.shape, bool) if followed.earlier is None else followed.earlier
+    times, macro = np.where(earlier, -1, followed.micros)[converters], followed.macro[converters]
     judged = [
-        _judge(row, note, followed.micros[converters, number], followed.macro[converters])
+        _judge(row, note, times[:, number], macro)
         for number, (row, note) in enumerate(zip(_list_rows(table), notes, strict=True))
     ]
     table = table.assign(**pd.DataFrame(judged, columns=["verdict", "note"], index=table.index, dtype="str"))
@@ -111,7 +116,8 @@ def judge_micros(
             table.loc[number, "note"] = (
                 f"{unable:,} of those without it had not done {names[other]} either, so could not"
             )
-    return _finish(table), _find_differing(groups, table, names), risk
+    table = _finish(table)
+    return table, _find_differing(groups, table, names), risk
 
 
 def score_micros(
@@ -163,7 +169,7 @@ class _Layout:
             landmarks=int(risk.landmark.max(initial=-1)) + 1,
             landmark=lift(risk.landmark),
             groups={name: (lift(each), int(each.max(initial=-1)) + 1) for name, each in codes.items()},
-            binary=bool(np.isin(risk.outcome, (0.0, 1.0)).all()),
+            binary=risk.spending is None,
         )
 
 
@@ -171,22 +177,23 @@ def _score(risk: Risk, layout: _Layout, confidence: float, number: int) -> tuple
     exposed = np.ascontiguousarray(risk.exposed[:, number])
     fine = strata.tabulate(exposed, risk.outcome, risk.strata, layout.count)
     whole = fine.merge(layout.landmark, layout.landmarks)
-    sides = strata.count_sides(exposed, risk.outcome, risk.unit, np.zeros_like(risk.unit), 1)[:, 0]
+    sides = strata.count_sides(exposed, risk.converted, risk.unit, np.zeros_like(risk.unit), 1)[:, 0]
     raw, adjusted = (
-        [float(each[0]) for each in strata.compare(cells, exposed, risk.outcome, stratum, risk.unit)]
+        [float(each[0]) for each in strata.compare(cells, exposed, risk.outcome, stratum, risk.samples)]
         for cells, stratum in ((whole, risk.landmark), (fine, risk.strata))
     )
     reach = stats.normal_quantile(confidence)
     (low, high), (adjusted_low, adjusted_high) = ((d - reach * e, d + reach * e) for d, e in (raw, adjusted))
     if layout.binary:  # close to 0 or 1 a difference of rates lies off the middle of its interval
         own = (float(sides[2]), float(sides[3])), (float(sides[0]), float(sides[1]))
-        samples = strata.find_sides(whole, raw[1]) if layout.landmarks > 1 else own
+        alone = layout.landmarks == 1 and risk.cluster is None
+        samples = own if alone else strata.find_sides(whole, raw[1])
         low, high = stats.newcombe_interval(*samples, confidence=confidence)
         samples = strata.find_sides(fine, adjusted[1])
         adjusted_low, adjusted_high = stats.newcombe_interval(*samples, confidence=confidence)
     odds, log_error, e_value = np.nan, np.nan, np.nan
     if layout.binary:
-        odds, log_error = strata.find_odds_ratio(whole, exposed, risk.outcome, risk.landmark, risk.unit)
+        odds, log_error = strata.find_odds_ratio(whole, exposed, risk.outcome, risk.landmark, risk.samples)
         e_value = float(stats.e_value(strata.find_ratio(fine)))
     groups = [each for name in layout.groups for each in _compare_groups(risk, layout, fine, exposed, name)]
     rates = stats.divide(sides[2:], sides[:2]) if layout.binary else _mean_outcomes(whole)
@@ -206,7 +213,8 @@ def _score(risk: Risk, layout: _Layout, confidence: float, number: int) -> tuple
         "adjusted_lift_ci_lower": adjusted_low,
         "adjusted_lift_ci_upper": adjusted_high,
         "adjusted_error": adjusted[1],
-        "p_value": float(stats.compare_normal(*adjusted)),
+        # Where each side has one outcome only the estimated error is 0; then what chance alone would give decides.
+        "p_value": float(stats.compare_normal(*adjusted)) if adjusted[1] > 0 else strata.judge_none(fine),
         "homogeneity_p_value": _test_homogeneity(groups, one_landmark=layout.landmarks == 1 and layout.binary),
         "e_value": e_value,
         "compared": float(stats.divide(fine.rows[fine.spread > 0].sum(), fine.rows.sum())),
@@ -230,11 +238,14 @@ def _mean_outcomes(cells: Cells) -> Floats:
 def _compare_groups(risk: Risk, layout: _Layout, fine: Cells, exposed: Bools, column: str) -> list[Row]:
     """Measure the lift in each group that has enough units and conversions on both sides."""
     group, count = layout.groups[column]
-    sides = strata.count_sides(exposed, risk.outcome, risk.unit, risk.covariates[column].to_numpy(np.int64), count)
+    sides = strata.count_sides(exposed, risk.converted, risk.unit, risk.covariates[column].to_numpy(np.int64), count)
     enough = np.flatnonzero((sides[:2].min(axis=0) >= FEWEST_UNITS) & (sides[2:].min(axis=0) >= FEWEST_CONVERTED))
     if not len(enough):
         return []
-    differences, errors = strata.compare(fine, exposed, risk.outcome, risk.strata, risk.unit, group=group, groups=count)
+    differences, errors = strata.compare(
+        fine, exposed, risk.outcome, risk.strata, risk.samples, group=group, groups=count
+    )
+    apart = stats.compare_effects(differences[enough], errors[enough])
     tables = np.array(fine.merge(group, count).table)
     return [
         {
@@ -244,6 +255,7 @@ def _compare_groups(risk: Risk, layout: _Layout, fine: Cells, exposed: Bools, co
             "lift": differences[each],
             "error": errors[each],
             "table": tables[:, each],
+            "apart": apart,
         }
         for each in enough
     ]
@@ -314,10 +326,18 @@ def _finish(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _find_differing(groups: pd.DataFrame, table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Name the micros, and mark those whose lift differs between groups beyond chance."""
+    """Name the micros, and mark those whose lift differs over a column's groups beyond chance.
+
+    That is for the lifts as they are shown (Wald, false discoveries controlled over judged micros and columns), where
+    Breslow and Day's test is for odds ratios of the raw tables.
+    """
     if groups.empty:
         return pd.DataFrame(columns=list(GROUP_COLUMNS))
-    q = stats.control_false_discoveries(table["homogeneity_p_value"].where(table["verdict"] == "").astype(float))
     number = groups["number"].to_numpy(np.int64)
-    named = groups.assign(micro=np.asarray(names, object)[number], differs=q[number] < stats.SIGNIFICANCE)
+    judged = table["verdict"].isin(JUDGED).to_numpy()[number]
+    single = ~groups.duplicated(["number", "column"]).to_numpy()
+    tests = groups.assign(apart=groups["apart"].where(judged))[single]
+    q = tests[["number", "column"]].assign(q=stats.control_false_discoveries(tests["apart"]))
+    differs = groups.merge(q, on=["number", "column"])["q"].to_numpy() < stats.SIGNIFICANCE
+    named = groups.assign(micro=np.asarray(names, object)[number], differs=differs)
     return named.astype({"micro": "str"})[list(GROUP_COLUMNS)]

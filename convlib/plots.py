@@ -338,13 +338,13 @@ def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, worth: bool = F
     _label_rows(ax, rows["micro"], rows["units_with"])
     ax.xaxis.set_major_formatter(FuncFormatter(lambda lift, _: f"{lift:+g}" if worth else f"{100 * lift:+.0f}"))
     kind = "value per unit" if worth else "percentage points"
-    _xlabel(ax, f"{kind}, with 95% interval; n did it; without those with too few units")
+    _xlabel(ax, f"{kind}, with interval; n did it; without those with too few units")
     _title(ax, f"Associated with {macro}: {segment}")
     _legend(ax)
     return ax
 
 
-def draw_groups(groups: pd.DataFrame, *, none: str, segment: str, ax: Axes | None = None) -> Axes:
+def draw_groups(groups: pd.DataFrame, *, none: str, segment: str, worth: bool = False, ax: Axes | None = None) -> Axes:
     """Draw lifts by group, one colour a micro, in the order of the rows; or say why there are `none`."""
     rows = groups.reset_index(drop=True)
     ax = _axes(ax, height=1.4 + 0.34 * max(1, len(rows)))
@@ -367,8 +367,8 @@ def draw_groups(groups: pd.DataFrame, *, none: str, segment: str, ax: Axes | Non
         )
     ax.axvline(0, color="#111827", linewidth=1)
     _label_rows(ax, rows["column"] + " " + rows["value"].astype(str), rows["units_with"])
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda lift, _: f"{100 * lift:+.0f}"))
-    _xlabel(ax, "lift in percentage points, with 95% interval; n did it")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda lift, _: f"{lift:+g}" if worth else f"{100 * lift:+.0f}"))
+    _xlabel(ax, f"lift in {'value per unit' if worth else 'percentage points'}, with interval; n did it")
     _legend(ax)
     return ax
 

@@ -57,7 +57,7 @@ from convlib.plan_entries import LeaveOut
 from convlib.sources import FILE, ROW, Source
 
 #: Raise when the prepared form changes, so that older caches are left aside.
-FORMAT = 7
+FORMAT = 8
 STAGED = "staged.parquet"
 #: Stands in a query for the place of the rows, which are moved after writing; no name can hold it.
 ROWS = "\0rows\0"
@@ -89,6 +89,7 @@ class Prepared:
         rejected_because: How many were rejected for each reason, the most frequent first.
         left_out_because: How many each rule leaves out.
         identities: Anonymous ids that were joined to a user.
+        hashed: Whether ids were hashed on reading.
         first: Time of the first event, UTC.
         last: Time of the last event, UTC: the end of the data.
     """
@@ -108,6 +109,7 @@ class Prepared:
     rejected_because: dict[str, int]
     left_out_because: dict[str, int]
     identities: int
+    hashed: bool
     first: pd.Timestamp
     last: pd.Timestamp
 
@@ -228,7 +230,8 @@ class _Reading:
             rejects = self._write_rejects(joined if self.mapping.hash_ids else final, counts, lines, folder)
             (folder / STAGED).unlink(missing_ok=True)
             given = [name for name in rename_columns(rows.columns) if name not in (FILE, ROW)]
-            facts = {"given": given, "identities": identities, **self._settle(counts, rejects, broken=len(lines))}
+            facts = {"given": given, "identities": identities, "hashed": self.mapping.hash_ids}
+            facts |= self._settle(counts, rejects, broken=len(lines))
             names = [*CANONICAL, *(name for name in given if name.lower() not in CANONICAL)]
             origin = f"({final.sql_query()})" if in_place else f"read_parquet({ROWS})"
             facts |= {

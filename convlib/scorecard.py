@@ -50,8 +50,6 @@ DAY, EPOCH = 86_400_000_000, dt.date(1970, 1, 1)
 #: No log-odds of a whole population lie beyond.
 BEYOND = 100.0
 SCORES = ("unit_id", "score", "probability", "decile", "pending")
-#: What a keyed hash looks like, also as the start of a derived session's id.
-HASHED = r"[0-9a-f]{64}(?::\d+)?"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +72,7 @@ class Scorecard(Result):
         lift: Conversion rate of the first decile of the later units over that of all of them.
         note: Why something is NaN; empty where nothing is.
         confidence: Level of the intervals.
+        hashed: Whether the log's ids were hashed on reading.
         ranked: The units' scores, with their ids as they are in the log.
     """
 
@@ -99,6 +98,7 @@ class Scorecard(Result):
     lift: float
     note: str
     confidence: float
+    hashed: bool
     ranked: pd.DataFrame = dataclasses.field(repr=False)
 
     @property
@@ -111,7 +111,7 @@ class Scorecard(Result):
             that it stands for; its `decile` among all listed, 1 the highest, units of one score in the same; and
             `pending`: the outcome is still open.
         """
-        if self.ranked["unit_id"].str.fullmatch(HASHED).all():
+        if self.hashed:
             return self.ranked
         with contextlib.suppress(ParamError):
             return hash_frame(self.ranked, ["unit_id"])
@@ -239,6 +239,7 @@ def score_units(
         base_points=base,
         points_to_double=points_to_double,
         confidence=confidence,
+        hashed=log.prepared.hashed,
         ranked=ranked.assign(unit_id=ids.astype("str"))[list(SCORES)],
         **{**tried, "note": _find_few(risk) or tried["note"]},
     )

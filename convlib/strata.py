@@ -6,7 +6,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from convlib.stats import TINY, divide
+from convlib.stats import TINY, compare_normal, divide
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -117,10 +117,24 @@ def compare(
     group = np.zeros(len(cells.rows), np.int64) if group is None else group
     spread = add_up(group, cells.spread, groups)
     difference = divide(add_up(group, cells.joint_spread, groups), np.where(spread > TINY, spread, 0))
+    least = TINY * np.sqrt(divide(cells.squares.sum(), cells.rows.sum()))  # what rounding leaves of nothing
+    difference = np.where(np.abs(difference) <= least, 0.0, difference)
     means = divide_counts(cells.exposed, cells.rows), divide_counts(cells.outcome, cells.rows)
     pieces = (exposed, outcome, stratum, unit, cells.rows, *means)
     squares = _sum_squares(*pieces, np.nan_to_num(difference), spread, group)
-    return difference, np.where(np.isnan(difference), np.nan, divide(np.sqrt(squares), spread))
+    error = divide(np.sqrt(squares), spread)
+    return difference, np.where(np.isnan(difference), np.nan, np.where(error <= least, 0.0, error))
+
+
+def judge_none(cells: Cells) -> float:
+    """Give the p-value of no difference in any stratum, whatever the spread of the outcome on the two sides.
+
+    Source: Mantel and Haenszel (1959), with the variance of the hypergeometric distribution (for any outcome: of
+        permutations within strata), without continuity correction.
+    """
+    outcomes = cells.squares - divide_counts(cells.outcome**2, cells.rows)
+    variance = divide_counts(cells.spread * outcomes, cells.rows - 1).sum()
+    return float(compare_normal(cells.joint_spread.sum(), np.sqrt(variance)))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -246,12 +260,12 @@ def _sum_pulls(exposed: Bools, outcome: Floats, stratum: Ints, unit: Ints, pull:
 
 
 @numba.njit(cache=True, nogil=True)
-def count_sides(exposed: Bools, outcome: Floats, unit: Ints, group: Ints, groups: int) -> Ints:
+def count_sides(exposed: Bools, converted: Bools, unit: Ints, group: Ints, groups: int) -> Ints:
     """Count each group's distinct units with and without the exposure, then those with the outcome there.
 
     Args:
         exposed: Whether each row is exposed.
-        outcome: The outcome of each row; above 0 is a conversion.
+        converted: Whether each row has the outcome.
         unit: Unit of each row, whose rows stand together.
         group: Group of each row, from 0.
         groups: How many groups there are.
@@ -267,7 +281,7 @@ def count_sides(exposed: Bools, outcome: Floats, unit: Ints, group: Ints, groups
         while i < len(unit) and unit[i] == this:
             side = 0 if exposed[i] else 1
             seen[side] = True
-            if outcome[i] > 0:
+            if converted[i]:
                 seen[2 + side] = True
             i += 1
         for cell in range(4):

@@ -303,7 +303,8 @@ def word_correlation(
     if pending and pending == units:
         sentences.append(f"All {units:,} units of segment {segment} are pending: their follow-up is not over.")
     elif not table["verdict"].isin(JUDGED).any():
-        sentences.append(f"Segment {segment} has too few units or conversions to judge any micro-conversion.")
+        if (table["verdict"] == "too few").all():
+            sentences.append(f"Segment {segment} has too few units or conversions to judge any micro-conversion.")
     elif not len(found):
         sentences.append(f"No micro-conversion of segment {segment} is associated with {macro} beyond chance.")
     silent = [names[m] for m in table.loc[table["verdict"] == "no evidence", "micro"]]
@@ -360,7 +361,10 @@ def word_models(models: pd.DataFrame, names: Mapping[str, str]) -> Takeaways:
         for row in _records(apart)
     )
     return Takeaways(
-        [f"All micro-conversions in one model give another verdict for {listed}: those that come together share it."]
+        [
+            f"All micro-conversions in one model give another verdict for {listed}. There, what comes with others "
+            "shows only what it adds to them, and what can't be told from them is not judged."
+        ]
     )
 
 
@@ -373,7 +377,7 @@ def word_gap(naive: pd.DataFrame, table: pd.DataFrame, *, macro: str, names: Map
     apart = (both["lift_naive"] - both["lift"]).abs()
     row = _records(both[apart == apart.max()])[0]
     parts = (
-        ("gone_without", "units_without", "units that never did it", "had converted or left for good"),
+        ("gone_without", "units_without", "units of the rest", "had converted or left for good"),
         ("late_with", "units_with", "units that did it", "did so only later"),
     )
     told = [
@@ -382,14 +386,14 @@ def word_gap(naive: pd.DataFrame, table: pd.DataFrame, *, macro: str, names: Map
         if row[some]
     ]
     sentences = [
-        f"Whoever ever did it against the rest, {names[row['micro']]} goes with {_points(row['lift_naive'])} "
-        f"percentage points of {macro}; by what units still at risk had done by the landmark, with "
-        f"{_points(row['lift'])}."
+        f"Counted as most products do (done before converting, or ever without converting, against the rest), "
+        f"{names[row['micro']]} goes with {_points(row['lift_naive'])} percentage points of {macro}; by what units "
+        f"still at risk had done by the landmark, with {_points(row['lift'])}."
     ]
     if told:
         sentences.append(
-            f"Between the two lies time, not the micro-conversion: by the last landmark {', and '.join(told)}. "
-            "Who is gone can't do it any more, and who does it late has stayed so long already."
+            f"By the last landmark {', and '.join(told)}. Who is gone can't do it any more, and who does it late has "
+            "stayed so long already: the first number takes both for the micro-conversion's doing."
         )
     return Takeaways(sentences)
 
@@ -574,7 +578,7 @@ def word_probability(probability: float) -> str:
     """Write a probability that is not certain as what it is."""
     if 0.995 <= probability < 1:
         return ">99%"
-    return "<1%" if 0 < probability < 0.005 else f"{probability:.0%}"
+    return "<1%" if 0 < probability <= 0.005 else f"{probability:.0%}"
 
 
 def word_experiment(name: str, macro: str) -> str:
@@ -656,14 +660,14 @@ def word_threshold(
         return Takeaways((few, design))
     times = "at least once" if best["count"] == 1 else f"{best['count']} times or more"
     rule = f"{micro} {times} within {word_duration(best['within'])} of entry"
-    tested = "too few others to judge it on"
-    if np.isfinite(found["lift"]):
-        interval = f"({_points(found['lift_ci_lower'])} to {_points(found['lift_ci_upper'])})"
-        tested = f"{_points(found['lift'])} {interval} on {found['held_out']:,} units that had no part in the choice"
     numbers = (
         f"{best['rate_with']:.1%} of {best['units_with']:,} units against {best['rate_without']:.1%} of "
-        f"{best['units_without']:,}, {_points(best['lift'])} points in sample; {tested}"
+        f"{best['units_without']:,}, {_points(best['lift'])} points in sample"
     )
+    if not np.isfinite(found["lift"]):
+        return Takeaways((f"Best in sample: {rule}, {numbers}; too few other units to judge it on.", design))
+    interval = f"({_points(found['lift_ci_lower'])} to {_points(found['lift_ci_upper'])})"
+    numbers += f"; {_points(found['lift'])} {interval} on {found['held_out']:,} units that had no part in the choice"
     if found["lift_ci_lower"] > 0:
         return Takeaways((f"{rule} is associated most with {macro}: {numbers}.", design))
     none = f"No number of {micro} goes with more of {macro} beyond chance. Best: {rule}, {numbers}."

@@ -136,7 +136,7 @@ def test_attribute_learns_only_from_paths_watched_for_the_whole_window(plan: Pla
 
 def test_attribute_says_when_no_window_is_over(plan: Plan) -> None:
     rows = repeat("u", 30, "mail 0D", "cart 1D", "buy 2D value=1.0") + "v view 0D\n"
-    result = attribute(make_log(rows, plan), plan, macro="buy", draws=10)
+    result = attribute(make_log(rows, plan), plan, macro="buy", draws=100)
     note = "no converting path's window is over, so those that are not are learnt from"
     assert set(result.table["note"]) == {note}
     assert credits(result, "markov") == {"mail": 15.0, "cart": 15.0, "view": 0, "wish": 0, "(no touch)": 0}
@@ -375,20 +375,20 @@ def test_attribute_sums_exactly() -> None:
 def test_attribute_does_not_depend_on_the_order_of_rows_or_on_names() -> None:
     log, plan, _ = simulate_shop(units=1_500, seed=5)
     rows = log.to_pandas()
-    result = attribute(log, plan, macro="purchase", draws=20)
+    result = attribute(log, plan, macro="purchase", draws=100)
     shuffled = rows.sample(frac=1, random_state=1)
-    again = attribute(read_events(shuffled, plan=plan), plan, macro="purchase", draws=20)
+    again = attribute(read_events(shuffled, plan=plan), plan, macro="purchase", draws=100)
     assert_frame_equal(again.table, result.table, check_exact=True)
     renamed = rows.assign(user_id=rows["user_id"].str[::-1], session_id=rows["session_id"] + "x")
-    again = attribute(read_events(renamed, plan=plan), plan, macro="purchase", draws=20)
+    again = attribute(read_events(renamed, plan=plan), plan, macro="purchase", draws=100)
     assert_frame_equal(again.table, result.table, rtol=1e-12)
 
 
 def test_attribute_reads_the_same_from_arrays_and_through_filters() -> None:
     log, plan, _ = simulate_shop(units=1_500, seed=6)
-    result = attribute(log, plan, macro="purchase", draws=20)
-    filtered = attribute(log.where(user_id={"regex": "."}), plan, macro="purchase", draws=20)
-    period = attribute(log.between("2026-06-01", "2026-12-31"), plan, macro="purchase", draws=20)
+    result = attribute(log, plan, macro="purchase", draws=100)
+    filtered = attribute(log.where(user_id={"regex": "."}), plan, macro="purchase", draws=100)
+    period = attribute(log.between("2026-06-01", "2026-12-31"), plan, macro="purchase", draws=100)
     assert_frame_equal(filtered.table, result.table, check_exact=True)
     assert_frame_equal(period.table, result.table, check_exact=True)
 
@@ -466,7 +466,7 @@ def test_attribute_lists_every_wrong_parameter(log: EventLog, plan: Plan) -> Non
             order=4,
             half_life="0D",
             unit="visit",  # type: ignore[arg-type]
-            draws=-1,
+            draws=99,
             confidence=95,
         )
     assert caught.value.problems == (
@@ -479,7 +479,7 @@ def test_attribute_lists_every_wrong_parameter(log: EventLog, plan: Plan) -> Non
         "'shapley'. Did you mean 'markov'?",
         "`unit` is 'visit'; it must be one of 'user', 'session'.",
         "`order` is 4; it must be a whole number from 1 to 3.",
-        "`draws` is -1; it must be a whole number from 0 to 10,000.",
+        "`draws` is 99; it must be a whole number from 100 to 10,000, or 0 for no intervals.",
         "`macro` is 'bye'; the plan's macros are 'buy', 'join'. Did you mean 'buy'?",
     )
 
@@ -503,7 +503,7 @@ def test_attribute_needs_touches_and_not_too_many(log: EventLog, plan: Plan) -> 
 
 def test_attribution_plots_credit_and_models(plan: Plan) -> None:
     rows = repeat("m", 40, "mail 0D", "cart 12h", "buy 1D") + repeat("v", 20, "view 0D") + "far visit 99D\n"
-    result = attribute(make_log(rows, plan), plan, macro="buy", model="last", draws=20)
+    result = attribute(make_log(rows, plan), plan, macro="buy", model="last", draws=100)
     axes = result.plot()
     assert [bar.get_width() for bar in axes.patches] == [40, 0, 0, 0, 0]  # type: ignore[attr-defined]
     assert axes.get_title(loc="left") == "Credit for Bought, by Last touch (all)"
@@ -527,3 +527,12 @@ def test_attribution_says_who_is_credited_how_the_models_differ_and_what_is_left
         "happen without a touch. Pending paths, in neither: 3.",
     )
     assert "Mail opened" in result._repr_html_()
+
+
+def test_attribution_explains_a_share_that_is_negative(log: EventLog, plan: Plan) -> None:
+    said = attribute(log, plan, macro="buy", model="shapley", draws=0).takeaways
+    assert said[3] == (
+        "Where a share is below zero (Mail opened, Wish), paths with the touch convert less often than those without; "
+        "what it lacks goes to the other touches, so that one may have more than 100%."
+    )
+    assert "below zero" not in " ".join(attribute(log, plan, macro="buy", draws=0).takeaways)

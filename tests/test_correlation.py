@@ -234,7 +234,7 @@ def test_correlate_clusters_the_error_by_unit(plan: Plan) -> None:
     first, second = weight @ [1 / 2, 2 / 3], weight @ [2 / 4, 1 / 2]
     size, other = 1 / (weight**2 @ [1 / 2, 1 / 3]), 1 / (weight**2 @ [1 / 4, 1 / 2])
     effect = error / (first * (1 - first) / size + second * (1 - second) / other)
-    expected = close_newcombe(first, size / effect, second, other / effect)
+    expected = close_newcombe(*map(float, (first, size / effect, second, other / effect)))
     assert (row["lift_ci_lower"], row["lift_ci_upper"]) == pytest.approx(expected, rel=1e-10)
 
 
@@ -435,10 +435,11 @@ def test_correlate_sees_the_log_through_segment_and_period(plan: Plan) -> None:
 
 def test_correlate_chooses_landmarks_from_the_whole_log(plan: Plan) -> None:
     # Ten buyers, after 1 to 10 hours: 10, 25, 50 and 75% points (the higher one) are 2, 4, 6 and 8 hours.
-    rows = "".join(f"u{n} visit 0h\nu{n} buy {n}h\n" for n in range(1, 11)) + "end visit 10D device_type=mobile"
-    log = make_log(write_rows(rows), plan)
+    rows = "".join(f"u{n} visit {5 * (n > 5)}D\nu{n} buy {n + 120 * (n > 5)}h\n" for n in range(1, 11))
+    log = make_log(write_rows(rows + "end visit 10D device_type=mobile"), plan)
     result = correlate(log, plan, macro="buy", horizon="1D")
     assert result.exposure == ("2h", "4h", "6h", "8h")
+    # Five of them enter on the first day.
     assert (
         correlate(log.between("2024-01-01", "2024-01-01"), plan, macro="buy", horizon="1D").exposure == result.exposure
     )
@@ -558,11 +559,11 @@ def test_correlate_explains_the_gap_to_what_most_products_count(plan: Plan) -> N
     result = score(make_log(rows, plan), plan)
     assert row_of(result)["lift"] == 0
     assert result.gap_explained == (
-        "Whoever ever did it against the rest, Save goes with +25.0 percentage points of Buy; by what units still at "
-        "risk had done by the landmark, with +0.0.",
-        "Between the two lies time, not the micro-conversion: by the last landmark 40 of the 80 units that never did "
-        "it (50%) had converted or left for good. Who is gone can't do it any more, and who does it late has stayed "
-        "so long already.",
+        "Counted as most products do (done before converting, or ever without converting, against the rest), Save goes "
+        "with +25.0 percentage points of Buy; by what units still at risk had done by the landmark, with +0.0.",
+        "By the last landmark 40 of the 80 units of the rest (50%) had converted or left for good. Who is gone can't "
+        "do it any more, and who does it late has stayed so long already: the first number takes both for the "
+        "micro-conversion's doing.",
     )
 
 
@@ -610,8 +611,9 @@ def test_correlate_gives_the_second_opinion_beside_the_first(plan: Plan) -> None
     assert row["regression_lift"] == row_of(together, "read")["adjusted_lift"] == pytest.approx(0, abs=1e-9)
     assert row_of(together)["adjusted_lift"] == pytest.approx(0.4, abs=1e-9)
     assert together.second_opinion == (
-        "All micro-conversions in one model give another verdict for Read (positive alone, no evidence together): "
-        "those that come together share it.",
+        "All micro-conversions in one model give another verdict for Read (positive alone, no evidence together). "
+        "There, what comes with others shows only what it adds to them, and what can't be told from them is not "
+        "judged.",
     )
     assert alone.second_opinion == ()
 
@@ -654,3 +656,133 @@ def test_correlate_treats_a_missing_covariate_as_a_value_of_its_own(plan: Plan) 
     result = score(make_log(rows + "end visit 10D", plan), plan, adjust="geo")
     assert result.groups["value"].tolist() == ["US", "(none)"]
     assert result.groups["lift"].tolist() == pytest.approx([0.5 - 0.125] * 2, rel=1e-12)
+
+
+def test_correlate_takes_a_users_sessions_for_one_sample(plan: Plan) -> None:
+    # The same session a hundred times by each of four users says no more than once by each.
+    def write(users: list[str], sessions: int) -> str:
+        kinds = {"a": ["save 1h", "buy 2.5h"], "b": ["save 1h"], "c": ["buy 2.5h"], "d": []}
+        return "\n".join(
+            f"{user} {event.split()[0]} {24 * n}h{int(60 * float(event.split()[1][:-1]))}min session_id={user}{n}"
+            for user in users
+            for n in range(sessions)
+            for event in ["visit 0h", *kinds[user[0]]]
+        )
+
+    once = [f"{kind}{k}" for kind in "aabcdd" for k in range(9)]
+    logs = [make_log(write(once, n) + "\nend visit 300D session_id=end", plan) for n in (1, 3)]
+    first, third = (
+        row_of(correlate(each, plan, macro="buy", exposure="2h", horizon="1h", unit="session")) for each in logs
+    )
+    assert third["units_with"] == 3 * first["units_with"]
+    assert third["adjusted_lift"] == pytest.approx(first["adjusted_lift"], rel=1e-9)
+    assert third["p_value"] == pytest.approx(first["p_value"], rel=0.3)
+
+
+def test_correlate_of_one_outcome_a_side_still_tests(plan: Plan) -> None:
+    row = row_of(score(make_log(sides(40, 0, 5, 35), plan), plan))
+    assert row["p_value"] < 0.001
+    # All 40 with it buy, and of those without it none: the estimated error is 0, and chance alone decides.
+    parts = sides(40, 0, 0, 40) + "\n" + repeat("e", 10, "visit 0h", "look 1h", "buy 30h")
+    result = score(make_log(parts, plan), plan)
+    table = np.array([[40, 0], [0, 40]])
+    expected = StratifiedTable([table.astype(float), np.array([[0.0, 0], [10, 0]])]).test_null_odds().pvalue
+    assert row_of(result)["adjusted_lift"] == 1
+    assert row_of(result)["p_value"] == pytest.approx(expected, rel=1e-9)
+    assert row_of(result)["verdict"] == "positive"
+
+
+def test_correlate_counts_a_precondition_done_before_the_period(plan: Plan) -> None:
+    early = repeat("a", 20, "form 0h", "visit 3D", "buy 4.5D") + repeat("b", 20, "visit 3D", "form 3.1D", "buy 4.5D")
+    rows = early + repeat("c", 40, "visit 3D") + "end visit 20D"
+    log = make_log(rows, plan).between("2024-01-04", None)
+    assert row_of(score(log, plan), "form")["verdict"] == "precondition"
+
+
+def test_correlate_counts_activity_from_the_entry_on(plan: Plan) -> None:
+    # Those who save were busy before the period; in it all are alike.
+    busy = ["look 1h", "look 2h", "look 3h"]
+    kinds = {"a": (20, ["save 3.1D", "buy 4.5D"]), "b": (20, ["save 3.1D"]), "c": (5, ["buy 4.5D"]), "d": (35, [])}
+    rows = "".join(
+        repeat(name, count, *(busy if name in "ab" else []), "visit 3D", *done) for name, (count, done) in kinds.items()
+    )
+    row = row_of(score(make_log(rows + "end visit 20D", plan).between("2024-01-04", "2024-01-04"), plan))
+    assert row["adjusted_lift"] == pytest.approx(0.5 - 0.125, rel=1e-12)
+
+
+def test_correlate_marks_the_columns_whose_groups_disagree_and_no_other(plan: Plan) -> None:
+    rows = two_devices().replace("device_type=mobile", "device_type=mobile geo=US")
+    lines = rows.replace("device_type=desktop", "device_type=desktop geo=US").split("\n")
+    turned = [line.replace("geo=US", "geo=DE") if n % 3 else line for n, line in enumerate(lines)]
+    result = score(make_log("\n".join(turned), plan), plan, adjust=["device_type", "geo"])
+    differs = result.groups[result.groups["micro"] == "save"].groupby("column")["differs"].any().to_dict()
+    assert differs == {"device_type": True, "geo": False}
+
+
+def test_correlate_calls_equal_lifts_alike_whatever_their_odds(plan: Plan) -> None:
+    # 14% against 4%, and 60% against 50%: the same lift, other odds ratios.
+    cells = [("m", 28, 172, 8, 192), ("d", 120, 80, 100, 100)]
+    rows = "".join(
+        repeat(f"a{g}", a, f"visit 0h geo={g}", "save 1h", "buy 30h")
+        + repeat(f"b{g}", b, f"visit 0h geo={g}", "save 1h")
+        + repeat(f"c{g}", c, f"visit 0h geo={g}", "buy 30h")
+        + repeat(f"d{g}", d, f"visit 0h geo={g}")
+        for g, a, b, c, d in cells
+    )
+    log = make_log(rows + "end visit 10D", plan)
+    table = score(log, plan, adjust="geo")
+    tables = [np.reshape(each[1:], (2, 2)).astype(float) for each in cells]
+    expected = StratifiedTable(tables).test_equal_odds().pvalue
+    assert row_of(table)["homogeneity_p_value"] == pytest.approx(expected, rel=1e-10)
+    assert not table.groups["differs"].any()
+
+
+def test_correlate_follows_what_a_rate_is_over_even_of_another_macro(tmp_path: Path) -> None:
+    text = PLAN.replace("match: {event_name: save}", "match: {event_name: save}, metric: {type: rate, over: demo}")
+    text += """  - id: sign
+    match: {event_name: sign}
+    micros: [{id: demo, match: {event_name: demo}, stage: decision, kind: secondary_action}]
+"""
+    plan = make_plan(tmp_path, text)
+    parts = repeat("a", 3, "visit 0h", "demo 1h", "save 2h", "buy 30h") + repeat("b", 2, "visit 0h", "demo 1h")
+    rows = parts + repeat("c", 4, "visit 0h", "save 2h") + "end visit 10D"
+    result = score(make_log(rows, plan), plan)
+    assert sorted(result.table["micro"]) == ["form", "read", "save"]
+    assert pick(result.followed, "micro units could did converted")[0] == ("save", 9, 5, 3, 3)
+
+
+def test_correlate_keeps_calls_apart_that_differ_in_filter_or_candidates(plan: Plan) -> None:
+    rows = repeat("a", 40, "visit 0h geo=US", "save 1h geo=US kind=x", "buy 30h geo=US")
+    rows += repeat("b", 40, "visit 0h geo=DE", "save 1h geo=DE kind=y", "buy 30h geo=DE") + "end visit 10D geo=US"
+    log = make_log(rows, plan)
+    with_kinds = score(log, plan, properties="kind")
+    plain = score(log, plan)
+    assert (len(with_kinds.table), len(plain.table)) == (5, 3)
+    assert [row_of(score(log.where(geo=geo), plan))["units_with"] for geo in ("US", "DE")] == [40, 40]
+    assert row_of(score(log.where(geo={"regex": "U"}), plan, properties="kind"), "save: kind=x")["units_with"] == 40
+    assert row_of(plain)["units_with"] == 80
+
+
+def test_correlate_says_that_filters_hide_the_macro(plan: Plan) -> None:
+    log = make_log("ann visit 0h geo=US\nann buy 30h geo=DE\nann visit 10D geo=US", plan)
+    with pytest.raises(cv.EventDataError) as caught:
+        score(log.where(geo="US"), plan)
+    assert str(caught.value) == "The macro `buy` never happens among the rows that the filters keep. They hide it."
+
+
+def test_correlate_of_values_shows_them_as_such(plan: Plan) -> None:
+    rows = (
+        repeat("a", 30, "visit 0h", "save 1h", "buy 30h value=5")
+        + repeat("b", 30, "visit 0h", "save 1h")
+        + repeat("c", 30, "visit 0h", "buy 30h value=-3")
+        + repeat("d", 30, "visit 0h")
+        + "end visit 10D"
+    )
+    result = score(make_log(rows, plan), plan, target="value")
+    row = row_of(result)
+    # Refunds are conversions too.
+    assert row[["converted_with", "converted_without", "rate_with", "rate_without"]].tolist() == [30, 30, 2.5, -1.5]
+    assert result.conversions_used == 1
+    assert "pts" not in result._repr_html_()
+    assert result.gap.table.empty
+    assert result.gap_explained == ()

@@ -154,6 +154,13 @@ def test_score_impact_says_how_probably_each_is_in_the_top_3(plan: Plan, make: M
     assert 0 < doubtful.iloc[-1] < 1 or doubtful.iloc[-1] == 0
 
 
+def test_impact_shows_no_probability_as_certain_that_is_not(plan: Plan, make: Make) -> None:
+    impact = score_impact(make(SAVE), plan)
+    doubtful = dataclasses.replace(impact, table=impact.table.assign(probability_top_3=[0.99995, 1.0]))
+    page = doubtful._repr_html_()
+    assert (page.count("&gt;99%"), page.count(">100%<")) == (1, 1)
+
+
 def test_score_impact_leaves_unranked_micros_unknown(plan: Plan, make: Make) -> None:
     rows: Rows = [("save", 0.10, 300, 700, 1000, 300), ("form", 0.2, 3, 997, 1000, 3)]
     row = row_of(score_impact(make(rows, verdicts=("positive", "too few")), plan), "form")
@@ -327,7 +334,7 @@ def test_score_impact_says_what_an_experiment_caused(plan: Plan, make: Make) -> 
     assert said[1] == (
         "Rank 2, Read: a tenth more units doing it would bring 600 more USD (331 to 1,087) among the 1,000 units "
         "followed, who entered over 1 day, by the effect that an experiment caused, if that came only through it; in "
-        "the top 3 with probability >99%."
+        "the top 3 with probability 100%."
     )
     assert said[2].startswith("Test Save first: ")
     assert said[-1] == (

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,11 +26,12 @@ def make_risk(
     did = np.atleast_2d(np.asarray(exposed, bool).T).T
     rows = len(did)
     whole = {"unit": np.arange(rows) if unit is None else unit, "landmark": landmark, "band": band}
+    filled: dict[str, Any] = {n: np.broadcast_to(np.asarray(each, np.int64), rows) for n, each in whole.items()}
     return Risk(
         exposed=did,
         outcome=np.asarray(outcome, float),
         covariates=pd.DataFrame(covariates or {}, index=range(rows)),
-        **{name: np.broadcast_to(np.asarray(each, np.int64), rows) for name, each in whole.items()},
+        **filled,
     )
 
 

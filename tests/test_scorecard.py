@@ -110,7 +110,10 @@ def test_score_units_scores_who_was_at_risk_at_the_landmark(card: Scorecard) -> 
     assert by_id.loc["q0", "probability"] == pytest.approx(0.2, rel=1e-12)
     # 123 of the 295 have it: they share the first decile, and the others begin at 123/295.
     assert by_id.groupby("decile").size().to_dict() == {1: 123, 5: 172}
-    assert scores["score"].is_monotonic_decreasing
+    # Pending ones first, by their scores, then the others.
+    assert scores["unit_id"].head(4).tolist()[2:] == ["q0", "a0"]
+    assert scores["score"].head(3).is_monotonic_decreasing
+    assert scores["score"].iloc[3:].is_monotonic_decreasing
 
 
 def test_score_units_says_what_the_score_is_worth(card: Scorecard) -> None:
@@ -118,9 +121,9 @@ def test_score_units_says_what_the_score_is_worth(card: Scorecard) -> None:
     assert card.takeaways == (
         "Of the 40 units that entered after 4 January 2024, one that reached Buy had the higher score than one that "
         f"did not in 67.9% of the pairs ({low:.1%} to {high:.1%}; 50% is chance).",
-        "The 20 with the highest scores did so 1.41 times as often as all: 60.0% (38.7% to 78.1%).",
-        "By their scores 40.1% of them would, and 42.5% did; in 2 of 2 groups by score the prediction lies within the "
-        "interval of what they did.",
+        "The 20 with the highest scores did so 1.41 times as often as all (0.910 to 1.84): 60.0% (38.7% to 78.1%).",
+        "By their scores 40.1% of them would, and 42.5% did; in 2 of 2 groups by score, of 20 units each, the "
+        "prediction lies within the interval of what they did.",
         "Among 200 units fitted on, until 4 January 2024, the most points go to Save (+52): doing it is associated "
         "with Buy, which does not say that it brings it about.",
         "3 units are still open, 2 of them in the highest decile.",
@@ -135,6 +138,21 @@ def test_score_units_fits_on_nothing_that_happened_after_the_split(card: Scoreca
     assert then.base_points == card.base_points
     assert np.isnan([then.auc, then.lift]).all()
     assert then.note == "0 of the units to try it on converted, needs 5"
+
+
+def test_score_units_fits_on_no_window_that_the_data_do_not_end(log: EventLog, plan: Plan) -> None:
+    # By the midnight after the last day the windows of those who entered on day 8 would be over; the data end before.
+    assert score(log, plan, until="2024-01-11").fitted == 290
+
+
+@pytest.mark.parametrize("day", ["2023-12-31", "2024-01-12"])
+def test_score_units_refuses_a_day_outside_the_data(day: str, log: EventLog, plan: Plan) -> None:
+    with pytest.raises(cv.ParamError) as error:
+        score(log, plan, until=day)
+    assert error.value.problems == (
+        f"`until` is {day}; it must be a day from 2024-01-01, the first day of entries, to 2024-01-11, the last of the "
+        "data.",
+    )
 
 
 def test_score_units_splits_where_seven_tenths_of_the_usable_units_are_before(log: EventLog, plan: Plan) -> None:
@@ -161,7 +179,10 @@ def test_score_units_adjusts_for_columns(plan: Plan) -> None:
     )
     log = make_log(rows + "end visit 10D", plan)
     assert score(log, plan).table["points"].item() > 5
-    assert score(log, plan, adjust=["device_type"]).table["log_odds"].item() == pytest.approx(0, abs=1e-9)
+    for adjust in (["device_type"], "device_type"):
+        table = score(log, plan, adjust=adjust).table
+        assert table["log_odds"].item() == pytest.approx(0, abs=1e-9)
+        assert table["note"].item() == "may be 0"
 
 
 def test_score_units_scores_sessions(plan: Plan) -> None:
@@ -194,7 +215,7 @@ def test_score_units_gives_no_points_to_what_the_log_does_not_tell(tmp_path: Pat
             repeat("a", 40, "visit 0h", "save 1h", "buy 30h") + repeat("d", 10, "visit 0h"),
             "10 of the units to fit on did not convert, needs 30",
         ),
-        (repeat("a", 40, "visit 5D", "buy 7D"), "0 of the units to fit on converted, needs 30"),
+        (repeat("a", 40, "visit 5D", "buy 7D") + "early visit 0h\n", "0 of the units to fit on converted, needs 30"),
     ],
 )
 def test_score_units_with_too_few_to_fit_has_no_points(rows: str, note: str, plan: Plan) -> None:
@@ -253,6 +274,45 @@ def test_export_without_a_key_says_what_to_do(card: Scorecard, tmp_path: Path, m
     assert not (tmp_path / "scores.csv").exists()
 
 
+def test_export_writes_csv_into_a_folder_that_is_there(
+    card: Scorecard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVLIB_HASH_KEY", KEY)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.csv").mkdir()
+    said = {
+        "none/scores.xlsx": [
+            "`path` is 'none/scores.xlsx'; it must end in .csv, which is what `export` writes.",
+            "`path` is 'none/scores.xlsx', in a folder that is not there; make 'none' first.",
+        ],
+        "old.csv": ["`path` is 'old.csv', a folder; name a file."],
+        ".": [
+            "`path` is '.'; it must end in .csv, which is what `export` writes.",
+            "`path` is '.', a folder; name a file.",
+        ],
+    }
+    for path, problems in said.items():
+        with pytest.raises(cv.ParamError) as error:
+            card.export(path)
+        assert list(error.value.problems) == problems
+    assert {path.name for path in tmp_path.rglob("*")} == {"plan.yaml", "old.csv"}
+
+
+def test_export_leaves_nothing_half_written(card: Scorecard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVLIB_HASH_KEY", KEY)
+    card.export(tmp_path / "scores.csv")
+    before = (tmp_path / "scores.csv").read_bytes()
+
+    def break_off(_: pd.DataFrame, path: Path, **__: object) -> None:
+        path.write_text("unit_id,sc")
+        raise OSError
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", break_off)
+    with pytest.raises(OSError, match=r"^$"):
+        card.export(tmp_path / "scores.csv")
+    assert (tmp_path / "scores.csv").read_bytes() == before
+
+
 def test_score_units_lists_every_wrong_argument(log: EventLog, plan: Plan) -> None:
     with pytest.raises(cv.ParamError) as error:
         score(log, plan, macro="bye", until="4 January", points_to_double=0, confidence=95)
@@ -262,6 +322,13 @@ def test_score_units_lists_every_wrong_argument(log: EventLog, plan: Plan) -> No
         "`points_to_double` is 0; it must be above 0, such as 20.",
         "`confidence` is 95; it must lie between 0 and 1, such as 0.95.",
     )
+
+
+@pytest.mark.parametrize("number", ["a", None, True])
+def test_score_units_refuses_points_that_are_no_number(number: object, log: EventLog, plan: Plan) -> None:
+    with pytest.raises(cv.ParamError) as error:
+        score(log, plan, points_to_double=number)  # type: ignore[arg-type]
+    assert error.value.problems == (f"`points_to_double` is {number!r}; it must be above 0, such as 20.",)
 
 
 def test_score_units_refuses_a_period_in_which_nobody_can_be_followed(log: EventLog, plan: Plan) -> None:

@@ -127,7 +127,7 @@ def test_find_phi_is_unknown_where_nothing_varies() -> None:
 def test_count_sides_counts_a_unit_once_a_side() -> None:
     # Unit 0 does it between its rows and converts after both; unit 1 never does it; unit 2, of group 1, does, in vain.
     exposed = np.array([False, True, False, False, True])
-    outcome = np.array([1.0, 1.0, 0.0, 1.0, 0.0])
+    outcome = np.array([True, True, False, True, False])
     unit, group = np.array([0, 0, 1, 1, 2]), np.array([0, 0, 0, 0, 1])
     assert strata.count_sides(exposed, outcome, unit, group, 2).tolist() == [[1, 1], [2, 0], [1, 0], [2, 0]]
 
@@ -230,7 +230,8 @@ def test_find_odds_ratio_is_unknown_when_a_product_is_empty() -> None:
 
 
 def test_find_sides_of_one_stratum_are_its_own_samples() -> None:
-    cells = strata.tabulate(*as_rows(DIABETES[:1]), 1)
+    x, y, stratum = as_rows(DIABETES[:1])
+    cells = strata.tabulate(x, y, stratum, 1)
     error = np.sqrt(8 * 98 / 106**3 + 5 * 115 / 120**3)
     hits, sizes = strata.find_sides(cells, float(error))
     np.testing.assert_allclose([hits, sizes], [[8, 5], [106, 120]], rtol=1e-12)

@@ -728,7 +728,7 @@ def test_word_goal_names_what_is_aimed_at(goal: float | None, target: bool, up: 
 
 @pytest.mark.parametrize(
     ("probability", "said"),
-    [(0, "0%"), (0.0049, "<1%"), (0.005, "0%"), (0.5, "50%"), (0.994, "99%"), (0.99995, ">99%"), (1, "100%")],
+    [(0, "0%"), (0.005, "<1%"), (0.006, "1%"), (0.5, "50%"), (0.994, "99%"), (0.99995, ">99%"), (1, "100%")],
 )
 def test_word_probability_says_certain_of_certainty_alone(probability: float, said: str) -> None:
     assert takeaways.word_probability(probability) == said
@@ -779,7 +779,7 @@ def test_word_threshold_says_so_when_chance_would_do_as_well_or_nothing_can_be_s
         "days of entry, 12.1% of 812 units against 3.0% of 3,188, +9.4 points in sample; +8.7 (-1.0 to +11.5) on 3,600 "
         "units that had no part in the choice."
     )
-    assert say_threshold(BEST, lift=np.nan, lift_ci_lower=np.nan)[0].endswith("; too few others to judge it on.")
+    assert say_threshold(BEST, lift=np.nan, lift_ci_lower=np.nan)[0].endswith("; too few other units to judge it on.")
     assert say_threshold(None, pending=12) == (
         "Segment mobile has too few units or conversions to judge any number of Item viewed.",
         "Counted among the 4,000 units that had not converted 7 days after entry; Bought counted for 14 days after "

@@ -6,7 +6,7 @@ import pytest
 from small_logs import START, make_log, make_plan, pick
 
 from convlib.correlation import correlate
-from convlib.errors import ParamError
+from convlib.errors import EventDataError, ParamError
 from convlib.events import EventLog, read_events
 from convlib.plan import Plan
 from convlib.thresholds import COLUMNS, Threshold, _choose, _count_sides, _judge_parts, find_threshold
@@ -96,6 +96,16 @@ def test_find_threshold_counts_each_rule_among_those_at_risk_after_the_longest_t
     assert found.table["phi"].iloc[2] == pytest.approx(2 / np.sqrt(12))
     assert found.table["note"].tolist() == [f"{n} units with it, needs 30" for n in (2, 1, 3, 2)]
     assert (found.units, found.pending, found.horizon) == (4, 2, "2D")
+    assert found.conversions_used == pytest.approx(2 / 3)  # ann and cid, but not eve, who bought within two days
+
+
+def test_find_threshold_refuses_a_period_in_which_nobody_can_be_followed(plan: Plan) -> None:
+    with pytest.raises(EventDataError) as caught:
+        find_threshold(make_log(ROWS, plan), plan, **{**HOW, "horizon": "30D"})  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "None of the 8 units that enter from 2024-01-01 to 2024-01-11 has 2D + 30D of follow-up before the end of the "
+        "data, 2024-01-11. Choose earlier entries or a shorter horizon."
+    )
 
 
 def test_find_threshold_of_too_few_chooses_nothing(plan: Plan) -> None:
@@ -203,6 +213,10 @@ def test_find_threshold_names_every_wrong_argument(shop: tuple[EventLog, Plan]) 
         find(log, plan, macro="by")
     with pytest.raises(ParamError, match=r"^`within` has ''; it must be a number and one of the units"):
         find(log, plan, within=())
+    with pytest.raises(
+        ParamError, match=r"^`counts` is 3; it must hold whole numbers from 1 on, such as \(1, 2, 3\)\.$"
+    ):
+        find(log, plan, counts=3)
     with pytest.raises(ParamError, match="`confidence` is 2"):
         find(log, plan, confidence=2)
 
