@@ -1,7 +1,6 @@
 """Which touches get the credit for the macro-conversions that came after them, by seven models side by side."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -26,7 +25,7 @@ from convlib.credit import (
 from convlib.documents import did_you_mean, quote_names
 from convlib.durations import parse_duration
 from convlib.engine import quote
-from convlib.errors import EventDataError, ParamError
+from convlib.errors import EventDataError, ParamError, list_problems
 from convlib.events import UNITS, EventLog, Unit
 from convlib.plan import Plan
 from convlib.plan_entries import Macro
@@ -224,17 +223,11 @@ def attribute(
 
 
 def _find_problems(log: EventLog, touch: str, *, window: str, half_life: str, confidence: float) -> list[str]:
-    checks: list[Callable[[], object]] = [
+    problems = list_problems(
         lambda: parse_duration(window, name="window"),
         lambda: parse_duration(half_life, name="half_life"),
         lambda: stats.check_confidence(confidence),
-    ]
-    problems: list[str] = []
-    for check in checks:
-        try:
-            check()
-        except ParamError as error:
-            problems += error.problems
+    )
     if touch != MICRO and touch not in log.columns:
         known = (MICRO, *log.columns)
         problems.append(
@@ -261,20 +254,16 @@ def _find_wrong_choices(*, model: str, unit: str, order: int, draws: int) -> lis
 
 def _find_macro(plan: Plan, macro: str, touch: str, problems: list[str]) -> Macro:
     """Find the macro, or refuse what is asked with every problem."""
-    goals = {goal.id: goal for goal in plan.macros}
-    if macro not in goals:
-        problems.append(
-            f"`macro` is {macro!r}; the plan's macros are {quote_names(goals)}.{did_you_mean(macro, goals)}"
-        )
-    elif touch == MICRO and not 0 < len(goals[macro].micros) <= MOST_TOUCHES:
-        count = len(goals[macro].micros)
+    problems += list_problems(lambda: plan.find_macro(macro))
+    count = sum(len(goal.micros) for goal in plan.macros if goal.id == macro)
+    if macro in [goal.id for goal in plan.macros] and touch == MICRO and not 0 < count <= MOST_TOUCHES:
         problems.append(
             f"The plan has {count} micros for `{macro}`; credit can be shared among 1 to {MOST_TOUCHES}. Change the "
             "plan, or make `touch` a column such as 'medium'."
         )
     if problems:
         raise ParamError(*problems)
-    return goals[macro]
+    return plan.find_macro(macro)
 
 
 def fetch_touches(log: EventLog, goal: Macro, touch: str, unit: Unit) -> tuple[_Rows, Ints, dict[str, str]]:

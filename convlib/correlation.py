@@ -3,7 +3,7 @@
 import dataclasses
 import datetime as dt
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
@@ -13,7 +13,7 @@ from convlib import plots, stats, strata, takeaways
 from convlib.canonical import NO_VALUE
 from convlib.conversions import Step
 from convlib.documents import did_you_mean, quote_names
-from convlib.errors import EventDataError, ParamError
+from convlib.errors import EventDataError, ParamError, list_problems
 from convlib.events import EventLog, Unit, list_columns
 from convlib.landmarks import (
     DEFAULT_HORIZON,
@@ -423,28 +423,19 @@ def _check_arguments(
 ) -> Macro:
     """Find the macro, and refuse what is wrong, all at once."""
     log.check_plan(plan)
-    goals, problems = {goal.id: goal for goal in plan.macros}, []
-    if macro not in goals:
-        problems.append(
-            f"`macro` is {macro!r}; the plan's macros are {quote_names(goals)}.{did_you_mean(macro, goals)}"
-        )
+    problems = list_problems(
+        lambda: plan.find_macro(macro),
+        lambda: log.check_breakdown(columns),
+        lambda: stats.check_confidence(confidence),
+    )
     problems += [
         f"`{name}` is {value!r}; it must be one of {quote_names(known)}.{did_you_mean(str(value), known)}"
         for name, (value, known) in choices.items()
         if value not in known
     ]
-    checks: list[Callable[[], None]] = [
-        lambda: log.check_breakdown(columns),
-        lambda: stats.check_confidence(confidence),
-    ]
-    for check in checks:
-        try:
-            check()
-        except ParamError as error:
-            problems += error.problems
     if problems:
         raise ParamError(*problems)
-    return goals[macro]
+    return plan.find_macro(macro)
 
 
 def _check_macro(log: EventLog, goal: Macro) -> None:

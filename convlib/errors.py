@@ -1,5 +1,7 @@
 """What can be wrong with what a user gives, as few exception classes, each listing every problem at once."""
 
+from collections.abc import Callable
+
 
 class ConvlibError(ValueError):
     """Bad input, with every problem found in it.
@@ -32,3 +34,14 @@ class EventDataError(ConvlibError):
 
 class RunError(ConvlibError):
     """A report run can't start or can't finish."""
+
+
+def list_problems(*checks: Callable[[], object]) -> list[str]:
+    """List what several checks refuse, so that all of it can be said at once."""
+    problems: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except ConvlibError as error:
+            problems += error.problems
+    return problems

@@ -158,9 +158,8 @@ def _find_analysis(analysis: dict[str, object], plan: Plan | None) -> list[str]:
     if every not in PERIODS:
         problems.append(f"`every` is {every!r}; it must be one of {quote_names(PERIODS)} (day, week, month).")
     macro = analysis.get("macro")
-    if plan and macro and macro not in {goal.id for goal in plan.macros}:
-        ids = [goal.id for goal in plan.macros]
-        problems.append(f"`macro` is {macro!r}; the plan's macros are {quote_names(ids)}.{did_you_mean(macro, ids)}")
+    if plan and macro:
+        _collect(problems, lambda: plan.find_macro(str(macro)))
     if "steps" in analysis and len(_texts(analysis["steps"])) < 2:
         problems.append(f"`steps` is {analysis['steps']!r}; a funnel needs at least two.")
     return problems

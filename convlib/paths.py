@@ -1,7 +1,7 @@
 """Which ways units take between conversions: transitions, whole paths, and what those that convert do otherwise."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
@@ -10,11 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from convlib import plots, stats, takeaways
 from convlib.conversions import Ints, microseconds
-from convlib.documents import did_you_mean, quote_names
+from convlib.documents import quote_names
 from convlib.durations import parse_duration
-from convlib.errors import ParamError
+from convlib.errors import ParamError, list_problems
 from convlib.events import EventLog, Unit
-from convlib.plan import Plan
 from convlib.plan_entries import Conversion, Loss, Macro
 from convlib.results import Kind, Result, Shown
 
@@ -276,33 +275,20 @@ def _check(
     if log.plan is None:
         raise ParamError("The log was read without a plan, so it has no conversions. Use read_events(..., plan=plan).")
     plan = log.plan
-    problems: list[str] = []
-    checks: list[Callable[[], object]] = [
-        *(lambda name=name: log.stream(name) for name in dict.fromkeys(ends) if name is not None),
-        lambda: _find_macro(plan, macro or plan.macros[0].id),
+    name = macro or log.plan.macros[0].id
+    problems = list_problems(
+        *(lambda end=end: log.stream(end) for end in dict.fromkeys(ends) if end is not None),
+        lambda: plan.find_macro(name),
         lambda: parse_duration(window, name="window"),
         lambda: stats.check_confidence(confidence),
-    ]
-    for check in checks:
-        try:
-            check()
-        except ParamError as error:
-            problems += error.problems
+    )
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
         problems.append(f"`steps` is {steps!r}; it must be a whole number from 1 to {MOST_STEPS}.")
     if events not in get_args(Events):
         problems.append(f"`events` is {events!r}; it must be one of {quote_names(get_args(Events))}.")
     if problems:
         raise ParamError(*problems)
-    return _find_macro(plan, macro or plan.macros[0].id)
-
-
-def _find_macro(plan: Plan, macro: str) -> Macro:
-    goals = {goal.id: goal for goal in plan.macros}
-    if macro not in goals:
-        msg = f"`macro` is {macro!r}; the plan's macros are {quote_names(goals)}.{did_you_mean(macro, goals)}"
-        raise ParamError(msg)
-    return goals[macro]
+    return plan.find_macro(name)
 
 
 def _fetch(

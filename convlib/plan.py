@@ -12,7 +12,7 @@ import pandas as pd
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
 
 from convlib.documents import Document, FieldPath, did_you_mean, quote_names, read_document
-from convlib.errors import PlanError
+from convlib.errors import ParamError, PlanError
 from convlib.plan_entries import (
     Action,
     Benchmark,
@@ -155,6 +155,18 @@ class Plan(Entry):
         """A SHA-256 of what the plan says; comments, layout and the file's name do not change it."""
         content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()
+
+    def find_macro(self, macro: str) -> Macro:
+        """Return a macro by its id.
+
+        Raises:
+            ParamError: The plan has no such macro; the message has the nearest id.
+        """
+        goals = {goal.id: goal for goal in self.macros}
+        if macro not in goals:
+            msg = f"`macro` is {macro!r}; the plan's macros are {quote_names(goals)}.{did_you_mean(macro, goals)}"
+            raise ParamError(msg)
+        return goals[macro]
 
     def macro_of(self, conversion_id: str) -> Macro:
         """Return the macro that a conversion belongs to; a macro belongs to itself.

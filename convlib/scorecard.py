@@ -13,8 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from convlib import plots, stats, takeaways
-from convlib.documents import did_you_mean, quote_names
-from convlib.errors import ParamError
+from convlib.errors import ParamError, list_problems
 from convlib.events import EventLog, Unit, list_columns
 from convlib.funnel_units import name_units
 from convlib.identity import HASH_KEY, hash_frame
@@ -263,10 +262,8 @@ def _word(card: Scorecard) -> Takeaways:
 def _check_arguments(
     log: EventLog, plan: Plan, macro: str, until: dt.date | str | None, points_to_double: float, confidence: float
 ) -> tuple[Macro, dt.date | None]:
-    problems, day = [], None
-    goals = {goal.id: goal for goal in plan.macros}
-    if macro not in goals:
-        problems += [f"`macro` is {macro!r}; the plan's macros are {quote_names(goals)}.{did_you_mean(macro, goals)}"]
+    problems = list_problems(lambda: plan.find_macro(macro), lambda: stats.check_confidence(confidence))
+    day = None
     try:
         day = None if until is None else dt.date.fromisoformat(str(until))
     except ValueError:
@@ -278,13 +275,9 @@ def _check_arguments(
     number = isinstance(points_to_double, int | float) and not isinstance(points_to_double, bool)
     if not number or not 0 < points_to_double < np.inf:
         problems += [f"`points_to_double` is {points_to_double!r}; it must be above 0, such as 20."]
-    try:
-        stats.check_confidence(confidence)
-    except ParamError as error:
-        problems += error.problems
     if problems:
         raise ParamError(*problems)
-    return goals[macro], day
+    return plan.find_macro(macro), day
 
 
 def _choose_split(followed: Followed, design: Design) -> int:

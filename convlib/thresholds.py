@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from convlib import plots, stats, takeaways
 from convlib.conversions import Ints, Step, gather
-from convlib.documents import did_you_mean, quote_names
 from convlib.durations import find_duration_problem, parse_duration
-from convlib.errors import ParamError
+from convlib.errors import ParamError, list_problems
 from convlib.events import EventLog, Unit, list_columns
 from convlib.landmarks import DEFAULT_HORIZON, Design, check_followed, find_risk, follow
 from convlib.lifts import FEWEST_CONVERTED, FEWEST_UNITS, score_micros
@@ -145,7 +144,7 @@ def find_threshold(
     entry, horizon = entry or clock.entry, horizon or clock.horizon or DEFAULT_HORIZON
     rules = [(count, time) for time in sorted(times, key=parse_duration) for count in sorted(set(counts))]
     design = Design((parse_duration(rules[-1][1]),), parse_duration(horizon, name="horizon"))
-    columns = [f"{unit}_id"]
+    columns = ["user_id"]  # a user's sessions lie in one part
     entries, followed = follow(log, goal, design, entry=entry, unit=unit, columns=columns, candidates=[])
     mature = followed.is_mature(design, design.landmarks[0])
     if not mature.any():
@@ -181,11 +180,8 @@ def find_threshold(
 def _check_arguments(
     plan: Plan, macro: str, micro: str, counts: Sequence[int], within: Sequence[str], folds: int
 ) -> Macro:
-    goals, problems = {goal.id: goal for goal in plan.macros}, []
-    if macro not in goals:
-        known = f"the plan's macros are {quote_names(goals)}.{did_you_mean(macro, goals)}"
-        problems.append(f"`macro` is {macro!r}; {known}")
-    elif micro not in (micros := [each.id for each in goals[macro].micros]):
+    problems = list_problems(lambda: plan.find_macro(macro))
+    if not problems and micro not in (micros := [each.id for each in plan.find_macro(macro).micros]):
         problems.append(unknown_micro(micro, micros, macro=macro))
     if not isinstance(counts, Sequence) or not counts or not all(type(each) is int and each >= 1 for each in counts):
         problems.append(f"`counts` is {counts!r}; it must hold whole numbers from 1 on, such as (1, 2, 3).")
@@ -195,7 +191,7 @@ def _check_arguments(
         problems.append(f"`folds` is {folds!r}; it must be a whole number from 2 to {MOST_FOLDS}.")
     if problems:
         raise ParamError(*problems)
-    return goals[macro]
+    return plan.find_macro(macro)
 
 
 def _meet(rules: Sequence[tuple[int, str]], unit: Ints, since: Ints, units: int) -> NDArray[np.bool_]:

@@ -318,9 +318,9 @@ def test_score_units_lists_every_wrong_argument(log: EventLog, plan: Plan) -> No
         score(log, plan, macro="bye", until="4 January", points_to_double=0, confidence=95)
     assert error.value.problems == (
         "`macro` is 'bye'; the plan's macros are 'buy'. Did you mean 'buy'?",
+        "`confidence` is 95; it must lie between 0 and 1, such as 0.95.",
         "`until` is '4 January', which is not a date; write it as YYYY-MM-DD.",
         "`points_to_double` is 0; it must be above 0, such as 20.",
-        "`confidence` is 95; it must lie between 0 and 1, such as 0.95.",
     )
 
 
