@@ -70,6 +70,7 @@ class Impact(Result):
         ("rank", "Rank", "count"),
         ("micro", "Micro-conversion", "text"),
         ("opportunity", "Opportunity", "number"),
+        ("verdict", "Verdict", "text"),
         ("probability_top_3", "In the top 3", "percent"),
         ("score", "Value of one more unit", "number"),
         ("reach", "Have not done it", "count"),
@@ -77,7 +78,6 @@ class Impact(Result):
         ("owner", "Owner", "text"),
         ("sample_size_to_test", "Units to test", "count"),
         ("days_to_test", "Days of entries to test", "count"),
-        ("verdict", "Verdict", "text"),
         ("note", "Note", "text"),
     )
 
