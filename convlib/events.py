@@ -654,10 +654,10 @@ def _find_entries(asked: _Entries) -> pd.DataFrame:
 @functools.lru_cache(maxsize=4)
 def _read_tested(asked: _Entries, columns: tuple[str, ...]) -> pa.Table:
     """Read, of each unit's first event, the columns that a segment's rule tests, as they are."""
-    firsts = connect().from_df(_find_entries(asked)[["unit", "event"]]).set_alias("firsts")
+    firsts = _find_entries(asked)[["unit", "event"]].rename(columns={"unit": UNIT})
     rows = asked.log.rows().project(", ".join(["event", *map(quote, columns)])).set_alias("rows")
-    joined = rows.join(firsts, "event")
-    return joined.project(", ".join([f"unit AS {quote(UNIT)}", *map(quote, columns)])).to_arrow_table()
+    joined = rows.join(connect().from_df(firsts).set_alias("firsts"), "event")
+    return joined.project(", ".join(map(quote, [UNIT, *columns]))).to_arrow_table()
 
 
 def _texts(columns: Sequence[str]) -> list[str]:

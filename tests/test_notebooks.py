@@ -239,7 +239,7 @@ def test_notebook_shows_takeaways_figures_and_tables(
     cells = nbformat.read(executed[name, segment] / f"{name}.ipynb", as_version=4).cells
     shown = [output.data for cell in cells if cell.cell_type == "code" for output in cell.outputs]
     html = "".join("".join(data.get("text/html", "")) for data in shown)
-    assert html.count('<ul class="takeaways">') == 1
+    assert html.count('<ul class="takeaways">') >= 1
     assert f"Segment {segment}, entries from" in html
     plots = sum(".plot" in cell.source for cell in cells if cell.cell_type == "code")
     assert sum("image/png" in data for data in shown) == plots > 0
