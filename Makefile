@@ -50,7 +50,7 @@ bench: environment ## seconds and memory against peers, on 10 million seeded eve
 	$(BIN)/python -m benchmarks.bench_correlation
 	$(BIN)/python -m benchmarks.bench_attribution
 
-truth: environment ## convlib and four products' scores on logs with known effects (about 15 minutes): the numbers and the figure of docs/truth.md
+truth: environment ## convlib and four products' scores on logs with known effects (about 20 minutes): the numbers and the figure of docs/truth.md
 	$(BIN)/python -m benchmarks.truth --figure docs/images/truth.png
 
 clean: ## removes the environment, caches and builds; reports stay
