@@ -349,13 +349,16 @@ def correlate(
         check_followed(log, design, entry=entry, unit=unit)
     if log.segment_name == "all" and not (followed.macro < NEVER).any():
         _check_macro(log, goal)
+    titles = {c.id: c.name for c in (goal, *goal.micros)}
     micros = [_write_candidate(each) for each in candidates]
+    named = [_write_candidate(each, titles[each.name]) for each in candidates]
     judge = functools.partial(
         judge_micros,
         followed,
         design,
         entries[adjust],
         micros,
+        titles=named,
         over=_find_over(goal, candidates),
         target=target,
         confidence=confidence,
@@ -368,8 +371,7 @@ def correlate(
     table = table.sort_values("adjusted_lift", ascending=False, kind="stable", ignore_index=True)
     converters = mature & (followed.macro < design.follow_up)
     spent = followed.spent.sum(axis=0)
-    titles = {c.id: c.name for c in (goal, *goal.micros)}
-    names = titles | {_write_candidate(each): _write_candidate(each, titles[each.name]) for each in candidates}
+    names = titles | dict(zip(micros, named, strict=True))
     naive, pending = _count_naively(followed, design, micros), int((~mature).sum())
     return Correlation(
         table=table,

@@ -70,6 +70,7 @@ def judge_micros(
     covariates: pd.DataFrame,
     names: Sequence[str],
     *,
+    titles: Sequence[str] = (),
     over: Sequence[int | None] = (),
     target: str = "conversion",
     model: str = "strata",
@@ -81,7 +82,8 @@ def judge_micros(
         followed: What each unit did.
         design: The clock.
         covariates: Columns to adjust for, one row a unit.
-        names: The micros' names.
+        names: The micros' ids.
+        titles: Their names, for notes; empty takes the ids.
         over: For each micro the number of the one that its rate is over, or None; empty for none.
         target: `conversion` or `value`.
         model: `strata`, or `regression` for adjusted lifts from one model of all micros.
@@ -95,7 +97,7 @@ def judge_micros(
     table, groups = score_micros(risk, confidence=confidence, labels=covariates)
     notes = pd.Series("", index=table.index)
     if model == "regression":
-        joint = fit_joint(risk, confidence=confidence, names=names)
+        joint = fit_joint(risk, confidence=confidence, names=titles or names)
         adjusted = {f"adjusted_lift{end}": joint[f"effect{end}"] for end in ("", "_ci_lower", "_ci_upper")}
         error = (joint["effect_ci_upper"] - joint["effect"]) / stats.normal_quantile(confidence)
         # The E-value is for the ratio of risks over strata, which is not this model's.
@@ -114,7 +116,7 @@ def judge_micros(
         if other is not None and not table["note"].iloc[number]:
             unable = len(np.unique(risk.unit[~risk.exposed[:, number] & ~risk.exposed[:, other]]))
             table.loc[number, "note"] = (
-                f"{unable:,} of those without it had not done {names[other]} either, so could not"
+                f"{unable:,} of those without it had not done {(titles or names)[other]} either, so could not"
             )
     table = _finish(table)
     return table, _find_differing(groups, table, names), risk
