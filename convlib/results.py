@@ -167,4 +167,4 @@ def _format_interval(low: float, high: float, kind: Kind) -> str:
     if np.isnan(low) or np.isnan(high):
         return MISSING
     texts = [format_value(bound, kind).removesuffix(" pts").removesuffix("%") for bound in (low, high)]
-    return " to ".join(texts)
+    return "\u00a0to\u00a0".join(texts)  # an interval stays on one line
