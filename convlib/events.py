@@ -4,7 +4,7 @@ import dataclasses
 import datetime as dt
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -665,5 +665,6 @@ def _texts(columns: Sequence[str]) -> list[str]:
 
 
 def list_columns(columns: str | Sequence[str]) -> list[str]:
-    """Give one column or several as a list, each once."""
-    return [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
+    """Give one column or several as a list, each once; what is neither is left to whoever reads the names."""
+    several = isinstance(columns, Iterable) and not isinstance(columns, str)
+    return list(dict.fromkeys(columns)) if several else [columns]  # type: ignore[list-item]

@@ -637,6 +637,11 @@ def test_correlate_names_every_wrong_choice(log: EventLog, plan: Plan) -> None:
     )
 
 
+def test_correlate_refuses_a_landmark_that_is_no_duration(log: EventLog, plan: Plan) -> None:
+    with pytest.raises(cv.ParamError, match="`exposure` is 1"):
+        correlate(log, plan, macro="buy", exposure=1)  # type: ignore[arg-type]
+
+
 def test_correlate_takes_sessions_as_units(plan: Plan) -> None:
     rows = repeat("a", 3, "visit 0h session_id=s", "save 1h session_id=s", "buy 2h session_id=s") + "end visit 10D"
     log = make_log(rows, plan)
