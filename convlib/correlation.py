@@ -25,7 +25,7 @@ from convlib.landmarks import (
     follow,
     read_design,
 )
-from convlib.lifts import FEWEST_UNITS, judge_micros
+from convlib.lifts import ADJUSTED, FEWEST_UNITS, LIFT, ODDS, SIDES, judge_micros
 from convlib.plan import Plan
 from convlib.plan_entries import Clock, Macro
 from convlib.results import Kind, Result, Shown, Takeaways, show_table
@@ -36,57 +36,11 @@ if TYPE_CHECKING:
 
 Target = Literal["conversion", "value"]
 Model = Literal["strata", "regression"]
-COLUMNS = (
-    "micro",
-    "stage",
-    "units_with",
-    "units_without",
-    "converted_with",
-    "converted_without",
-    "rate_with",
-    "rate_without",
-    "lift",
-    "lift_ci_lower",
-    "lift_ci_upper",
-    "relative_lift",
-    "odds_ratio",
-    "odds_ratio_ci_lower",
-    "odds_ratio_ci_upper",
-    "phi",
-    "adjusted_lift",
-    "adjusted_lift_ci_lower",
-    "adjusted_lift_ci_upper",
-    "p_value",
-    "q_value",
-    "homogeneity_p_value",
-    "e_value",
-    "verdict",
-    "note",
-)
-NAIVE_COLUMNS = (
-    "micro",
-    "units_with",
-    "units_without",
-    "converted_with",
-    "converted_without",
-    "rate_with",
-    "rate_without",
-    "lift",
-    "gone_without",
-    "late_with",
-)
-MODEL_COLUMNS = (
-    "micro",
-    "strata_lift",
-    "strata_lift_ci_lower",
-    "strata_lift_ci_upper",
-    "strata_verdict",
-    "regression_lift",
-    "regression_lift_ci_lower",
-    "regression_lift_ci_upper",
-    "regression_verdict",
-    "agree",
-)
+TESTS = ("p_value", "q_value", "homogeneity_p_value", "e_value", "verdict", "note")
+COLUMNS = ("micro", "stage", *SIDES, *LIFT, *ODDS, *ADJUSTED, *TESTS)
+NAIVE_COLUMNS = ("micro", *SIDES, "lift", "gone_without", "late_with")
+OPINION = (*LIFT, "verdict")
+MODEL_COLUMNS = ("micro", *(f"{model}_{name}" for model in ("strata", "regression") for name in OPINION), "agree")
 #: As many values of a property as make candidates of one micro, the most frequent first.
 MOST_VALUES = 20
 

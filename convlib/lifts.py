@@ -17,43 +17,13 @@ from convlib.landmarks import NEVER, Bools, Design, Floats, Followed, Ints, Risk
 from convlib.strata import Cells
 
 Row = dict[str, Any]
-NUMBERS = (
-    "units_with",
-    "units_without",
-    "converted_with",
-    "converted_without",
-    "rate_with",
-    "rate_without",
-    "lift",
-    "lift_ci_lower",
-    "lift_ci_upper",
-    "relative_lift",
-    "odds_ratio",
-    "odds_ratio_ci_lower",
-    "odds_ratio_ci_upper",
-    "phi",
-    "adjusted_lift",
-    "adjusted_lift_ci_lower",
-    "adjusted_lift_ci_upper",
-    "adjusted_error",
-    "p_value",
-    "homogeneity_p_value",
-    "e_value",
-    "compared",
-)
-GROUP_COLUMNS = (
-    "micro",
-    "column",
-    "value",
-    "units_with",
-    "units_without",
-    "converted_with",
-    "converted_without",
-    "lift",
-    "lift_ci_lower",
-    "lift_ci_upper",
-    "differs",
-)
+#: The two sides of a comparison.
+SIDES = ("units_with", "units_without", "converted_with", "converted_without", "rate_with", "rate_without")
+LIFT = ("lift", "lift_ci_lower", "lift_ci_upper")
+ADJUSTED = tuple(f"adjusted_{name}" for name in LIFT)
+ODDS = ("relative_lift", "odds_ratio", "odds_ratio_ci_lower", "odds_ratio_ci_upper", "phi")
+NUMBERS = (*SIDES, *LIFT, *ODDS, *ADJUSTED, "adjusted_error", "p_value", "homogeneity_p_value", "e_value", "compared")
+GROUP_COLUMNS = ("micro", "column", "value", *SIDES[:4], *LIFT, "differs")
 #: Fewer units or conversions than this on a side is too few for a verdict.
 FEWEST_UNITS, FEWEST_CONVERTED = 30, 5
 #: Verdicts that compare with the other micros.
