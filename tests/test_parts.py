@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from source_files import HEADER, PLAN, read_lines, refuse, save_parquet, write_csv, write_mapping, write_plan
@@ -275,3 +276,11 @@ def test_parts_do_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
     for part in ("events", "conversions", "activity", "double_fired"):
         first, second = (log.rows(part).fetchall() for log in logs)
         assert first == second
+
+
+def test_write_parts_numbers_events_by_their_place_in_the_file() -> None:
+    # Columns of an entry are looked up by its event's number; more rows than the engine writes in one piece.
+    rows = pd.DataFrame({"user_id": [f"u{n % 977}" for n in range(300_000)], "event_name": "x"})
+    rows["timestamp"] = pd.Timestamp("2026-01-01") + pd.to_timedelta(np.arange(300_000)[::-1] % 4_001, unit="s")
+    events = read_events(rows).prepared.find("events.parquet", None)
+    np.testing.assert_array_equal(pd.read_parquet(events, columns=["event"])["event"], np.arange(300_000))
