@@ -1,11 +1,12 @@
 """The command line: run reports, check a run without running it, show or suggest a plan, list the example datasets."""
 
 import contextlib
+import inspect
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,9 +17,11 @@ from convlib.errors import ConvlibError, ParamError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from convlib.events import EventLog
     from convlib.plan import Loss, Macro, Micro, Plan
     from convlib.reports.preparation import Preparation
     from convlib.reports.run import Run
+    from convlib.upkeep import PlanReview, Recalibration
 
 BAD_INPUT, INTERRUPTED = 2, 130
 EXIT_CODES = """\
@@ -83,9 +86,45 @@ def run(
     except KeyboardInterrupt:
         print("Interrupted. Continue with --resume.", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
+    for note in made.notes:
+        print(note, file=sys.stderr)
     _show_failures(made)
     print(made.index)
     raise typer.Exit(0 if made.status == "complete" else 1)
+
+
+@app.command(epilog="Exit codes: [bold]0[/bold] told to stop (SIGTERM); [bold]2[/bold] the input is wrong; [bold]130[/bold] Ctrl+C")
+def watch(
+    file: RunFile,
+    *,
+    interval: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Time between two looks.", show_default="the run file's, or 60s")
+    ] = None,
+    port: Annotated[int, typer.Option(help="Port of the dashboard, on this machine alone.")] = 8866,
+    reports: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write to.")] = Path("reports"),
+    dashboard: Annotated[bool, typer.Option("--dashboard/--no-dashboard", help="Serve the live dashboard.")] = True,
+) -> None:
+    """Look again and again at a growing source: counts, alerts within one interval, and a live dashboard.
+
+    Example: [bold]convlib watch params/weekly.yaml --interval 30s[/bold]
+    """
+    import signal
+    import threading
+
+    from convlib.reports.watcher import watch_source
+
+    stop, told = threading.Event(), []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: (told.append(number), stop.set()))
+    with _end_with_problems():
+        where = port if dashboard else None
+        watch_source(file, stop=stop, reports=reports, interval=interval, port=where, say=_say)
+    _say("Stopped; what was counted is kept.")
+    raise typer.Exit(INTERRUPTED if signal.SIGINT in told else 0)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -139,6 +178,56 @@ def suggest(
         if output:
             _write(output, text)
     print(output or text, end="\n" if output else "")
+
+
+@plans.command(epilog=PLAN_EXIT_CODES)
+def recalibrate(
+    file: RunFile,
+    *,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the diff to this file.")] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Change the plan's file.")] = False,
+) -> None:
+    """Propose new targets from what the last four periods reached, as a diff of the plan's file, to accept or not.
+
+    Example: [bold]convlib plan recalibrate params/monthly.yaml[/bold]
+    """
+    from convlib.rates import measure_rates
+    from convlib.reports.preparation import prepare_run
+    from convlib.upkeep import recalibrate as propose
+
+    with _end_with_problems():
+        if output and output.exists():
+            raise ParamError(f"`--output` is {str(output)!r}, which exists already. Name another file, or delete it.")
+        preparation = prepare_run(file)
+        log, given = _find_inputs(preparation, "00_overview", measure_rates)
+        found = propose(measure_rates(log, preparation.plan, **given), preparation.plan)
+        _show_proposals(found)
+        if output and found.diff:
+            _write(output, found.diff)
+        if accept and found.diff:
+            found.accept()
+            print(f"{found.path} is changed.")
+
+
+@plans.command(epilog=PLAN_EXIT_CODES)
+def review(file: RunFile) -> None:
+    """Find what in a plan has gone stale: micros that never fire or go with nothing, gaps, old benchmarks and dates.
+
+    Example: [bold]convlib plan review params/quarterly.yaml[/bold]
+    """
+    from convlib.correlation import correlate
+    from convlib.rates import measure_rates
+    from convlib.reports.preparation import prepare_run
+    from convlib.upkeep import review_plan
+
+    with _end_with_problems():
+        preparation = prepare_run(file)
+        plan = preparation.plan
+        log, given = _find_inputs(preparation, "00_overview", measure_rates)
+        rates = measure_rates(log, plan, **given)
+        log, given = _find_inputs(preparation, "03_correlation", correlate)
+        found = review_plan(plan, rates=rates, correlation=correlate(log, plan, **given), on=log.last.date())
+    _show_review(found)
 
 
 @app.command()
@@ -212,6 +301,59 @@ def _show_preparation(preparation: "Preparation") -> None:
     console.print(f"The run file fits plan and log; the event map judges the log. `convlib run` makes {total} reports.")
 
 
+def _find_inputs(
+    preparation: "Preparation", notebook: str, analysis: Callable[..., object]
+) -> tuple["EventLog", dict[str, Any]]:
+    """Give the log of all units as a notebook of the run sees it, and what the notebook hands to an analysis."""
+    from convlib.errors import RunError
+
+    templates = {template.name: template for template in preparation.notebooks.templates}
+    if notebook not in templates:
+        place = preparation.run_file.locate("notebooks")
+        msg = f"{place}: there is no {notebook!r}, whose parameters say how to measure. Add it to `notebooks`."
+        raise RunError(msg)
+    given = {**templates[notebook].parameters, **preparation.notebooks.parameters[notebook]}
+    log = preparation.log.between(*preparation.period, timezone=str(given.get("timezone") or "UTC"))
+    taken = inspect.signature(analysis).parameters.keys() - {"log", "plan", "by"}
+    return log, {name: value for name, value in given.items() if name in taken and value not in ("", [])}
+
+
+def _show_proposals(found: "Recalibration") -> None:
+    from rich.table import Table
+
+    from convlib.results import format_value
+
+    console = Console(highlight=False, soft_wrap=True)
+    for sentence in found.takeaways:
+        console.print(escape(sentence))
+    rows = found.proposals
+    if rows.empty:
+        console.print("Nothing to propose.")
+        return
+    shown = [(name, heading) for name, heading, _ in found.SHOWN if name != "periods"]
+    table = Table(*(heading for _, heading in shown), box=None, pad_edge=False)
+    for _, row in rows.iterrows():
+        table.add_row(*(escape(format_value(row[name], "text")) for name, _ in shown))
+    console.print(table)
+    for text in found.by_hand:
+        console.print(f"By hand: {escape(text)}")
+    print(found.diff, end="")
+
+
+def _show_review(found: "PlanReview") -> None:
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    for sentence in found.takeaways:
+        console.print(escape(sentence))
+    table = Table("Conversion", "Finding", "Evidence", "Advice", box=None, pad_edge=False)
+    for severity, rows in found.named.groupby("severity", sort=False):
+        table.add_row(f"[bold]{severity}[/]")
+        for _, row in rows.iterrows():
+            table.add_row(*(escape(row[name]) for name in ("conversion", "finding", "evidence", "advice")))
+    console.print(table)
+
+
 def _show_plan(plan: "Plan") -> None:
     from rich.table import Table
 
@@ -270,10 +412,7 @@ def _word_conversion(conversion: "Macro | Micro | Loss") -> list[str]:
 
 
 def _word_number(number: float | None, metric: str) -> str:
-    from convlib.plan_entries import SHARE_METRICS
+    from convlib.plan_entries import is_share, is_time
     from convlib.results import format_value
 
-    kind = metric.split()[0]
-    return format_value(
-        number, "percent" if kind in SHARE_METRICS else "seconds" if kind == "time_between" else "number"
-    )
+    return format_value(number, "percent" if is_share(metric) else "seconds" if is_time(metric) else "number")

@@ -294,7 +294,7 @@ def correlate(
     candidates += _find_properties(log, goal, list_columns(properties), unit)
     # What a rate is over may be a conversion of another macro: followed too, and not scored.
     known = {goal.id, *(micro.id for micro in goal.micros)}
-    others = sorted({micro.metric.over for micro in goal.micros if micro.metric.over} - known)
+    others = sorted({micro.metric.over_id for micro in goal.micros if micro.metric.over_id} - known)
     steps = [*candidates, *map(Step, others)]
     entries, everything = follow(log, goal, design, entry=entry, unit=unit, columns=adjust, candidates=steps)
     followed = everything.drop_micros(len(candidates))
@@ -419,7 +419,7 @@ def _find_properties(log: EventLog, goal: Macro, columns: Sequence[str], unit: U
 def _find_over(goal: Macro, candidates: Sequence[Step]) -> list[int | None]:
     """Find which micro each candidate's rate is over."""
     places = {micro.id: number for number, micro in enumerate(goal.micros)}
-    overs = {micro.id: places.get(micro.metric.over or "") for micro in goal.micros}
+    overs = {micro.id: places.get(micro.metric.over_id or "") for micro in goal.micros}
     return [overs[each.name] for each in candidates]
 
 
@@ -468,7 +468,7 @@ def _follow(goal: Macro, followed: Followed, names: Sequence[str], design: Desig
     did = dict(zip(names, times.T, strict=True))
     rows = []
     for micro in goal.micros:
-        could = did[micro.metric.over] if micro.metric.over else np.ones(len(times), bool)
+        could = did[micro.metric.over_id] if micro.metric.over_id else np.ones(len(times), bool)
         counts = {"could": could, "did": could & did[micro.id], "converted": could & did[goal.id]}
         rows.append(
             {"micro": micro.id, "units": len(times), **{name: int(each.sum()) for name, each in counts.items()}}

@@ -12,8 +12,6 @@ MICROSECONDS = {
     "D": 86_400 * 1_000_000,
     "W": 7 * 86_400 * 1_000_000,
 }
-#: Calendar periods, by their letters.
-PERIODS = {"D": "day", "W": "week", "M": "month"}
 LONGEST_DAYS = 36_525
 _AMOUNT = r"(?P<amount>[0-9]+(?:\.[0-9]+)?)"
 _DURATION = re.compile(rf"{_AMOUNT}(?P<unit>s|min|h|D|W)")

@@ -9,7 +9,7 @@ import pandas as pd
 from convlib import plots, takeaways
 from convlib.events import EventLog
 from convlib.plan import Plan
-from convlib.plan_entries import SHARE_METRICS
+from convlib.plan_entries import is_share, is_time
 from convlib.profile import Profile
 from convlib.results import Kind, Result, Shown, format_value
 from convlib.stats import divide
@@ -170,8 +170,8 @@ def _cover(profile: Profile, known: pd.DataFrame, plan: Plan) -> pd.DataFrame:
 
 
 def _goal(target: float, metric: object) -> tuple[float, Kind]:
-    kind = str(metric).split()[0]
-    return target, "percent" if kind in SHARE_METRICS else "seconds" if kind == "time_between" else "number"
+    words = str(metric)
+    return target, "percent" if is_share(words) else "seconds" if is_time(words) else "number"
 
 
 def _list_unmapped(profile: Profile) -> pd.DataFrame:

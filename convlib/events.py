@@ -6,18 +6,18 @@ import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from duckdb import ColumnExpression, ConstantExpression
+from numpy.typing import NDArray
 
 from convlib.canonical import NO_VALUE
 from convlib.columns import find_first_rows, read_numbers, read_texts
 from convlib.documents import did_you_mean, quote_names
-from convlib.durations import PERIODS
 from convlib.elsewhere import Elsewhere, Engine, EngineName, open_elsewhere
 from convlib.engine import compile_rule, connect, quote, scan
 from convlib.errors import ParamError
@@ -25,6 +25,7 @@ from convlib.identity import IDS
 from convlib.mapping import Mapping as SourceMapping
 from convlib.mapping import read_mapping
 from convlib.parts import DERIVED
+from convlib.periods import Calendar, find_day, find_midnights, find_timezone_problems
 from convlib.personal import count_personal
 from convlib.plan import Plan, Segment, read_plan, read_segments
 from convlib.prepare import Prepared, prepare
@@ -86,6 +87,7 @@ class EventLog:
         filters: What every row must match besides.
         start: First day of entries, included; None is the log's first.
         end: Last day of entries, included; None is the log's last.
+        timezone: Zone in which these days, and the weeks and months of rates, begin and end.
     """
 
     prepared: Prepared | Elsewhere
@@ -97,6 +99,7 @@ class EventLog:
     filters: tuple[Rule, ...] = dataclasses.field(default=(), repr=False)
     start: dt.date | None = None
     end: dt.date | None = None
+    timezone: str = "UTC"
 
     @property
     def engine(self) -> Engine | None:
@@ -173,7 +176,7 @@ class EventLog:
     @property
     def period(self) -> tuple[dt.date, dt.date]:
         """Give the first and last day of entries, both included."""
-        return self.start or self.first.date(), self.end or self.last.date()
+        return self.start or find_day(self.first, self.timezone), self.end or find_day(self.last, self.timezone)
 
     @property
     def fixed(self) -> dict[str, str]:
@@ -249,20 +252,32 @@ class EventLog:
         self._check_columns(sorted(rule.columns))
         return dataclasses.replace(self, filters=(*self.filters, rule))
 
-    def between(self, start: dt.date | str | None = None, end: dt.date | str | None = None) -> Self:
+    def between(
+        self, start: dt.date | str | None = None, end: dt.date | str | None = None, *, timezone: str | None = None
+    ) -> Self:
         """Choose entries from `start` to `end`, both days included; earlier and later events stay visible.
 
+        Args:
+            start: The first day; None is the log's first.
+            end: The last day; None is the log's last.
+            timezone: Zone in which the days begin and end, by its IANA name; None keeps the log's, UTC at first.
+
         Raises:
-            ParamError: A date can't be read, or the end is before the start.
+            ParamError: A date can't be read, the end is before the start, or there is no such zone.
         """
+        if timezone is not None:
+            if problems := find_timezone_problems(timezone):
+                raise ParamError(*problems)
+            return dataclasses.replace(self, timezone=timezone).between(start, end)
         first, last = _date(start, "start"), _date(end, "end")
         if first and last and last < first:
             msg = f"`end` {last} is before `start` {first}; swap them."
             raise ParamError(msg)
-        if (first and first > self.last.date()) or (last and last < self.first.date()):
+        begun, ended = (find_day(moment, self.timezone) for moment in (self.first, self.last))
+        if (first and first > ended) or (last and last < begun):
             msg = (
                 f"No event lies from `start` {first or 'the first day'} to `end` {last or 'the last day'}: the log has "
-                f"events from {self.first.date()} to {self.last.date()}. Choose days among these."
+                f"events from {begun} to {ended}. Choose days among these."
             )
             raise ParamError(msg)
         return dataclasses.replace(self, start=first, end=last)
@@ -347,7 +362,7 @@ class EventLog:
 
         The prepared log is told by its identity: whoever keeps a key keeps the log too.
         """
-        seen = (self.filters, self.row_rule, self.rule, self.start, self.end)
+        seen = (self.filters, self.row_rule, self.rule, self.start, self.end, self.timezone)
         return id(self.prepared), self.plan.digest if self.plan else "", repr(seen)
 
     def _filter(self, rows: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
@@ -398,7 +413,12 @@ class EventLog:
             raise ParamError(self._unknown_event(name, [event for (event,) in names]))
 
     def entries(
-        self, *, unit: Unit = "user", entry: str | None = None, columns: Sequence[str] = (), every: str | None = None
+        self,
+        *,
+        unit: Unit = "user",
+        entry: str | None = None,
+        columns: Sequence[str] = (),
+        calendar: Calendar | None = None,
     ) -> pd.DataFrame:
         """Find when and how each unit of the segment entered in the period.
 
@@ -406,16 +426,16 @@ class EventLog:
             unit: What is counted.
             entry: Conversion or event that starts the clock; None for the unit's first event of any name.
             columns: Columns to take from the entry event, as text.
-            every: `D`, `W` or `M`: one entry for each unit and calendar day, week (from Monday) or month.
+            calendar: One entry for each unit and period of this calendar; None for one entry a unit.
 
         Returns:
-            A frame indexed by unit code, with `time` (microseconds since 1970, UTC), `period` (its first day) and the
-            columns.
+            A frame indexed by unit code, with `time` (microseconds since 1970, UTC), `period` (its first day in the
+            log's zone) and the columns.
         """
         self.check_breakdown(columns)
         self._check_unit(unit)
         everyone = dataclasses.replace(self, segment_name="all", rule=None)
-        firsts = _find_entries(_Entries(everyone, unit, entry, every))
+        firsts = _find_entries(_Entries(everyone, unit, entry, calendar))
         if self.rule:
             # One set of units for every analysis, whatever it starts their clock with.
             tested = _read_tested(_Entries(everyone, unit, None, None), tuple(sorted(self.rule.columns)))
@@ -434,6 +454,12 @@ class EventLog:
         self.check_breakdown(columns)
         known = [f"{unit} AS unit", "epoch_us(timestamp) AS time", "value", "event"]
         return relation.filter(f"{unit} IS NOT NULL").project(", ".join([*known, *_texts(columns)])).df()
+
+    def list_visits(self) -> pd.DataFrame:
+        """List the visits: `session` and `user` (codes), `start` and `end` (microseconds since 1970), `events`."""
+        rows = self.rows().filter("session IS NOT NULL")
+        known = "session, min(user) AS user, min(epoch_us(timestamp)) AS start, max(epoch_us(timestamp)) AS end"
+        return rows.aggregate(f"{known}, count(*) AS events", "session").df()
 
     def count(self, part: str, *groups: str) -> pd.DataFrame:
         """Count the segment's events in the period, and their users, for each group of columns.
@@ -458,8 +484,8 @@ class EventLog:
 
     def _members(self, part: str) -> duckdb.DuckDBPyRelation:
         """Open the rows of the segment's units that lie in the period."""
-        low, high = (day.isoformat() for day in self.bounds)
-        rows = self.rows(part).filter(f"timestamp >= '{low}' AND timestamp < '{high}'")
+        low, high = self.span
+        rows = self.rows(part).filter(f"epoch_us(timestamp) >= {low} AND epoch_us(timestamp) < {high}")
         if self.rule is None:
             return rows
         units = connect().from_df(pd.DataFrame({"user": self.entries().index})).set_alias("units")
@@ -470,6 +496,12 @@ class EventLog:
         """Give the period as its first day and the day after its last."""
         first, last = self.period
         return first, last + dt.timedelta(days=1)
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Give the instants at which the period begins and is over, as microseconds since 1970, UTC."""
+        low, high = find_midnights(pd.DatetimeIndex(self.bounds), self.timezone)
+        return int(low), int(high)
 
     def _restrict(self, name: str, rule: Rule | None, scope: str) -> Self:
         if rule is None:
@@ -617,7 +649,7 @@ class _Entries:
     log: EventLog = dataclasses.field(compare=False)
     unit: Unit
     entry: str | None
-    every: str | None
+    calendar: Calendar | None
     key: tuple[object, ...] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
@@ -627,28 +659,40 @@ class _Entries:
 @functools.lru_cache(maxsize=4)
 def _find_entries(asked: _Entries) -> pd.DataFrame:
     """Find the first event of each unit, or of each unit and period, in order of unit and time."""
-    log, unit, name = asked.log, asked.unit, asked.entry
-    low, high = (pd.Timestamp(day).value // 1_000 for day in log.bounds)
-    if not log.is_filtered and not asked.every and (name is None or (log.plan and name in log.plan)):
-        path = log.prepared.find("conversions.parquet" if name else "events.parquet", log.plan)
-        units, time, event = (read_numbers(path, column) for column in (unit, "time", "event"))
-        if name:
-            found, names = read_texts(path, "conversion")
-            is_it = np.isin(found, np.flatnonzero(names == name))
-            units, time, event = (each[is_it] for each in (units, time, event))
-        first = find_first_rows(units, time, low, high)
-        chosen = {"unit": units[first].astype(np.int64), "time": time[first], "event": event[first]}
-        return pd.DataFrame(chosen).assign(period=pd.Timestamp(log.period[0]).as_unit("us"))
-    rows = log.stream(name) if name else log.rows()
-    rows = rows.filter(f"{unit} IS NOT NULL AND epoch_us(timestamp) >= {low} AND epoch_us(timestamp) < {high}")
-    truncated = PERIODS.get(asked.every or "")
-    period = f"date_trunc('{truncated}', timestamp)" if truncated else f"DATE '{log.period[0]}'"
-    # The prepared order is that of time.
-    firsts = rows.aggregate(
-        f"{unit} AS unit, min(epoch_us(timestamp)) AS time, CAST({period} AS TIMESTAMP) AS period, min(event) AS event",
-        f"{unit}, {period}",
+    log, unit, name, calendar = asked.log, asked.unit, asked.entry, asked.calendar
+    low, high = log.span
+    units, times, events = _read_moments(log, unit, name)
+    if calendar is None:
+        first = find_first_rows(units, times, low, high)
+        period = pd.Timestamp(log.period[0]).as_unit("us")
+        return pd.DataFrame(
+            {"unit": units[first].astype(np.int64), "time": times[first], "event": events[first]}
+        ).assign(period=period)
+    days = calendar.list_days(*log.period)
+    used = np.flatnonzero((units >= 0) & (times >= low) & (times < high))
+    number = np.searchsorted(calendar.find_starts(days), times[used], side="right") - 1
+    # The first of equal keys is the first in time: the rows of a unit are in order.
+    first = used[np.unique(units[used].astype(np.int64) * len(days) + number, return_index=True)[1]]
+    number = np.searchsorted(calendar.find_starts(days), times[first], side="right") - 1
+    return pd.DataFrame(
+        {"unit": units[first].astype(np.int64), "time": times[first], "event": events[first], "period": days[number]}
     )
-    return firsts.order("unit, time").df()
+
+
+def _read_moments(log: EventLog, unit: Unit, name: str | None) -> tuple[NDArray[Any], ...]:
+    """Read the unit (-1 for none), time and event of the rows with which units can enter, in order of user and time."""
+    if log.is_filtered or not (name is None or (log.plan and name in log.plan)):
+        rows = log.stream(name) if name else log.rows()
+        known = rows.project(f"CAST(coalesce({unit}, -1) AS BIGINT) AS unit, epoch_us(timestamp) AS time, event")
+        read = known.order("event").fetchnumpy()
+        return tuple(np.asarray(read[each]) for each in ("unit", "time", "event"))
+    path = log.prepared.find("conversions.parquet" if name else "events.parquet", log.plan)
+    units, times, events = (read_numbers(path, column) for column in (unit, "time", "event"))
+    if name:
+        found, names = read_texts(path, "conversion")
+        is_it = np.isin(found, np.flatnonzero(names == name))
+        units, times, events = (each[is_it] for each in (units, times, events))
+    return units, times, events
 
 
 @functools.lru_cache(maxsize=4)

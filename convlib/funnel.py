@@ -279,8 +279,7 @@ def measure_funnel(
         columns=[*groups, *holds],
     )  # fmt: skip
     log.check_breakdown([*groups, *holds])
-    start, end = (microseconds(pd.Timestamp(day)) for day in log.bounds)
-    task = Task(rules, tuple(groups), tuple(holds), breakdown, (start, end), microseconds(log.last))
+    task = Task(rules, tuple(groups), tuple(holds), breakdown, log.span, microseconds(log.last))
     ask = frame_ask(log, task, chosen, barred, unit=unit, count=count)
     check_ask(log, ask)
     attempts = log.engine.count(log, ask, task).to_pandas() if log.engine else count_parts(*fetch_parts(log, ask), task)
@@ -298,7 +297,7 @@ def measure_funnel(
         counted="attempts" if count == "totals" else f"{ask.unit}s".replace("users", "units"),
         compared_from=_find_comparable(breakdown, len(chosen)),
         window=rules.window / 1e6,
-        period=(start / 1e6, end / 1e6),
+        period=(task.period[0] / 1e6, task.period[1] / 1e6),
         end=task.end / 1e6,
         confidence=confidence,
     )

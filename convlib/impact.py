@@ -345,7 +345,8 @@ def _set_goals(evidence: _Evidence, goals: Mapping[str, float]) -> pd.DataFrame:
 
 def _target(micro: Micro) -> float | None:
     """Give the share that the plan wants to do it; None without a target for that."""
-    return micro.target.value if micro.target and micro.metric.type == "rate" else None
+    counts_units = micro.metric.type == "rate" and not micro.metric.unit
+    return micro.target.value if micro.target and counts_units else None
 
 
 def _is_better_done(micro: Micro) -> bool:

@@ -12,10 +12,11 @@ from typing import TypeVar
 import pandas as pd
 
 from convlib.documents import did_you_mean, quote_names
-from convlib.durations import PERIODS, find_duration_problem
+from convlib.durations import find_duration_problem
 from convlib.elsewhere import EngineName
 from convlib.errors import ConvlibError, EventDataError, ParamError
 from convlib.events import EventLog, find_mapping, read_events
+from convlib.periods import Calendar, find_timezone_problems
 from convlib.plan import Plan, read_plan
 from convlib.results import Result
 from convlib.segments import Segment, read_segments
@@ -23,7 +24,10 @@ from convlib.sources import find_source
 from convlib.takeaways import word_provenance, word_reasons, word_rows
 
 T = TypeVar("T")
-ANALYSIS = ("macro", "steps", "window", "horizon", "exposure", "every", "entry", "by", "adjust", "properties")
+ANALYSIS = (
+    *("macro", "steps", "window", "horizon", "exposure", "every", "week_start", "lag", "entry", "by", "adjust"),
+    *("properties", "rules", "history"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +83,7 @@ def check_parameters(
     output: str | Path = "",
     mapping: str | Path = "",
     engine: EngineName = "duckdb",
+    timezone: str = "UTC",
     **analysis: object,
 ) -> Parameters:
     """Check a notebook's parameters together, then read the log and check the names that only it can tell.
@@ -94,8 +99,9 @@ def check_parameters(
         mapping: How the log's columns become the canonical ones: a preset such as `ga4`, or a YAML file; empty takes
             them as they are.
         engine: Where funnels are counted: `duckdb`, here; `ibis` or `spark`, where the events are.
+        timezone: Zone in which days, weeks and months begin and end, by its IANA name.
         analysis: What the analyses of the notebook take: `macro`, `steps`, `window`, `horizon`, `exposure`, `every`,
-            `entry`, `by`, `adjust`, `properties`.
+            `week_start`, `lag`, `entry`, `by`, `adjust`, `properties`, `rules`, `history`.
 
     Returns:
         The plan and the log, ready to use.
@@ -114,7 +120,7 @@ def check_parameters(
     how = _collect(problems, lambda: find_mapping(mapping or None))
     if engine == "duckdb":
         _collect(problems, lambda: find_source(events))
-    problems += _find_dates(start, end)
+    problems += _find_dates(start, end) + find_timezone_problems(timezone)
     problems += _find_analysis(analysis, found_plan)
     if found_segments is not None:
         problems += _find_segment(segment, found_segments)
@@ -123,7 +129,8 @@ def check_parameters(
     log = read_events(events, plan=found_plan, segments=found_segments, mapping=how, engine=engine)
     _check_names(log, analysis)
     _check_macros(log, found_plan)
-    return Parameters(found_plan, log.segment(segment).between(start, end), Path(output) if output else None)
+    chosen = log.segment(segment).between(start, end, timezone=timezone)
+    return Parameters(found_plan, chosen, Path(output) if output else None)
 
 
 def _collect(problems: list[str], read: Callable[[], T], *, prefix: str = "") -> T | None:
@@ -149,14 +156,13 @@ def _find_dates(start: dt.date | str, end: dt.date | str) -> list[str]:
 def _find_analysis(analysis: dict[str, object], plan: Plan | None) -> list[str]:
     """Check the analyses' parameters by name; an empty text means "not given"."""
     problems: list[str] = []
-    for name in ("window", "horizon", "exposure"):
+    for name in ("window", "horizon", "exposure", "lag"):
         for text in _texts(analysis.get(name)):
             problem = None if text == "auto" and name == "exposure" else find_duration_problem(text)
             if problem:
                 problems.append(f"`{name}` is {text!r}; {problem}")
-    every = analysis.get("every", "W")
-    if every not in PERIODS:
-        problems.append(f"`every` is {every!r}; it must be one of {quote_names(PERIODS)} (day, week, month).")
+    named = {name: str(analysis[name]) for name in ("every", "week_start") if analysis.get(name)}
+    _collect(problems, lambda: Calendar(**named))
     macro = analysis.get("macro")
     if plan and macro:
         _collect(problems, lambda: plan.find_macro(str(macro)))

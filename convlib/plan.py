@@ -19,6 +19,7 @@ from convlib.plan_entries import (
     Clock,
     Dedupe,
     Entry,
+    Friction,
     LeaveOut,
     Loss,
     Macro,
@@ -39,6 +40,7 @@ __all__ = [
     "Benchmark",
     "Clock",
     "Dedupe",
+    "Friction",
     "LeaveOut",
     "Loss",
     "Macro",
@@ -103,11 +105,13 @@ class Plan(Entry):
         stages: The stages' names, in order.
         macros: The macro-conversions, each with its micros and losses.
         leave_out: Traffic that is no customer's, such as bots and test accounts.
+        friction: What may slow people down on a page.
     """
 
     stages: Annotated[tuple[str, ...], AfterValidator(_check_stages)] = STAGES
     macros: Annotated[tuple[Macro, ...], AfterValidator(_check_macros)] = Field(description="the macro-conversions")
     leave_out: tuple[LeaveOut, ...] = ()
+    friction: tuple[Friction, ...] = ()
     _document: Document = PrivateAttr()
 
     @property
@@ -178,7 +182,7 @@ class Plan(Entry):
         return next(macro for macro in self.macros if wanted in (macro, *macro.micros, *macro.losses))
 
     def locate(self, entry_id: str, field: str = "match") -> str:
-        """Return where a field of a conversion or of a `leave_out` entry stands, as `file:line`.
+        """Return where a field of a conversion, or of an entry of `friction` or `leave_out`, stands, as `file:line`.
 
         A field that is left out stands where its entry begins.
 
@@ -186,7 +190,8 @@ class Plan(Entry):
             PlanError: The plan has no such entry.
         """
         data = self._document.data
-        places = {found: where for where, found in [*_ids(_list_entries(data, (), "leave_out")), *list_ids(data)]}
+        others = (each for key in ("friction", "leave_out") for each in _ids(_list_entries(data, (), key)))
+        places = {found: where for where, found in (*others, *list_ids(data))}
         if entry_id not in places:
             raise self._miss(entry_id)
         return self._document.locate((*places[entry_id][:-1], field))
@@ -236,8 +241,9 @@ def read_plan(path: str | Path) -> Plan:
     document = read_document(path)
     ids = list_ids(document.data)
     context = {"ids": [each for _, each in ids], "stages": _list_stages(document.data)}
-    left_out = _list_entries(document.data, (), "leave_out")
-    problems = _find_twins(document, ids, within="a plan") + _find_twins(document, _ids(left_out), within="`leave_out`")
+    friction, left_out = (_ids(_list_entries(document.data, (), key)) for key in ("friction", "leave_out"))
+    problems = _find_twins(document, [*ids, *friction], within="a plan")
+    problems += _find_twins(document, left_out, within="`leave_out`")
     try:
         plan = Plan.model_validate(document.data, context=context)
     except ValidationError as error:

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import re
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -27,16 +27,22 @@ from convlib.documents import FieldError, FieldPath, did_you_mean, quote_names
 from convlib.durations import find_duration_problem, parse_duration
 from convlib.rules import Rule, read_rule
 
-SHARE_METRICS = frozenset({"rate", "follow_up", "abandonment"})
+SHARE_METRICS = frozenset({"rate", "follow_up", "abandonment", "return_rate", "churn"})
+#: Metrics that are times, in seconds, besides the depths of this name.
+TIME_METRICS = frozenset({"time_between", "depth seconds_on_page", "depth seconds_after"})
 METRIC_OPTIONS = {
-    "rate": {"over"},
-    "per_unit": {"over"},
+    "rate": {"over", "unit"},
+    "per_unit": {"over", "unit"},
     "sum": {"over", "column"},
     "mean": {"over", "column"},
-    "time_between": {"from"},
-    "follow_up": {"window"},
-    "abandonment": {"over"},
+    "time_between": {"from", "unit"},
+    "follow_up": {"window", "column", "over"},
+    "abandonment": {"over", "unit"},
+    "depth": {"of"},
+    "return_rate": {"window"},
+    "churn": {"window"},
 }
+Depth = Literal["interactions", "next_actions", "seconds_on_page", "seconds_after"]
 
 
 def _check_duration(text: object) -> object:
@@ -60,6 +66,10 @@ def _check_known_id(text: str, info: ValidationInfo) -> str:
     if known is not None and text not in known:
         raise ValueError(f"it must be the id of a conversion of this plan.{did_you_mean(text, known)}")
     return text
+
+
+def _read_origin(raw: object, info: ValidationInfo) -> object:
+    return read_rule(raw) if isinstance(raw, dict) else _check_known_id(str(raw), info)
 
 
 def _check_currency(text: str) -> str:
@@ -89,6 +99,8 @@ Duration = Annotated[str, BeforeValidator(_check_duration)]
 Id = Annotated[str, AfterValidator(_check_id)]
 KnownId = Annotated[str, AfterValidator(_check_known_id)]
 Match = Annotated[Rule, PlainValidator(read_rule), PlainSerializer(repr)]
+#: Where a metric begins or what it is a share of: a conversion of the plan, or the events that match a rule.
+Origin = Annotated[str | Rule, PlainValidator(_read_origin), PlainSerializer(str)]
 Direction = Literal["up", "down"]
 
 
@@ -128,10 +140,11 @@ Value = Annotated[
 
 
 class Target(Entry):
-    """A number to reach, perhaps by a date."""
+    """A number to reach, perhaps by a date; `per` gives the values of a column (channel, device, page) their own."""
 
     value: Number = Field(description="the number to reach")
     by: Date | None = None
+    per: dict[str, dict[str, Number]] = {}
 
 
 class Range(Entry):
@@ -142,9 +155,10 @@ class Range(Entry):
 
 
 class Benchmark(Range):
-    """What is usual elsewhere, in general and by the values of a column (channel, device)."""
+    """What is usual elsewhere, in general and by the values of a column (channel, device), looked up `as_of` a day."""
 
     by: dict[str, dict[str, Range]] = {}
+    as_of: Date | None = None
 
     @property
     def ranges(self) -> list[tuple[FieldPath, Range]]:
@@ -158,18 +172,32 @@ class Benchmark(Range):
 class Metric(Entry):
     """How a micro is measured."""
 
-    type: Literal["rate", "per_unit", "sum", "mean", "time_between", "follow_up", "abandonment"] = Field(
-        description="the kind of metric, such as rate"
-    )
-    over: KnownId | None = None
-    from_: KnownId | None = Field(default=None, alias="from")
-    window: Duration | None = None
+    type: Literal[
+        "rate",
+        "per_unit",
+        "sum",
+        "mean",
+        "time_between",
+        "follow_up",
+        "abandonment",
+        "depth",
+        "return_rate",
+        "churn",
+    ] = Field(description="the kind of metric, such as rate")
+    of: Depth | None = None
     column: str | None = None
+    over: Origin | None = None
+    from_: Origin | None = Field(default=None, alias="from")
+    window: Duration | None = None
+    unit: Literal["session"] | None = None
 
     @model_validator(mode="after")
     def _check_options(self) -> "Metric":
         allowed = METRIC_OPTIONS[self.type]
-        given = {"over": self.over, "from": self.from_, "window": self.window, "column": self.column}
+        given = {
+            **{name: getattr(self, name) for name in ("of", "column", "over", "window", "unit")},
+            "from": self.from_,
+        }
         problems: list[tuple[FieldPath, str]] = [
             ((name,), f"has no meaning for a metric of type {self.type!r}, which takes {quote_names(sorted(allowed))}.")
             for name, value in given.items()
@@ -177,18 +205,50 @@ class Metric(Entry):
         ]
         if self.type == "time_between" and self.from_ is None:
             problems.append(((), "has no `from`. Add `from:` the id of the conversion where the time begins."))
+        if self.type == "depth" and self.of is None:
+            problems.append(((), f"has no `of`. Add `of:` one of {quote_names(get_args(Depth))}."))
+        if self.type == "follow_up" and self.over is not None and self.column is None:
+            problems.append((("over",), "needs `column`, whose sum is taken over these events. Add it."))
         _refuse(problems)
         return self
 
     @property
     def value_column(self) -> str | None:
         """The column that is added up or averaged, `value` when the plan names none."""
-        return (self.column or "value") if self.type in {"sum", "mean"} else None
+        return (self.column or "value") if self.type in {"sum", "mean"} else self.column
+
+    @property
+    def over_id(self) -> str | None:
+        """The conversion that the metric is a share of, where it is one."""
+        return self.over if isinstance(self.over, str) else None
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns of the log that it reads."""
+        rules = [each.columns for each in (self.over, self.from_) if each is not None and not isinstance(each, str)]
+        return frozenset[str]().union(*rules, {self.value_column} if self.value_column else ())
 
     def __str__(self) -> str:
         """Return the metric in words."""
-        options = {"over": self.over, "from": self.from_, "within": self.window, "of": self.value_column}
-        return " ".join([self.type, *(f"{name} {value}" for name, value in options.items() if value is not None)])
+        options = {
+            "of": self.value_column,
+            "over": self.over,
+            "from": self.from_,
+            "within": self.window,
+            "by": self.unit,
+        }
+        listed = [f"{name} {value}" for name, value in options.items() if value is not None]
+        return " ".join([self.type, *([self.of] if self.of else []), *listed])
+
+
+def is_share(metric: str) -> bool:
+    """Say whether a metric, in words, is a share of units: of what a follow-up is worth, it is not."""
+    return metric.split()[0] in SHARE_METRICS and not metric.startswith("follow_up of ")
+
+
+def is_time(metric: str) -> bool:
+    """Say whether a metric, in words, is in seconds."""
+    return metric.startswith(tuple(TIME_METRICS))
 
 
 class Action(Entry):
@@ -250,6 +310,24 @@ class LeaveOut(Named):
     scope: Literal["row", "user"] = "row"
 
 
+class Friction(Named):
+    """What may slow people down on a page: a number that its events carry, or events to count."""
+
+    column: str | None = None
+    unit: str | None = None
+
+    @model_validator(mode="after")
+    def _check_unit(self) -> "Friction":
+        if self.unit is not None and self.column is None:
+            _refuse([(("unit",), "has no meaning without `column`: events are counted. Remove it, or add `column`.")])
+        return self
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns of the log that the rule and the number are read from."""
+        return super().columns.union({self.column} if self.column else ())
+
+
 class Conversion(Named):
     """What every conversion has: the events it means, and which of them are the same one reported twice."""
 
@@ -275,7 +353,8 @@ def _find_share_problems(numbers: list[tuple[FieldPath, float | None]]) -> list[
 
 
 def _check_share_target(target: Target) -> Target:
-    _refuse(_find_share_problems([(("value",), target.value)]))
+    own = [(("per", column, value), number) for column, each in target.per.items() for value, number in each.items()]
+    _refuse(_find_share_problems([(("value",), target.value), *own]))
     return target
 
 
@@ -299,7 +378,7 @@ def _check_benchmark(benchmark: Benchmark, info: ValidationInfo) -> Benchmark:
 def _is_share(info: ValidationInfo) -> bool:
     """A metric that is itself wrong is not there, and decides nothing."""
     metric = info.data.get("metric")
-    return isinstance(metric, Metric) and metric.type in SHARE_METRICS
+    return isinstance(metric, Metric) and is_share(str(metric))
 
 
 def _refuse(problems: list[tuple[FieldPath, str]]) -> None:
@@ -325,7 +404,9 @@ def _check_not_itself(metric: Metric, info: ValidationInfo) -> Metric:
     own = info.data.get("id")
     named = {"over": metric.over, "from": metric.from_}
     text = f"is {own!r}, the conversion itself; it must be another one."
-    _refuse([((name,), text) for name, other in named.items() if own is not None and other == own])
+    # How often those do it who do it at all is a question of its own.
+    counts_itself = {"over"} if metric.type in {"per_unit", "sum"} else set()
+    _refuse([((name,), text) for name, other in named.items() if own and other == own and name not in counts_itself])
     return metric
 
 
@@ -347,9 +428,46 @@ def _check_stage(stage: str, info: ValidationInfo) -> str:
 
 
 PlainOrTarget = Annotated[Target, _or_plain("value")]
+PlainOrMetric = Annotated[Metric, BeforeValidator(_accept_plain_metric)]
 
 
-class Micro(Conversion):
+class Measure(Entry):
+    """One more metric of a conversion, with a name and goals of its own."""
+
+    name: str = Field(description="what the metric is called, such as Items in cart")
+    metric: PlainOrMetric = Field(description="how it is measured, such as {type: per_unit, over: view_cart}")
+    owner: str | None = None
+    target: Annotated[PlainOrTarget, AfterValidator(_check_target)] | None = None
+    benchmark: Annotated[Benchmark, AfterValidator(_check_benchmark)] | None = None
+    direction: Direction = "up"
+    notes: str | None = None
+
+
+class Measured(Conversion):
+    """A conversion that metrics are taken of."""
+
+    metrics: tuple[Measure, ...] = ()
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns of the log that the rule, `dedupe` and the metrics read."""
+        return super().columns.union(*(each.metric.columns for each in self.metrics))
+
+
+def _as_measure(entry: "Macro | Micro", metric: Metric, *, name: str = "") -> Measure:
+    """Give the entry's own metric the form of the others; its goals are its rate's or its own metric's."""
+    goals = (None, None) if name else (entry.target, entry.benchmark)
+    return Measure.model_construct(
+        name=name or entry.name,
+        metric=metric,
+        owner=entry.owner,
+        target=goals[0],
+        benchmark=goals[1],
+        direction=entry.direction,
+    )
+
+
+class Micro(Measured):
     """A step or signal on the way to a macro-conversion."""
 
     stage: Annotated[str, AfterValidator(_check_stage)] = Field(
@@ -359,9 +477,7 @@ class Micro(Conversion):
         description="process_milestone (leads straight to the macro) or secondary_action (signals interest)"
     )
     touchpoint: str | None = None
-    metric: Annotated[Metric, BeforeValidator(_accept_plain_metric), AfterValidator(_check_not_itself)] = Metric(
-        type="rate"
-    )
+    metric: Annotated[PlainOrMetric, AfterValidator(_check_not_itself)] = Metric(type="rate")
     ux_outcome: str | None = None
     data_source: str | None = None
     owner: str | None = None
@@ -376,11 +492,16 @@ class Micro(Conversion):
     @property
     def columns(self) -> frozenset[str]:
         """The columns of the log that the rule, `dedupe`, the value and the metric read."""
-        averaged = {self.metric.value_column} if self.metric.value_column else set()
-        return super().columns | _value_columns(self.value) | averaged
+        return super().columns | _value_columns(self.value) | self.metric.columns
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What is measured of it: its own metric first."""
+        own = _as_measure(self, self.metric)
+        return own, *self.metrics
 
 
-class Macro(Conversion):
+class Macro(Measured):
     """The outcome that pays, with the micros that lead to it."""
 
     value: Value | None = None
@@ -394,7 +515,41 @@ class Macro(Conversion):
     losses: tuple[Loss, ...] = ()
     correlation: Clock | None = None
 
+    @model_validator(mode="after")
+    def _check_metrics(self) -> "Macro":
+        places: list[tuple[FieldPath, Macro | Micro]] = [((), self)]
+        places += [(("micros", i), micro) for i, micro in enumerate(self.micros)]
+        _refuse([problem for where, each in places for problem in _find_metric_problems(each, where, self.losses)])
+        return self
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What is measured of it: its rate, its value where it has a currency, and what the plan adds."""
+        rate = _as_measure(self, Metric(type="rate"))
+        value = [_as_measure(self, Metric(type="sum"), name=f"{self.name}: value")] if self.currency else []
+        return rate, *value, *self.metrics
+
     @property
     def columns(self) -> frozenset[str]:
         """The columns of the log that the rule, `dedupe` and the value read."""
         return super().columns | _value_columns(self.value)
+
+
+def _find_metric_problems(
+    each: Macro | Micro, where: FieldPath, losses: tuple[Loss, ...]
+) -> list[tuple[FieldPath, str]]:
+    """Find metrics that a conversion has twice, and churn where nobody can leave."""
+    problems: list[tuple[FieldPath, str]] = []
+    first = len(each.measures) - len(each.metrics)
+    places = [(*where, "metric")] * first + [(*where, "metrics", i, "metric") for i in range(len(each.metrics))]
+    known: set[str] = set()
+    for place, measure in zip(places, each.measures, strict=True):
+        words = str(measure.metric)
+        if words in known:
+            problems.append((place, f"is {words!r}, which {each.id!r} has already. Remove one of them."))
+        if measure.metric.type == "churn" and not losses:
+            problems.append(
+                (place, "is churn, and its macro has no `losses`, the events with which units leave. Add them.")
+            )
+        known.add(words)
+    return problems

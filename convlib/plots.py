@@ -13,8 +13,8 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
-from convlib.durations import PERIODS
-from convlib.plan_entries import SHARE_METRICS
+from convlib.periods import PERIODS
+from convlib.plan_entries import is_share
 from convlib.results import format_seconds, format_value
 
 #: Okabe and Ito's palette, safe for colour-blind readers.
@@ -227,7 +227,7 @@ def draw_trend(trend: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> 
 
 def draw_rates(table: pd.DataFrame, *, by: Sequence[str], every: str, segment: str, ax: Axes | None = None) -> Axes:
     """Draw the rates of both tiers period by period as small multiples, each with interval, target and n."""
-    rows = table[table["metric"].str.split().str[0].isin(SHARE_METRICS) & (table["note"] == "")]
+    rows = table[table["metric"].map(is_share).astype(bool) & (table["note"] == "")]
     keys = list(dict.fromkeys(rows.sort_values("tier", kind="stable")["conversion"]))[:MOST_ROWS]
     if ax is not None or not keys:
         return _draw_rate(rows[rows["conversion"].isin(keys[:1])], by, _axes(ax, height=3))
@@ -270,7 +270,7 @@ def _draw_rate(rows: pd.DataFrame, by: Sequence[str], ax: Axes) -> Axes:
 
 def draw_targets(latest: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
     """Draw each rate of the latest period with its interval, beside its target (bar) and benchmark (band)."""
-    rows = latest[latest["metric"].str.split().str[0].isin(SHARE_METRICS)].head(MOST_ROWS)
+    rows = latest[latest["metric"].map(is_share).astype(bool)].head(MOST_ROWS)
     ax = _axes(ax, height=1.2 + 0.36 * max(1, len(rows)))
     place = np.arange(len(rows))
     colours = rows["status"].map(STATUS_COLOURS).fillna(GREY)
@@ -340,6 +340,36 @@ def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, worth: bool = F
     kind = "value per unit" if worth else "percentage points"
     _xlabel(ax, f"{kind}, with interval; n did it; without those with too few units")
     _title(ax, f"Associated with {macro}: {segment}")
+    _legend(ax)
+    return ax
+
+
+def draw_friction(table: pd.DataFrame, *, name: str, unit: str, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw how a signal is spread on the worst pages, and the share of visits that end there with and without it."""
+    rows = table.head(MOST_LEAKS)
+    title = f"{name} and leaving the page ({segment})"
+    if ax is None:
+        size = (WIDTH, 2.4 + 0.75 * max(1, len(rows)))
+        figure, (spread, ax) = plt.subplots(2, 1, figsize=size, dpi=DPI, layout="constrained")
+        place = np.arange(len(rows))
+        _style(spread).hlines(place, rows["p50"], rows["p95"], color=BLUE, linewidth=2)
+        spread.plot(rows["p50"], place, "o", color=BLUE, markersize=6)
+        spread.plot(rows["p75"], place, "|", color=BLUE, markersize=12)
+        _label_rows(spread, rows["page"], rows["visits"])
+        _xlabel(spread, f"{unit or 'a visit'}: median (dot), 75% (tick), 95% (end of the line); n visits")
+        figure.suptitle("\n".join(textwrap.wrap(title, 38)), fontsize=11, fontweight="bold", x=0.02, ha="left")
+        _style(ax)
+    else:
+        _title(ax, title)
+    place = np.arange(len(rows))
+    rates = rows["leave_rate_with"].to_numpy(float), rows["leave_rate_without"].to_numpy(float)
+    worse = rows["verdict"].map({"leaves more": RED, "leaves less": GREEN}).fillna(GREY)
+    ax.hlines(place, *rates, color=worse, linewidth=3)
+    ax.scatter(rates[1], place, color="white", edgecolor=GREY, s=36, zorder=3, label="visits without it")
+    ax.scatter(rates[0], place, color=worse, s=36, zorder=3, label="with it: orange more, green less, grey unclear")
+    _label_rows(ax, rows["page"], rows["visits_with"])
+    _percent_axis(ax.xaxis, float(np.nanmax([*rates[0], *rates[1], 0])))
+    _xlabel(ax, "of the visits end there, not adjusted; n visits with it")
     _legend(ax)
     return ax
 

@@ -6,21 +6,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
 from convlib import plots, stats, takeaways
-from convlib.conversions import Step, gather, microseconds
-from convlib.documents import quote_names
+from convlib.conversions import microseconds
 from convlib.durations import parse_duration
-from convlib.errors import ParamError
 from convlib.events import EventLog, Unit, list_columns
+from convlib.metrics import Reader, Tally, tally
+from convlib.periods import Calendar, find_day
 from convlib.plan import Plan
-from convlib.plan_entries import SHARE_METRICS, Macro, Metric, Micro, Range
-from convlib.results import Kind, Result, Shown, show_table
+from convlib.plan_entries import Macro, Measure, Metric, Micro, Range, is_share
+from convlib.results import Kind, Result, Shown, Takeaways, show_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Floats = NDArray[np.float64]
 COLUMNS = (
     "period",
     "tier",
@@ -41,8 +43,9 @@ COLUMNS = (
     "owner",
     "note",
 )
-FREQUENCIES = {"D": "D", "W": "W-SUN", "M": "M"}
+ESTIMATE = ("value", "ci_lower", "ci_upper", "error")
 PARTIAL = "partial period"
+NO_DATA = "no data"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +53,14 @@ class Rates(Result):
     """Each conversion's metric in each period of entry.
 
     Attributes:
-        every: Length of a period: `D`, `W` (from Monday) or `M`.
+        every: Length of a period: `D`, `W` or `M`.
         window: How long after entry a conversion counts; None counts until the period ends.
         by: Breakdown columns.
         pending: For each period, `units` that entered and how many are `pending`: their window is not over.
+        plan: The plan that was measured.
+        end: The end of the data, UTC.
+        goals: What each metric is for: `conversion`, `metric`, `title` (its name for people), `direction`, `due` (the
+            day by which the target is to be reached) and `macro`.
     """
 
     SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
@@ -74,6 +81,16 @@ class Rates(Result):
     window: str | None
     by: tuple[str, ...]
     pending: pd.DataFrame
+    plan: Plan
+    end: pd.Timestamp
+    goals: pd.DataFrame
+
+    @property
+    def named(self) -> pd.DataFrame:
+        """Give the table with each metric's name for people in place of the conversion's id."""
+        titles = self.goals.set_index(["conversion", "metric"])["title"]
+        places = pd.MultiIndex.from_frame(self.table[["conversion", "metric"]])
+        return self.table.assign(conversion=titles.reindex(places).to_numpy())
 
     @property
     def latest(self) -> pd.DataFrame:
@@ -102,13 +119,12 @@ class Rates(Result):
         by: tuple[tuple[str, str, Kind], ...] = tuple(
             (name, name.replace("_", " ").capitalize(), "text") for name in self.by
         )
-        rows = self.latest
+        rows = latest_rows(self.named)
         shown = rows.assign(
             shown=takeaways.word_values(rows, "value", with_interval=True),
             shown_change=takeaways.word_values(rows, "change", signed=True),
             shown_target=takeaways.word_values(rows, "target"),
             shown_benchmark=takeaways.word_benchmarks(rows),
-            conversion=rows["conversion"].map(self.names),
         )
         caption = (
             f"Latest complete period: {takeaways.word_period(rows['period'].iloc[0], self.every)}" if len(rows) else ""
@@ -118,7 +134,7 @@ class Rates(Result):
 
 def latest_rows(table: pd.DataFrame) -> pd.DataFrame:
     """Pick the rows of the latest complete period in which enough units could reach a macro."""
-    whole = table[(table["exposed"] > 0) & (table["note"] != PARTIAL)]
+    whole = table[(table["exposed"] > 0) & ~table["note"].str.startswith("partial")]
     enough = whole[(whole["tier"] == "macro") & (whole["exposed"] >= stats.FEW_UNITS)]
     latest = (enough if len(enough) else whole)["period"].max()
     rows: pd.DataFrame = whole[whole["period"] == latest]
@@ -131,6 +147,9 @@ def measure_rates(
     *,
     by: str | Sequence[str] = (),
     every: str = "W",
+    week_start: str = "monday",
+    timezone: str | None = None,
+    lag: str | None = None,
     window: str | None = None,
     entry: str | None = None,
     unit: Unit = "user",
@@ -139,67 +158,96 @@ def measure_rates(
     """Say how each macro- and micro-conversion did in each period, and where it stands against target and benchmark.
 
     A unit enters a period with its first event in it (or with its first `entry` event). What it does from then until
-    the period ends counts, or within `window` when that is given; units whose window is not over are pending.
+    the period ends counts, or within `window` when that is given; units whose window is not over are pending. A metric
+    by session counts the visits that begin in that time, each as a whole.
 
     Args:
         log: The log, seen through a segment and a period of entries.
-        plan: The plan whose metrics are measured.
+        plan: The plan whose metrics are measured; docs/rates.md defines each.
         by: Columns of the entry event to break down by.
-        every: Length of a period: `D`, `W` (from Monday, UTC) or `M`.
+        every: Length of a period: `D`, `W` or `M`.
+        week_start: The weekday with which weeks begin.
+        timezone: Zone in which periods begin and end, by its IANA name; None for the log's (UTC, if nothing chose one).
+        lag: How long events may come late, such as `2D`: until then a period stays open; None for no time.
         window: How long after entry a conversion counts, such as `7D`; None counts until the period ends.
         entry: Conversion or event with which units enter; None is any event.
         unit: What is counted.
         confidence: Level of the intervals.
 
     Returns:
-        One row for each group, period and conversion. `exposed` units could do it, `units` did. `value` by metric:
-        `rate`, `follow_up`, `abandonment` shares with Wilson intervals; `per_unit` conversions a unit; `sum` and
-        `mean` of a column; `time_between` median seconds. `change` is `value` less the period before;
-        `change_q_value` tests it, with false discoveries controlled over a period's metrics. A period that the data
-        cut is marked partial and not compared.
+        One row for each group, period and metric, also for a period without data. `exposed` units (visits of a metric
+        by session) could do it, `units` did. `value` by metric: shares with Wilson intervals (of visits: with their
+        design effect by unit); `per_unit`, `mean` and `depth` means with errors by unit; `sum` of a column;
+        `time_between` median seconds. `change` is `value` less the period before; `change_q_value` tests it, with false
+        discoveries controlled over a period's metrics. A period that the data cut, or that is still open, is marked
+        partial and not compared; amounts in more than the plan's currency are NaN with a note.
 
     Raises:
-        ParamError: An unknown period, column or entry, or a window that is not a duration.
+        ParamError: An unknown period, weekday, zone, column or entry, or a duration that is none.
     """
-    if every not in FREQUENCIES:
-        msg = f"`every` is {every!r}; it must be one of {quote_names(FREQUENCIES)} (day, week, month)."
-        raise ParamError(msg)
+    calendar = Calendar(every, week_start, log.timezone if timezone is None else timezone)
     stats.check_confidence(confidence)
     log.check_plan(plan)
+    log = log.between(log.start, log.end, timezone=calendar.timezone)
     length = parse_duration(window, name="window") if window else None
+    wait = parse_duration(lag, name="lag") if lag else 0
     groups = list_columns(by)
-    entries = _entries(log, unit, entry, groups, every, length)
-    listed = [c for c in plan.conversions if isinstance(c, Macro | Micro)]
-    hits = _hits(log, unit, entries, listed)
-    mature = entries[~entries["pending"]]
-    parts = [
-        _summarise(
-            _amounts(mature, hits, conversion, metric, plan.macro_of(conversion.id).id), metric, groups, confidence
-        ).assign(
-            tier="macro" if isinstance(conversion, Macro) else "micro",
-            conversion=conversion.id,
-            metric=str(metric),
-            owner=conversion.owner or "",
-            **_goals(conversion, metric),
-        )
-        for conversion in listed
-        for metric in _metrics(conversion)
+    entries = _enter(log, unit, entry, groups, calendar, length=length, wait=wait)
+    grid = _lay_grid(log, entries, groups, calendar, length=length, wait=wait)
+    mature = entries[~entries["pending"]].reset_index(drop=True)
+    reader = Reader(log, unit, mature)
+    place = mature.merge(grid.reset_index(names="place"), on=[*groups, "period"], how="left")["place"].to_numpy(
+        np.int64
+    )
+    measured = [
+        (each, measure) for each in plan.conversions if isinstance(each, Macro | Micro) for measure in each.measures
     ]
-    table = _mark_partial(pd.concat(parts, ignore_index=True), log, every, whole=length is not None)
-    table = _judge(_compare(table, groups), plan, groups, log.fixed)
-    names = {c.id: c.name for c in listed}
-    return Rates(
+    parts = []
+    for order, (each, measure) in enumerate(measured):
+        macro = plan.macro_of(each.id)
+        found = tally(reader, each, measure.metric, macro)
+        part = _mark_money(_estimate(grid, place, found, measure.metric, confidence), place, found, macro.currency)
+        tier = "macro" if isinstance(each, Macro) else "micro"
+        part = part.assign(
+            tier=tier, conversion=each.id, metric=str(measure.metric), owner=measure.owner or each.owner or ""
+        )
+        parts.append(_judge(_set_goals(part, measure, log.fixed), up=measure.direction == "up").assign(order=order))
+    table = _compare(pd.concat(parts, ignore_index=True), groups)
+    table = table.sort_values([*groups, "period", "order"], kind="stable", ignore_index=True)
+    goals = _list_goals(measured, plan)
+    rates = Rates(
         table=table[[*groups, *COLUMNS]],
-        takeaways=takeaways.word_rates(
-            latest_rows(table), names=names, every=every, segment=log.segment_name, by=tuple(groups)
-        ),
+        takeaways=Takeaways(()),
         segment=log.segment_name,
-        names=names,
+        names={each.id: each.name for each, _ in measured},
         every=every,
         window=window,
         by=tuple(groups),
         pending=_count_pending(entries),
+        plan=plan,
+        end=log.last,
+        goals=goals,
     )
+    latest = latest_rows(rates.named.assign(compared_with=table["compared_with"]))
+    words = takeaways.word_rates(latest, every=every, segment=log.segment_name, by=tuple(groups))
+    return dataclasses.replace(rates, takeaways=words)
+
+
+def _list_goals(measured: Sequence[tuple[Macro | Micro, Measure]], plan: Plan) -> pd.DataFrame:
+    """Say what each metric is for."""
+    rows = [
+        (
+            each.id,
+            str(measure.metric),
+            measure.name,
+            measure.direction,
+            measure.target and measure.target.by,
+            plan.macro_of(each.id).id,
+        )
+        for each, measure in measured
+    ]
+    frame = pd.DataFrame(rows, columns=["conversion", "metric", "title", "direction", "due", "macro"])
+    return frame.astype({"due": "datetime64[us]"})
 
 
 def _count_pending(entries: pd.DataFrame) -> pd.DataFrame:
@@ -207,49 +255,136 @@ def _count_pending(entries: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"units": groups.size(), "pending": groups.sum()}).reset_index()
 
 
-def _entries(
-    log: EventLog, unit: Unit, entry: str | None, by: list[str], every: str, length: int | None
+def _enter(
+    log: EventLog, unit: Unit, entry: str | None, by: list[str], calendar: Calendar, *, length: int | None, wait: int
 ) -> pd.DataFrame:
     """Give one row for each unit and period: when it entered, until when conversions count, and if that is pending."""
-    end = microseconds(log.last)
-    frame = log.entries(unit=unit, entry=entry, columns=by, every=every).reset_index().assign(end=end)
+    frame = log.entries(unit=unit, entry=entry, columns=by, calendar=calendar).reset_index()
+    days = calendar.list_days(*log.period)
+    starts = calendar.find_starts(days)
+    place = days.get_indexer(pd.DatetimeIndex(frame["period"]))
+    frame = frame.assign(begin=starts[place])
     if length is None:
-        ends = frame["period"].dt.to_period(FREQUENCIES[every]).dt.end_time.astype("datetime64[us]")
-        return frame.assign(until=ends.astype("int64"), pending=False)
+        return frame.assign(until=starts[place + 1] - 1, pending=False)
     until = frame["time"] + length
-    return frame.assign(until=until, pending=until > end)
+    return frame.assign(until=until, pending=until + wait > microseconds(log.last))
 
 
-def _hits(log: EventLog, unit: Unit, entries: pd.DataFrame, listed: Sequence[Macro | Micro]) -> pd.DataFrame:
-    """Pair every entry with its unit's conversions from then on: `pair` (the entry's row), `conversion`, `time`, ..."""
-    amounts = sorted({m.value_column for c in listed for m in _metrics(c) if m.value_column} - {"value"})
-    codes = np.unique(entries["unit"].to_numpy(np.int64))
-    rows = gather(log, [Step(c.id) for c in listed], codes=codes, unit=unit, columns=amounts)
-    frame = rows.columns.apply(pd.to_numeric, errors="coerce").assign(
-        unit=rows.codes[rows.unit],
-        conversion=np.array([c.id for c in listed], dtype=object)[rows.step],
-        time=rows.time,
-        value=rows.value,
+def _lay_grid(
+    log: EventLog, entries: pd.DataFrame, by: list[str], calendar: Calendar, *, length: int | None, wait: int
+) -> pd.DataFrame:
+    """List every period of every group, with a note on those that are cut, open or empty."""
+    first, last = find_day(log.first, calendar.timezone), find_day(log.last, calendar.timezone)
+    days = calendar.list_days(max(first, log.period[0]), min(last, log.period[1]))
+    starts = calendar.find_starts(days)
+    # A day is whole when the log has any event in it: a log rarely ends at midnight.
+    data = log.between(first, last).span
+    low, high = max(log.span[0], data[0]), log.span[1] if length is not None else min(log.span[1], data[1])
+    begins, ends = starts[:-1], starts[1:]
+    is_open = (ends + wait > microseconds(log.last)) if wait and length is None else np.zeros(len(begins), bool)
+    note = np.where((begins < low) | (ends > high), PARTIAL, "")
+    until = [f"partial, open until {pd.Timestamp(end + wait, unit='us'):%Y-%m-%d %H:%M} UTC" for end in ends]
+    periods = pd.DataFrame({"period": days[:-1], "note": np.where(is_open, until, note)})
+    known = entries[by].drop_duplicates().sort_values(by) if by else pd.DataFrame(index=range(1 if len(entries) else 0))
+    grid = known.merge(periods, how="cross")
+    keys = [*by, "period"]
+    counts = (
+        entries.groupby(keys)["pending"]
+        .agg(["size", "all"])
+        .reindex(pd.MultiIndex.from_frame(grid[keys]) if by else grid["period"])
     )
-    pairs = entries[["unit", "time", "until"]].rename(columns={"time": "entered"}).reset_index(names="pair")
-    merged = frame.merge(pairs, on="unit")
-    later: pd.DataFrame = merged[merged["time"] >= merged["entered"]]
-    return later.sort_values(["pair", "time"], kind="stable", ignore_index=True)
+    empty, waiting = counts["size"].isna().to_numpy(), counts["all"].eq(True).to_numpy()
+    return grid.assign(
+        note=np.where(waiting, "partial, pending", np.where(empty & (grid["note"] == ""), NO_DATA, grid["note"]))
+    )
 
 
-def _metrics(conversion: Macro | Micro) -> list[Metric]:
-    """List what is measured: a micro's own metric; a macro's rate and, where it has a currency, its value."""
-    if isinstance(conversion, Micro):
-        return [conversion.metric]
-    return [Metric(type="rate"), *([Metric(type="sum")] if conversion.currency else [])]
+def _estimate(
+    grid: pd.DataFrame, place: NDArray[np.int64], found: Tally, metric: Metric, confidence: float
+) -> pd.DataFrame:
+    """Give the metric of each group and period, with its interval and standard error."""
+    size, where = len(grid), place[found.entry]
+    units, exposed = (np.bincount(where, each, size).astype(float) for each in (found.did, np.ones(len(where))))
+    few = np.array([f"n = {each:,.0f}, needs {stats.FEW_UNITS}" for each in exposed], dtype=object)
+    note = np.where((grid["note"] == "") & (exposed < stats.FEW_UNITS), few, grid["note"])
+    frame = grid.assign(note=note, units=units.astype(np.int64), exposed=exposed.astype(np.int64))
+    if metric.type == "time_between":
+        seconds = pd.Series(found.amount).dropna().groupby(where[~np.isnan(found.amount)])
+        medians = [_median(seconds.get_group(n) if n in seconds.groups else None, confidence) for n in range(size)]
+        return pd.concat([frame, pd.DataFrame(medians, columns=list(ESTIMATE), index=frame.index)], axis=1)
+    value, error = _ratio(found, place, size)
+    if is_share(str(metric)):
+        return frame.assign(**_share(units, exposed, value, error if metric.unit else None, confidence))
+    if metric.type == "sum":
+        # The number of units varies too: the sum of so many amounts has the variance of a compound Poisson variable.
+        value = np.where(exposed > 0, np.bincount(where, found.amount, size), np.nan)
+        error = np.sqrt(np.bincount(where, found.amount**2, size))
+        error = np.where(error > 0, error, np.nan)
+    reach = stats.normal_quantile(confidence) * error
+    return frame.assign(value=value, ci_lower=value - reach, ci_upper=value + reach, error=error)
 
 
-def _goals(conversion: Macro | Micro, metric: Metric) -> dict[str, float]:
-    """Give target and benchmark, which a macro's value metric does not have."""
-    if isinstance(conversion, Macro) and metric.type != "rate":
-        return {"target": np.nan, "benchmark_low": np.nan, "benchmark_high": np.nan}
-    bench = conversion.benchmark
-    return {"target": conversion.target.value if conversion.target else np.nan, **_ends(bench)}
+def _ratio(found: Tally, place: NDArray[np.int64], size: int) -> tuple[Floats, Floats]:
+    """Divide what was added by what it is out of, with the standard error of a ratio over units (delta method)."""
+    amount, base = (np.bincount(found.entry, each, len(place)) for each in (found.amount, found.base))
+    total = np.bincount(place, base, size)
+    value = stats.divide(np.bincount(place, amount, size), total)
+    counted = np.bincount(place, base > 0, size)
+    residual = np.where(base > 0, amount - np.nan_to_num(value)[place] * base, 0.0)
+    spread = np.bincount(place, residual**2, size)
+    error = stats.divide(np.sqrt(stats.divide(counted, counted - 1) * spread), total)
+    return value, np.where(counted > 1, error, np.nan)
+
+
+def _share(units: Floats, exposed: Floats, value: Floats, error: Floats | None, confidence: float) -> dict[str, Floats]:
+    """Give a share's interval: Wilson's; of a unit's visits as many count as are worth independent ones (Kish)."""
+    effect = np.ones(len(units))
+    if error is not None:
+        effect = np.fmax(1.0, stats.divide(error**2 * exposed, value * (1 - value)))
+    low, high = stats.wilson_interval(units / effect, exposed / effect, confidence=confidence)
+    return {"value": value, "ci_lower": low, "ci_upper": high, "error": np.full(len(units), np.nan)}
+
+
+def _median(seconds: pd.Series | None, confidence: float) -> tuple[float, float, float, float]:
+    """Give the median, its distribution-free interval (Conover 1999, through scipy) and the error that spans it."""
+    if seconds is None:
+        return np.nan, np.nan, np.nan, np.nan
+    interval: Any = scipy_stats.quantile_test(seconds, p=0.5).confidence_interval(confidence)
+    low, high = float(interval.low), float(interval.high)
+    return float(seconds.median()), low, high, (high - low) / (2 * stats.normal_quantile(confidence))
+
+
+def _mark_money(part: pd.DataFrame, place: NDArray[np.int64], found: Tally, currency: str | None) -> pd.DataFrame:
+    """Leave out what adds up amounts of several currencies, or of another one than the plan's."""
+    if found.money is None or found.money.empty:
+        return part
+    used = (
+        found.money.assign(place=place[found.money["entry"]]).groupby("place")["currency"].agg(lambda c: sorted(set(c)))
+    )
+    wrong = used[[len(each) > 1 or bool(currency and each != [currency]) for each in used]]
+    note = "amounts in " + wrong.str.join(" and ") + (f", and the plan says {currency}" if currency else "")
+    part = part.astype({"note": "object"})
+    part.loc[wrong.index, list(ESTIMATE)] = np.nan
+    part.loc[wrong.index, "note"] = note
+    return part
+
+
+def _set_goals(part: pd.DataFrame, measure: Measure, fixed: dict[str, str]) -> pd.DataFrame:
+    """Set each row beside target and benchmark, its group's or segment's own if it has one."""
+    target, bench = measure.target, measure.benchmark
+    part = part.assign(target=target.value if target else np.nan, **_ends(bench))
+    for name, own in (target.per if target else {}).items():
+        for value, number in own.items():
+            part.loc[_holds(part, name, value, fixed), "target"] = number
+    for name, ranges in (bench.by if bench else {}).items():
+        for value, each in ranges.items():
+            part.loc[_holds(part, name, value, fixed), list(_ends(each))] = list(_ends(each).values())
+    return part
+
+
+def _holds(part: pd.DataFrame, name: str, value: str, fixed: dict[str, str]) -> "pd.Series[bool]":
+    held = part[name] if name in part else pd.Series(fixed.get(name), index=part.index, dtype="object")
+    return held == value
 
 
 def _ends(bench: Range | None) -> dict[str, float]:
@@ -257,122 +392,18 @@ def _ends(bench: Range | None) -> dict[str, float]:
     return {"benchmark_low": np.nan if low is None else low, "benchmark_high": np.nan if high is None else high}
 
 
-def _amounts(
-    entries: pd.DataFrame, hits: pd.DataFrame, conversion: Macro | Micro, metric: Metric, macro: str
-) -> pd.DataFrame:
-    """Say for each entry whether it could (`could`), whether it did (`did`), and how much (`measured` over `count`)."""
-    within = hits[hits["time"] <= hits["until"]]
-    mine = within[within["conversion"] == conversion.id]
-    if metric.type == "mean" and metric.value_column:
-        mine = mine.dropna(subset=metric.value_column)
-    first = mine.groupby("pair")["time"].first().reindex(entries.index)
-    count = mine.groupby("pair").size().reindex(entries.index, fill_value=0)
-    could = pd.Series(data=True, index=entries.index)
-    if metric.over:
-        could = could & entries.index.isin(within.loc[within["conversion"] == metric.over, "pair"])
-    did = count > 0
-    amount = did.astype(float)
-    if metric.type == "mean":
-        could = could & did
-    if metric.type == "per_unit":
-        amount = count.astype(float)
-    elif metric.value_column:
-        amount = mine.groupby("pair")[metric.value_column].sum().reindex(entries.index, fill_value=0.0)
-    elif metric.type == "time_between":
-        start = within[within["conversion"] == metric.from_].groupby("pair")["time"].first().reindex(entries.index)
-        after = mine[mine["time"] >= mine["pair"].map(start)]
-        amount = (after.groupby("pair")["time"].first().reindex(entries.index) - start) / 1e6
-        could, did = start.notna(), amount.notna()
-    elif metric.type == "follow_up":
-        could, did = _followed(hits, entries, first, macro, metric.window)
-    elif metric.type == "abandonment":
-        left_at = (
-            within[within["conversion"] == metric.over].groupby("pair")["time"].first().reindex(entries.index)
-            if metric.over
-            else first
-        )
-        could, did = _abandoned(within, left_at, conversion.id if metric.over else macro)
-    return entries.assign(could=could, did=did & could, measured=amount, count=count)
-
-
-def _followed(
-    hits: pd.DataFrame, entries: pd.DataFrame, first: pd.Series, macro: str, window: str | None
-) -> tuple[pd.Series, pd.Series]:
-    """Say who did the micro, and of those who did the macro after it, within the metric's window or else the rate's."""
-    until = first + parse_duration(window) if window else entries["until"]
-    macros = hits[hits["conversion"] == macro]
-    came = macros[(macros["time"] > macros["pair"].map(first)) & (macros["time"] <= macros["pair"].map(until))]
-    could = first.notna() & (until <= entries["end"]) if window else first.notna()
-    return could, pd.Series(entries.index.isin(came["pair"]), index=entries.index)
-
-
-def _abandoned(within: pd.DataFrame, left_at: pd.Series, goal: str) -> tuple[pd.Series, pd.Series]:
-    """Say who got to a point, and of those who never came to the goal after it."""
-    goals = within[within["conversion"] == goal]
-    came = goals.loc[goals["time"] >= goals["pair"].map(left_at), "pair"]
-    return left_at.notna(), pd.Series(~left_at.index.isin(came), index=left_at.index)
-
-
-def _summarise(amounts: pd.DataFrame, metric: Metric, by: list[str], confidence: float) -> pd.DataFrame:
-    """Give the metric of each group and period, with its interval and standard error."""
-    rows = [
-        {**dict(zip([*by, "period"], key, strict=True)), **_estimate(group, metric, confidence)}
-        for key, group in amounts.groupby([*by, "period"], sort=True)
+def _judge(part: pd.DataFrame, *, up: bool) -> pd.DataFrame:
+    """Say where each value stands by its entry's direction: a target first, else the benchmark."""
+    value, target = part["value"], part["target"]
+    outside = (value < part["benchmark_low"]) | (value > part["benchmark_high"])
+    cases = [
+        (part["exposed"] < stats.FEW_UNITS, "too few"),
+        (value.isna(), ""),
+        (value >= target if up else value <= target, "met"),
+        (target.notna(), "missed"),
+        (outside, "outside benchmark"),
     ]
-    frame = pd.DataFrame(rows, columns=[*by, "period", "units", "exposed", "value", "ci_lower", "ci_upper", "error"])
-    return frame.astype({"period": "datetime64[us]"})
-
-
-def _estimate(group: pd.DataFrame, metric: Metric, confidence: float) -> dict[str, float]:
-    able = group[group["could"]]
-    units, exposed = int(able["did"].sum()), len(able)
-    counts = {"units": units, "exposed": exposed}
-    if metric.type in SHARE_METRICS:
-        low, high = stats.wilson_interval(units, exposed, confidence=confidence)
-        share = float(stats.divide(units, exposed))
-        return {**counts, "value": share, "ci_lower": low[0], "ci_upper": high[0], "error": np.nan}
-    if metric.type == "time_between":
-        return {**counts, **_median(able["measured"].dropna(), confidence)}
-    value, error = _mean(able, per_event=metric.type == "mean")
-    if metric.type == "sum":
-        # The number of units varies too: the sum of so many amounts has the variance of a compound Poisson variable.
-        value, error = able["measured"].sum(), float(np.sqrt((able["measured"] ** 2).sum())) or np.nan
-    reach = stats.normal_quantile(confidence) * error
-    return {**counts, "value": value, "ci_lower": value - reach, "ci_upper": value + reach, "error": error}
-
-
-def _mean(able: pd.DataFrame, *, per_event: bool) -> tuple[float, float]:
-    """Give the mean a unit, or an event (a ratio; delta method), with its standard error over units."""
-    base = able["count"].to_numpy(float) if per_event else np.ones(len(able))
-    amount = able["measured"].to_numpy(float)
-    mean = float(stats.divide(amount.sum(), base.sum()))
-    if len(able) < 2 or base.sum() == 0:
-        return mean, np.nan
-    error = np.sqrt(len(able) * np.var(amount - mean * base, ddof=1)) / base.sum()
-    return mean, float(error)
-
-
-def _median(seconds: pd.Series, confidence: float) -> dict[str, float]:
-    """Give the median, its distribution-free interval (Conover 1999, through scipy) and the error that spans it."""
-    if seconds.empty:
-        return dict.fromkeys(("value", "ci_lower", "ci_upper", "error"), np.nan)
-    interval: Any = scipy_stats.quantile_test(seconds, p=0.5).confidence_interval(confidence)
-    low, high = float(interval.low), float(interval.high)
-    error = (high - low) / (2 * stats.normal_quantile(confidence))
-    return {"value": float(seconds.median()), "ci_lower": low, "ci_upper": high, "error": error}
-
-
-def _mark_partial(table: pd.DataFrame, log: EventLog, every: str, *, whole: bool) -> pd.DataFrame:
-    """Mark the periods that the data or the chosen dates cut; those can't be compared."""
-    periods = table["period"].dt.to_period(FREQUENCIES[every])
-    first, after = (pd.Timestamp(day) for day in log.bounds)
-    # A day is whole when the log has any event in it: a log rarely ends at midnight.
-    ends = min(after, log.last.normalize() + pd.Timedelta(days=1)) if not whole else after
-    cut = (periods.dt.start_time < max(first, log.first.normalize())) | (periods.dt.end_time >= ends)
-    few = table["exposed"].lt(stats.FEW_UNITS)
-    counted = table["exposed"].map("n = {:,}, needs ".format) + str(stats.FEW_UNITS)
-    note = np.where(cut, PARTIAL, np.where(few, counted, ""))
-    return table.assign(note=note)
+    return part.assign(status=np.select([case for case, _ in cases], [status for _, status in cases], default=""))
 
 
 def _compare(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -386,37 +417,7 @@ def _compare(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     change = table["value"] - previous
     # Two shares are tested with their pooled error: each share's own is zero at 0% and at 100%.
     pooled = stats.pooled_error(table["units"], table["exposed"], before["units"], before["exposed"])
-    is_share = table["metric"].str.split().str[0].isin(SHARE_METRICS)
-    error = np.where(is_share, pooled, np.sqrt(table["error"] ** 2 + before["error"] ** 2))
+    error = np.where(table["metric"].map(is_share), pooled, np.sqrt(table["error"] ** 2 + before["error"] ** 2))
     p = pd.Series(stats.compare_normal(change, error), index=table.index)
     q = p.groupby(table["period"]).transform(stats.control_false_discoveries)
     return table.assign(previous=previous, change=change, change_q_value=q, compared_with=before["period"])
-
-
-def _judge(table: pd.DataFrame, plan: Plan, by: list[str], fixed: dict[str, str]) -> pd.DataFrame:
-    """Set each row against target and benchmark (its group's or segment's own, if any), in the plan's order."""
-    measured = [c for c in plan.conversions if isinstance(c, Macro | Micro)]
-    benches = {c.id: c.benchmark for c in measured if c.benchmark}
-    rises = {c.id: c.direction == "up" for c in measured}
-    for name in (*fixed, *by):
-        held = table[name] if name in by else fixed[name]
-        for conversion, bench in benches.items():
-            for value, own in bench.by.get(name, {}).items():
-                rows = (table["conversion"] == conversion) & (held == value)
-                rows &= (table["tier"] == "micro") | (table["metric"] == "rate")
-                for column, end in _ends(own).items():
-                    table.loc[rows, column] = end
-    order = {c.id: n for n, c in enumerate(measured)}
-    status = [_status(row, up=rises[row["conversion"]]) for _, row in table.iterrows()]
-    ordered = table.assign(status=status, order=table["conversion"].map(order))
-    return ordered.sort_values([*by, "period", "order"], kind="stable", ignore_index=True)
-
-
-def _status(row: pd.Series, *, up: bool) -> str:
-    """Say where a value stands by its entry's direction: a target first, else the benchmark."""
-    if not row["exposed"] >= stats.FEW_UNITS:
-        return "too few"
-    if not np.isnan(row["target"]):
-        return "met" if (row["value"] >= row["target"] if up else row["value"] <= row["target"]) else "missed"
-    outside = row["value"] < row["benchmark_low"] or row["value"] > row["benchmark_high"]
-    return "outside benchmark" if outside else ""

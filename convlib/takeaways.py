@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from convlib.plan_entries import SHARE_METRICS
+from convlib.plan_entries import is_share, is_time
 from convlib.results import MISSING, Kind, Takeaways, format_number, format_seconds, format_value
 from convlib.stats import FEW_UNITS, SIGNIFICANCE
 
@@ -203,9 +203,7 @@ def _describe_group(row: Mapping[str, Any], by: Sequence[str]) -> str:
     return " and ".join(f"{name.replace('_', ' ')} {row[name]}" for name in by)
 
 
-def word_rates(
-    latest: pd.DataFrame, *, names: Mapping[str, str], every: str, segment: str, by: Sequence[str]
-) -> Takeaways:
+def word_rates(latest: pd.DataFrame, *, every: str, segment: str, by: Sequence[str]) -> Takeaways:
     """Say where the macro stands, what changed beyond noise, and which targets are missed by most."""
     if not len(latest):
         return Takeaways((f"No period of segment {segment} is complete and has units yet.",))
@@ -213,7 +211,7 @@ def word_rates(
     if by:
         return Takeaways((f"The rates by {', '.join(by)} {when} stand in the table.",))
     texts = word_values(latest, "value", with_interval=True)
-    rows = _records(latest.assign(text=texts, name=latest["conversion"].map(names)))
+    rows = _records(latest.assign(text=texts, name=latest["conversion"]))
     macros = [row for row in rows if row["tier"] == "macro" and row["metric"] == "rate"]
     sentences = [
         f"{row['name']}: {row['text']} {when}, n = {row['exposed']:,}{_against_target(row)}{_status(row)}."
@@ -269,8 +267,7 @@ def _word_changes(rows: list[dict[str, Any]], latest: pd.DataFrame, every: str) 
 
 
 def _metric_name(row: Mapping[str, Any]) -> str:
-    kind = row["metric"].split()[0]
-    return str(row["name"]) if kind in SHARE_METRICS else f"{row['name']} ({row['metric']})"
+    return str(row["name"]) if is_share(row["metric"]) else f"{row['name']} ({row['metric']})"
 
 
 def word_correlation(
@@ -674,6 +671,45 @@ def word_threshold(
     return Takeaways((none, design))
 
 
+def word_friction(
+    table: pd.DataFrame,
+    *,
+    names: Mapping[str, str],
+    units: Mapping[str, str],
+    adjust: Sequence[str],
+    running: int,
+    segment: str,
+) -> Takeaways:
+    """Say where slowness, long forms and errors go with leaving, worst first, and how much was looked at."""
+    worse = table[table["verdict"] == "leaves more"]
+    within = f" adjusted for {_list(list(adjust))}" if adjust else ""
+    sentences = [_word_friction(row, names, units, within) for row in _records(worse.head(MOST))]
+    judged = table["q_value"].notna().sum()
+    if not len(worse) and judged:
+        sentences.append("None of the signals is associated with leaving a page more often beyond chance.")
+    silent = [name for each, name in names.items() if each not in set(table["signal"])]
+    looked = f"{judged} of {len(table)} pairs of signal and page could be judged in segment {segment}"
+    rest = f"; {running:,} page visits that may still go on are left out" if running else ""
+    sentences.append(f"{looked}{rest}.")
+    if silent:
+        sentences.append(f"No page has enough visits to show {_list(silent)}.")
+    return Takeaways(sentences)
+
+
+def _word_friction(row: Mapping[str, Any], names: Mapping[str, str], units: Mapping[str, str], within: str) -> str:
+    unit = f" {units[row['signal']]}" if units[row["signal"]] else ""
+    least = f" ({row['threshold']:.4g}{unit} or more)" if row["threshold"] != 1 else ""
+    lift, extra = (
+        [row[f"{name}{end}"] for end in ("", "_ci_lower", "_ci_upper")] for name in ("adjusted_lift", "extra_exits")
+    )
+    return (
+        f"{names[row['signal']]} on {row['page']}{least} is associated with leaving: {row['leave_rate_with']:.1%} of "
+        f"{row['visits_with']:,} visits with it end there against {row['leave_rate_without']:.1%} of "
+        f"{row['visits_without']:,} others, {_points(lift[0])} points ({_points(lift[1])} to {_points(lift[2])})"
+        f"{within}; that is {extra[0]:,.0f} exits more ({extra[1]:,.0f} to {extra[2]:,.0f})."
+    )
+
+
 def word_event_map(
     table: pd.DataFrame, *, units: int, rows: Mapping[str, int], gaps: pd.DataFrame, segment: str
 ) -> Takeaways:
@@ -754,6 +790,69 @@ def word_other_rules(table: pd.DataFrame) -> list[str]:
     return sentences + [f"{row['name']}: not tried. {row['note']}" for row in idle]
 
 
+def word_actions(table: pd.DataFrame, *, names: Mapping[str, str], on: dt.date) -> Takeaways:
+    """Say how many of the open actions are overdue, the oldest first, and what is due next."""
+    left = table[~table["done"]]
+    if left.empty:
+        return Takeaways(("The plan lists no open action.",))
+    late, ahead = left[left["overdue_days"] > 0], left[left["due"] >= pd.Timestamp(on)]
+    named = "; ".join(_word_action(row, names) for row in _records(late.head(MOST)))
+    verb, open_ones = ("is" if len(late) == 1 else "are"), f"open action{'s' if len(left) > 1 else ''}"
+    sentences = [f"{len(late)} of {len(left)} {open_ones} {verb} overdue on {on}{f': {named}' if named else ''}."]
+    if len(ahead):
+        sentences.append(f"Due next: {_word_action(_records(ahead)[0], names)}.")
+    return Takeaways(sentences)
+
+
+def _word_action(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    owner = row["owner"] or "no owner"
+    return f"{row['text']}, for {names[row['conversion']]} ({owner}, due {row['due']:%Y-%m-%d})"
+
+
+def word_recalibration(table: pd.DataFrame, *, names: Mapping[str, str], every: str, needed: int) -> Takeaways:
+    """Say how many targets should change, which and why, and how many have too little data to tell."""
+    shown = table.assign(old=word_values(table, "current"), new=word_values(table, "proposed"))
+    moved, dated = shown[shown["proposed"].notna()], int(table["proposed_by"].notna().sum())
+    named = "; ".join(
+        f"{names[row['conversion']]} ({row['metric']}) from {row['old'].replace(MISSING, 'none')} to {row['new']}, "
+        f"{row['reason']}"
+        for row in _records(moved.head(MOST))
+    )
+    sentences = [f"{len(moved)} of {len(table)} targets get a new number{f': {named}' if named else ''}."]
+    if dated:
+        sentences.append(f"{dated} {'has a date that has' if dated == 1 else 'have dates that have'} passed.")
+    short = int((table["periods"] < needed).sum())
+    if short:
+        sentences.append(f"{short} {'has' if short == 1 else 'have'} fewer than {needed} usable {every}s to judge by.")
+    return Takeaways(sentences)
+
+
+def word_review(table: pd.DataFrame, *, names: Mapping[str, str], on: dt.date) -> Takeaways:
+    """Say how much in the plan needs care, and what most."""
+    if table.empty:
+        return Takeaways((f"Nothing in the plan has gone stale or is missing on {on}.",))
+    counts = table["severity"].value_counts(sort=False)
+    listed = _list([f"{count} {severity}" for severity, count in counts.items()])
+    kinds = table["finding"].value_counts()
+    most = ", ".join(f"{finding} ({count})" for finding, count in kinds.head(MOST).items())
+    sentences = [f"{len(table)} finding{'s' if len(table) > 1 else ''} on {on}: {listed}; most often {most}."]
+    worst = table[table["severity"] == "critical"].head(MOST)
+    sentences += [
+        f"{names[row['conversion']]} {row['finding']}: {row['evidence']}. {row['advice']}" for row in _records(worst)
+    ]
+    return Takeaways(sentences)
+
+
+def word_no_association(row: Mapping[str, Any] | pd.Series, *, in_value: bool) -> str:
+    """Say that none was found, with the interval and the units of both sides."""
+    lifts = [row[f"adjusted_lift{end}"] for end in ("", "_ci_lower", "_ci_upper")]
+    lift, low, high = (format_number(each) if in_value else _points(each) for each in lifts)
+    return (
+        f"no association was found: adjusted lift {lift}{'' if in_value else ' points'} ({low} to {high}), "
+        f"{row['units_with']:,.0f} units with it and {row['units_without']:,.0f} without"
+    )
+
+
 def word_provenance(
     source: str,
     *,
@@ -830,8 +929,7 @@ def _benchmark(low: float, high: float, metric: str) -> str:
 
 
 def _value(value: float, metric: str, *, signed: bool = False) -> str:
-    kind = metric.split()[0]
-    unit: Kind = "percent" if kind in SHARE_METRICS else "seconds" if kind == "time_between" else "number"
+    unit: Kind = "percent" if is_share(metric) else "seconds" if is_time(metric) else "number"
     if signed and unit == "percent":
         unit = "points"
     text = format_value(abs(value) if signed and unit != "points" else value, unit)

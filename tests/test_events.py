@@ -8,6 +8,7 @@ from pandas.testing import assert_frame_equal
 
 from convlib.errors import ParamError, PlanError
 from convlib.events import EventLog, list_columns, read_events
+from convlib.periods import Calendar
 from convlib.rules import parse_rule
 from convlib.segments import Segment
 
@@ -189,7 +190,7 @@ def test_entries_may_start_at_a_conversion_or_event(log: EventLog) -> None:
     ],
 )
 def test_entries_every_period_are_one_for_each_unit(log: EventLog, every: str, expected: list[tuple[int, str]]) -> None:
-    found = log.entries(every=every)
+    found = log.entries(calendar=Calendar(every))
     assert list(zip(found.index, found["period"].dt.strftime("%m-%d"), strict=True)) == expected
 
 
@@ -406,7 +407,7 @@ def test_segments_are_one_set_of_units_whatever_starts_their_clock() -> None:
         columns=["user_id", "event_name", "timestamp", "device_type"],
     )
     mobile = read_events(rows).segment({"device_type": "mobile"})
-    weekly = mobile.entries(every="W", columns=["device_type"])
+    weekly = mobile.entries(calendar=Calendar("W"), columns=["device_type"])
     assert weekly.index.tolist() == [0, 0]
     assert weekly["device_type"].tolist() == ["mobile", "desktop"]
     assert mobile.entries(entry="buy").empty

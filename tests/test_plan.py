@@ -231,7 +231,7 @@ def test_read_plan_lists_problems_of_every_kind_at_once_by_line(tmp_path: Path) 
         "secondary_action (signals interest).",
         f"{path}:7: {cart}.stage is 'desicion'; it must be one of 'awareness', 'consideration', 'decision'. "
         "Did you mean 'decision'?",
-        f"{path}:8: {cart} has an unknown field 'ownr'; the fields are 'id', 'name', 'match', 'dedupe', 'stage', "
+        f"{path}:8: {cart} has an unknown field 'ownr'; the fields are 'id', 'name', 'match', 'dedupe', 'metrics', 'stage', "
         "'kind', 'touchpoint', 'metric', 'ux_outcome', 'data_source', 'owner', 'target', 'benchmark', 'direction', "
         "'value', 'effort', 'actions', 'notes'. Did you mean 'owner'?",
         f"{path}:9: {cart}.metric.over is 'purchas'; it must be the id of a conversion of this plan. "

@@ -151,7 +151,7 @@ def test_dedupe_names_columns_of_the_log(tmp_path: Path) -> None:
         (
             "metric: ratio",
             ".metric is 'ratio'; it must be one of 'rate', 'per_unit', 'sum', 'mean', 'time_between', 'follow_up', "
-            "'abandonment'. Did you mean 'rate'?",
+            "'abandonment', 'depth', 'return_rate', 'churn'. Did you mean 'rate'?",
         ),
         ("metric: {over: purchase}", ".metric has no `type`. Add `type:` the kind of metric, such as rate."),
         (
@@ -160,7 +160,7 @@ def test_dedupe_names_columns_of_the_log(tmp_path: Path) -> None:
         ),
         (
             "metric: {type: rate, window: 7D}",
-            ".metric.window has no meaning for a metric of type 'rate', which takes 'over'.",
+            ".metric.window has no meaning for a metric of type 'rate', which takes 'over', 'unit'.",
         ),
         (
             "metric: {type: rate, over: cart}",

@@ -194,7 +194,7 @@ def test_measure_rates_enters_at_the_entry_event(log: EventLog, plan: Plan) -> N
 @pytest.mark.parametrize(
     ("every", "periods", "views"),
     [
-        ("D", ["2024-01-01", "2024-01-07", "2024-01-08", "2024-01-09", "2024-01-14"], [3, 0, 1, 0, 0]),
+        ("D", [f"2024-01-{day:02}" for day in range(1, 15) if day != 2], [3, 0, 0, 0, 0, 0, 1, *[0] * 6]),
         ("W", ["2024-01-01", "2024-01-08"], [3, 1]),
         ("M", ["2024-01-01"], [4]),
     ],
@@ -266,8 +266,12 @@ def test_measure_rates_marks_what_the_data_cut(small_plan: Plan, shift: float, e
 def test_measure_rates_marks_what_the_chosen_dates_cut(small_plan: Plan) -> None:
     log = make_log(weeks(20, 20, 20), small_plan).between("2024-01-03", "2024-01-19")
     notes = measure_rates(log, small_plan).table.drop_duplicates("period")[["period", "note"]]
-    # Nobody enters from the 3rd to the 7th; the third week ends on the 21st.
-    assert pick(notes, "period note") == [(WEEK_2, ""), (pd.Timestamp("2024-01-15"), "partial period")]
+    # The dates cut the first week; the third ends on the 21st.
+    assert pick(notes, "period note") == [
+        (WEEK_1, "partial period"),
+        (WEEK_2, ""),
+        (pd.Timestamp("2024-01-15"), "partial period"),
+    ]
 
 
 def test_measure_rates_says_too_few(log: EventLog, plan: Plan) -> None:
