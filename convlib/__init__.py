@@ -4,6 +4,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from convlib.alerts import Alerts as Alerts
+    from convlib.alerts import find_alerts as find_alerts
     from convlib.attribution import Attribution as Attribution
     from convlib.attribution import attribute as attribute
     from convlib.conversions import Exclusion as Exclusion
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from convlib.event_map import map_events as map_events
     from convlib.events import EventLog as EventLog
     from convlib.events import read_events as read_events
+    from convlib.friction import PageFriction as PageFriction
+    from convlib.friction import measure_friction as measure_friction
     from convlib.funnel import Funnel as Funnel
     from convlib.funnel import measure_funnel as measure_funnel
     from convlib.impact import Impact as Impact
@@ -48,11 +52,18 @@ if TYPE_CHECKING:
     from convlib.suggest import suggest_plan as suggest_plan
     from convlib.thresholds import Threshold as Threshold
     from convlib.thresholds import find_threshold as find_threshold
+    from convlib.upkeep import Actions as Actions
+    from convlib.upkeep import PlanReview as PlanReview
+    from convlib.upkeep import Recalibration as Recalibration
+    from convlib.upkeep import list_actions as list_actions
+    from convlib.upkeep import recalibrate as recalibrate
+    from convlib.upkeep import review_plan as review_plan
 
 __version__ = "0.1.0"
 
 #: Where each public name lives; a module is imported when one of its names is first used.
 _HOMES = {
+    "alerts": ["Alerts", "find_alerts"],
     "attribution": ["Attribution", "attribute"],
     "conversions": ["Exclusion", "Step"],
     "correlation": ["Correlation", "correlate"],
@@ -60,6 +71,7 @@ _HOMES = {
     "errors": ["ConvlibError", "EventDataError", "ParamError", "PlanError", "RunError"],
     "event_map": ["EventMap", "map_events"],
     "events": ["EventLog", "read_events"],
+    "friction": ["PageFriction", "measure_friction"],
     "funnel": ["Funnel", "measure_funnel"],
     "impact": ["Impact", "score_impact"],
     "mapping": ["list_presets", "read_mapping"],
@@ -74,6 +86,7 @@ _HOMES = {
     "segments": ["Segment", "read_segments"],
     "suggest": ["suggest_plan"],
     "thresholds": ["Threshold", "find_threshold"],
+    "upkeep": ["Actions", "PlanReview", "Recalibration", "list_actions", "recalibrate", "review_plan"],
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -93,7 +93,7 @@ def run(
     raise typer.Exit(0 if made.status == "complete" else 1)
 
 
-@app.command(epilog="Exit codes: [bold]0[/bold] told to stop (SIGTERM); [bold]2[/bold] the input is wrong; [bold]130[/bold] Ctrl+C")
+@app.command(epilog="Exit codes: [bold]0[/bold] stopped; [bold]2[/bold] the input is wrong; [bold]130[/bold] Ctrl+C")
 def watch(
     file: RunFile,
     *,
@@ -113,14 +113,20 @@ def watch(
 
     from convlib.reports.watcher import watch_source
 
-    stop, told = threading.Event(), []
+    stop, interrupted = threading.Event(), threading.Event()
+
+    def end(number: int, _: object) -> None:
+        stop.set()
+        if number == signal.SIGINT:
+            interrupted.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: (told.append(number), stop.set()))
+        signal.signal(number, end)
     with _end_with_problems():
         where = port if dashboard else None
         watch_source(file, stop=stop, reports=reports, interval=interval, port=where, say=_say)
     _say("Stopped; what was counted is kept.")
-    raise typer.Exit(INTERRUPTED if signal.SIGINT in told else 0)
+    raise typer.Exit(INTERRUPTED if interrupted.is_set() else 0)
 
 
 def _say(line: str) -> None:
@@ -226,7 +232,8 @@ def review(file: RunFile) -> None:
         log, given = _find_inputs(preparation, "00_overview", measure_rates)
         rates = measure_rates(log, plan, **given)
         log, given = _find_inputs(preparation, "03_correlation", correlate)
-        found = review_plan(plan, rates=rates, correlation=correlate(log, plan, **given), on=log.last.date())
+        correlation = correlate(log, plan, **{"macro": plan.macros[0].id, **given})
+        found = review_plan(plan, rates=rates, correlation=correlation, on=log.last.date())
     _show_review(found)
 
 

@@ -435,7 +435,7 @@ class EventLog:
         self.check_breakdown(columns)
         self._check_unit(unit)
         everyone = dataclasses.replace(self, segment_name="all", rule=None)
-        firsts = _find_entries(_Entries(everyone, unit, entry, calendar))
+        firsts = _find_entries(_Entries(everyone, unit, entry or None, calendar))
         if self.rule:
             # One set of units for every analysis, whatever it starts their clock with.
             tested = _read_tested(_Entries(everyone, unit, None, None), tuple(sorted(self.rule.columns)))

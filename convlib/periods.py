@@ -57,7 +57,7 @@ class Calendar:
     def list_days(self, first: dt.date, last: dt.date) -> pd.DatetimeIndex:
         """List the first day of each period from the one of `first` to the one after that of `last`."""
         periods = pd.period_range(pd.Timestamp(first), pd.Timestamp(last), freq=self.frequency)
-        return periods.append(periods[-1:] + 1).start_time.as_unit("us")
+        return pd.PeriodIndex([*periods, periods[-1] + 1]).start_time.as_unit("us")
 
     def find_starts(self, days: pd.DatetimeIndex) -> NDArray[np.int64]:
         """Give the instants at which days begin, as microseconds since 1970, UTC."""

@@ -1,5 +1,6 @@
 """Every figure: takes a finished table, draws it with n and interval, returns the Axes."""
 
+import datetime as dt
 import textwrap
 from collections.abc import Sequence
 
@@ -10,12 +11,13 @@ import seaborn as sns
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from convlib.periods import PERIODS
-from convlib.plan_entries import is_share
-from convlib.results import format_seconds, format_value
+from convlib.plan_entries import is_share, is_time
+from convlib.results import Kind, format_seconds, format_value
 
 #: Okabe and Ito's palette, safe for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
@@ -26,8 +28,14 @@ WIDTH = 6.0
 LABEL_LENGTH = 32
 VERDICT_COLOURS = {"positive": GREEN, "negative": RED}
 STATUS_COLOURS = {"met": GREEN, "missed": RED, "outside benchmark": ORANGE}
+#: Light enough for the value on them; the sign says the same without colour.
+STATUS_CELLS = {
+    "met": ("#A7E3CF", "✓ "),
+    "missed": ("#F6C29B", "✗ "),
+    "outside benchmark": ("#F9E1A0", "! "),
+}
 LEAK_COLOURS = {"leaks more": RED, "leaks less": GREEN}
-MOST_ROWS, MOST_LEAKS, MOST_TICKS = 25, 12, 7
+MOST_ROWS, MOST_GROUPS, MOST_LEAKS, MOST_TICKS = 25, 8, 12, 7
 #: Times that axes are marked at: seconds, minutes, hours, days, weeks, months, years.
 ROUND_SECONDS = (
     *(1, 10, 60, 600, 3_600, 6 * 3_600),
@@ -225,22 +233,34 @@ def draw_trend(trend: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> 
     return ax
 
 
-def draw_rates(table: pd.DataFrame, *, by: Sequence[str], every: str, segment: str, ax: Axes | None = None) -> Axes:
-    """Draw the rates of both tiers period by period as small multiples, each with interval, target and n."""
-    rows = table[table["metric"].map(is_share).astype(bool) & (table["note"] == "")]
+def draw_rates(
+    table: pd.DataFrame,
+    limits: pd.DataFrame,
+    *,
+    by: Sequence[str],
+    every: str,
+    segment: str,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw both tiers period by period as small multiples, each with interval, target, benchmark and n."""
+    rows = table.join(limits[["limit_low", "limit_high"]])
+    rows = rows[~rows["note"].str.startswith("partial") & rows["value"].notna()]
     keys = list(dict.fromkeys(rows.sort_values("tier", kind="stable")["conversion"]))[:MOST_ROWS]
     if ax is not None or not keys:
         return _draw_rate(rows[rows["conversion"].isin(keys[:1])], by, _axes(ax, height=3))
     lines = -(-len(keys) // 2)
-    size = (WIDTH, 0.8 + 1.6 * lines)
+    size = (WIDTH, 1.0 + 1.15 * lines)
     figure, grid = plt.subplots(lines, 2, figsize=size, dpi=DPI, squeeze=False, sharex=True, layout="constrained")
     for key, cell in zip(keys, grid.flat, strict=False):
         _draw_rate(rows[rows["conversion"] == key], by, _style(cell))
     for cell in grid.flat[len(keys) :]:
         cell.set_axis_off()
     word = PERIODS[every]
-    title = f"Rates by {word} of entry: {segment}\nband: 95% interval; dashed: target"
-    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.02, ha="left")
+    figure.suptitle(f"By {word} of entry: {segment}", fontsize=11, fontweight="bold", x=0.02, ha="left")
+    if not by:
+        figure.supxlabel(
+            "band: 95% interval; dashed: target; grey: benchmark; ring: outside its control limits", fontsize=8
+        )
     if by:
         figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     first: Axes = grid.flat[0]
@@ -253,24 +273,63 @@ def _draw_rate(rows: pd.DataFrame, by: Sequence[str], ax: Axes) -> Axes:
         low, high = group["ci_lower"].astype(float), group["ci_upper"].astype(float)
         ax.plot(group["period"], group["value"], "o-", color=colour, markersize=3, linewidth=1.4, label=_key(key))
         ax.fill_between(group["period"], low, high, color=colour, alpha=0.2, linewidth=0)
-    target = rows["target"].max()
-    if np.isfinite(target):
-        ax.axhline(target, color=GREY, linestyle="--", linewidth=1)
+        out = group[(group["value"] < group["limit_low"]) | (group["value"] > group["limit_high"])]
+        ax.plot(out["period"], out["value"], "o", color=RED, markersize=8, fillstyle="none", linestyle="none")
     if len(rows):
+        _draw_goals(rows.iloc[-1], ax)
         last = rows[rows["period"] == rows["period"].max()]["exposed"].sum()
-        title = textwrap.shorten(rows["conversion"].iloc[0], LABEL_LENGTH + 6, placeholder="…")
-        ax.set_title(f"{title}\nlast n = {last:,}", fontsize=9, loc="left")
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0 if rows["ci_upper"].max() > 0.1 else 1))
+        title = textwrap.shorten(rows["conversion"].iloc[0], LABEL_LENGTH, placeholder="…")
+        ax.set_title(f"{title}, last n = {last:,}", fontsize=8, loc="left")
+        metric = rows["metric"].iloc[0]
+        kind: Kind = "percent" if is_share(metric) else "seconds" if is_time(metric) else "number"
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(float(value), kind)))
     ax.yaxis.set_major_locator(MaxNLocator(3))
     ax.set_ylim(0, None)
-    ax.tick_params(labelsize=8)
+    ax.tick_params(labelsize=7)
     _slant(ax)
+    return ax
+
+
+def _draw_goals(row: pd.Series, ax: Axes) -> None:
+    """Draw a metric's benchmark as a band and its target as a line; an open end reaches the edge of the axes."""
+    ends = (row["benchmark_low"], row["benchmark_high"])
+    if np.isfinite(ends).any():
+        low, high = (edge if np.isnan(end) else end for end, edge in zip(ends, (0, ax.get_ylim()[1]), strict=True))
+        ax.axhspan(low, high, color="#E5E7EB", zorder=0)
+    if np.isfinite(row["target"]):
+        ax.axhline(row["target"], color=GREY, linestyle="--", linewidth=1)
+
+
+def draw_status(latest: pd.DataFrame, *, by: Sequence[str], segment: str, ax: Axes | None = None) -> Axes:
+    """Draw each metric of each group as a cell: its value, coloured by how it stands."""
+    names = list(dict.fromkeys(latest["conversion"]))[:MOST_ROWS]
+    groups = latest[list(by)].astype(str).agg(", ".join, axis="columns") if len(latest) else pd.Series(dtype="str")
+    columns = list(dict.fromkeys(groups))[:MOST_GROUPS]
+    ax = _axes(ax, height=1.3 + 0.3 * max(1, len(names)))
+    for (_, row), group in zip(latest.iterrows(), groups, strict=True):
+        if row["conversion"] not in names or group not in columns:
+            continue
+        x, y = columns.index(group), names.index(row["conversion"])
+        colour, mark = STATUS_CELLS.get(row["status"], ("#F3F4F6", ""))
+        ax.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", linewidth=2))
+        kind: Kind = "percent" if is_share(row["metric"]) else "seconds" if is_time(row["metric"]) else "number"
+        text = f"{mark}{format_value(row['value'], kind)}"
+        ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8, color="#111827")
+    ax.set(xlim=(0, max(1, len(columns))), ylim=(max(1, len(names)), 0))
+    ax.set_xticks(np.arange(len(columns)) + 0.5, [_label(column, width=14) for column in columns], fontsize=8)
+    ax.set_yticks(np.arange(len(names)) + 0.5, [_label(name) for name in names], fontsize=8)
+    ax.grid(visible=False)
+    ax.tick_params(length=0)
+    _xlabel(ax, "✓ meets its target, ✗ misses it, ! outside its benchmark, grey: no goal or too few")
+    more = "" if len(set(groups)) <= MOST_GROUPS else f" (the first {MOST_GROUPS})"
+    _title(ax, f"Where each group stands, by {', '.join(by).replace('_', ' ')}: {segment}{more}")
     return ax
 
 
 def draw_targets(latest: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
     """Draw each rate of the latest period with its interval, beside its target (bar) and benchmark (band)."""
-    rows = latest[latest["metric"].map(is_share).astype(bool)].head(MOST_ROWS)
+    goals = latest[["target", "benchmark_low", "benchmark_high"]].notna().any(axis="columns")
+    rows = latest[goals & latest["metric"].map(is_share).astype(bool)].head(MOST_ROWS)
     ax = _axes(ax, height=1.2 + 0.36 * max(1, len(rows)))
     place = np.arange(len(rows))
     colours = rows["status"].map(STATUS_COLOURS).fillna(GREY)
@@ -355,6 +414,7 @@ def draw_friction(table: pd.DataFrame, *, name: str, unit: str, segment: str, ax
         _style(spread).hlines(place, rows["p50"], rows["p95"], color=BLUE, linewidth=2)
         spread.plot(rows["p50"], place, "o", color=BLUE, markersize=6)
         spread.plot(rows["p75"], place, "|", color=BLUE, markersize=12)
+        spread.set_xlim(left=0)
         _label_rows(spread, rows["page"], rows["visits"])
         _xlabel(spread, f"{unit or 'a visit'}: median (dot), 75% (tick), 95% (end of the line); n visits")
         figure.suptitle("\n".join(textwrap.wrap(title, 38)), fontsize=11, fontweight="bold", x=0.02, ha="left")
@@ -362,14 +422,16 @@ def draw_friction(table: pd.DataFrame, *, name: str, unit: str, segment: str, ax
     else:
         _title(ax, title)
     place = np.arange(len(rows))
-    rates = rows["leave_rate_with"].to_numpy(float), rows["leave_rate_without"].to_numpy(float)
-    worse = rows["verdict"].map({"leaves more": RED, "leaves less": GREEN}).fillna(GREY)
-    ax.hlines(place, *rates, color=worse, linewidth=3)
-    ax.scatter(rates[1], place, color="white", edgecolor=GREY, s=36, zorder=3, label="visits without it")
-    ax.scatter(rates[0], place, color=worse, s=36, zorder=3, label="with it: orange more, green less, grey unclear")
+    without = rows["leave_rate_without"].to_numpy(float)
+    lift, reach = rows["adjusted_lift"].to_numpy(float), _errors(rows, "adjusted_lift")
+    colours = rows["verdict"].map({"leaves more": RED, "leaves less": GREEN}).fillna(GREY)
+    ax.hlines(place, without + lift - reach[0], without + lift + reach[1], color=colours, linewidth=2)
+    ax.scatter(without + lift, place, color=colours, s=36, zorder=3, label="with it, others alike")
+    ax.scatter(without, place, color="white", edgecolor="#111827", s=30, zorder=4, label="visits without it")
     _label_rows(ax, rows["page"], rows["visits_with"])
-    _percent_axis(ax.xaxis, float(np.nanmax([*rates[0], *rates[1], 0])))
-    _xlabel(ax, "of the visits end there, not adjusted; n visits with it")
+    _percent_axis(ax.xaxis, float(np.nanmax([*(without + lift), *without, 0])))
+    ax.set_xlim(left=0)
+    _xlabel(ax, "of the visits end there, with 95% interval; orange more, green less, grey unclear; n visits with it")
     _legend(ax)
     return ax
 
@@ -689,6 +751,24 @@ def draw_quality(table: pd.DataFrame, daily: pd.DataFrame, *, segment: str, ax: 
     return ax
 
 
+def draw_alerts(table: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw since when each open alert is seen, the worst on top."""
+    rows = table.head(MOST_ROWS)
+    ax = _axes(ax, height=1.2 + 0.32 * max(1, len(rows)))
+    colours = rows["severity"].map({"critical": RED, "warning": ORANGE, "info": BLUE}).tolist()
+    place = np.arange(len(rows))
+    ax.hlines(place, rows["first_seen"], rows["last_seen"], color=colours, linewidth=4)
+    ax.scatter(rows["first_seen"], place, color=colours, s=36)
+    names = rows["conversion"].where(rows["conversion"] != "", rows["metric"])
+    texts = (rows["rule"].str.replace("_", " ") + ": " + names).str.removesuffix(": ")
+    ax.set_yticks(place, [_label(text) for text in texts], fontsize=9)
+    ax.invert_yaxis()
+    _xlabel(ax, "open since (dot); dark orange critical, orange warning, blue note")
+    _title(ax, f"Open alerts: {segment} (n = {len(table)})")
+    _slant(ax)
+    return ax
+
+
 def draw_plan(coverage: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
     """Draw the plan as a map: each macro, below it its micros by stage, with owner and target."""
     ax = _axes(ax, height=0.8 + 0.3 * max(1, len(coverage)))
@@ -834,6 +914,25 @@ def _label_node(place: int, name: str, units: int, total: int) -> str:
     shown = "no conversion" if name == "(end)" and place == 1 else FLOW_MARKERS.get(name, name)
     lines = textwrap.wrap(shown, FLOW_LETTERS, max_lines=3, placeholder="…")
     return "\n".join([*lines, f"{units:,} ({units / total:.0%})"])
+
+
+def draw_actions(table: pd.DataFrame, *, on: dt.date, ax: Axes | None = None) -> Axes:
+    """Draw when each open action is due against the day on which it is judged; orange ones are overdue."""
+    rows = table[~table["done"] & table["due"].notna()].head(MOST_ROWS)
+    ax = _axes(ax, height=1.2 + 0.36 * max(1, len(rows)))
+    place = np.arange(len(rows))
+    colours = np.where(rows["overdue_days"] > 0, RED, BLUE).tolist()
+    today = pd.Timestamp(on)
+    ax.hlines(place, today, rows["due"], colors=colours, linewidth=2)  # type: ignore[arg-type]  # dates are drawn, too
+    ax.scatter(rows["due"], place, color=colours, s=36, zorder=3)
+    ax.axvline(today, color=GREY, linewidth=1)  # type: ignore[arg-type]
+    names = [f"{text} ({owner or 'no owner'})" for text, owner in zip(rows["text"], rows["owner"], strict=True)]
+    ax.set_yticks(place, [_label(name) for name in names])
+    ax.invert_yaxis()
+    _xlabel(ax, f"due date; the line is {on}, orange is overdue")
+    _title(ax, f"Open actions with a due date (n = {len(rows)})")
+    _slant(ax)
+    return ax
 
 
 def draw_volume(volume: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:

@@ -9,9 +9,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats as scipy_stats
 
-from convlib import plots, stats, takeaways
+from convlib import control, plots, stats, takeaways
 from convlib.conversions import microseconds
 from convlib.durations import parse_duration
+from convlib.errors import ParamError
 from convlib.events import EventLog, Unit, list_columns
 from convlib.metrics import Reader, Tally, tally
 from convlib.periods import Calendar, find_day
@@ -44,6 +45,16 @@ COLUMNS = (
     "note",
 )
 ESTIMATE = ("value", "ci_lower", "ci_upper", "error")
+FORECAST: tuple[tuple[str, str, Kind], ...] = (
+    ("conversion", "Conversion", "text"),
+    ("value", "Value", "text"),
+    ("target", "Target", "text"),
+    ("distance", "Distance", "text"),
+    ("due", "By", "text"),
+    ("expected", "Expected then", "text"),
+    ("probability", "Probability to reach it", "percent"),
+    ("forecast_note", "Note", "text"),
+)
 PARTIAL = "partial period"
 NO_DATA = "no data"
 
@@ -60,7 +71,12 @@ class Rates(Result):
         plan: The plan that was measured.
         end: The end of the data, UTC.
         goals: What each metric is for: `conversion`, `metric`, `title` (its name for people), `direction`, `due` (the
-            day by which the target is to be reached) and `macro`.
+            day by which the target is to be reached), `macro`, and whether it `leads`: is the conversion's own metric,
+            which figures show.
+        limits: For each row of the table, between which limits its value lies when nothing happens, judged by the
+            periods before it: `expected`, `limit_low`, `limit_high`, `dispersion`, `history`, `p_value`, `q_value`,
+            `limit_note`.
+        confidence: Level of the intervals.
     """
 
     SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
@@ -84,6 +100,8 @@ class Rates(Result):
     plan: Plan
     end: pd.Timestamp
     goals: pd.DataFrame
+    limits: pd.DataFrame
+    confidence: float
 
     @property
     def named(self) -> pd.DataFrame:
@@ -93,17 +111,57 @@ class Rates(Result):
         return self.table.assign(conversion=titles.reindex(places).to_numpy())
 
     @property
+    def _groups(self) -> tuple[tuple[str, str, Kind], ...]:
+        return tuple((name, name.replace("_", " ").capitalize(), "text") for name in self.by)
+
+    def lead(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Keep the metrics that conversions are known by."""
+        leads = self.goals.loc[self.goals["leads"], "title"]
+        return rows[rows["conversion"].isin(leads)]
+
+    @property
     def latest(self) -> pd.DataFrame:
         """Give the rows of the latest complete period that has units."""
         return latest_rows(self.table)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the macro's rate and its micros' period by period, each with its interval and target."""
-        return plots.draw_rates(self.named, by=self.by, every=self.every, segment=self.segment, ax=ax)
+        return plots.draw_rates(
+            self.lead(self.named), self.limits, by=self.by, every=self.every, segment=self.segment, ax=ax
+        )
 
     def plot_targets(self, ax: "Axes | None" = None) -> "Axes":
         """Draw where each rate of the latest period stands against its target and benchmark."""
         return plots.draw_targets(latest_rows(self.named), segment=self.segment, ax=ax)
+
+    def plot_status(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw where each metric of each group stands in the latest period: a heat map of the breakdown.
+
+        Raises:
+            ParamError: The rates are not broken down.
+        """
+        if not self.by:
+            msg = "`plot_status` draws groups; measure the rates `by` a column."
+            raise ParamError(msg)
+        return plots.draw_status(latest_rows(self.lead(self.named)), by=self.by, segment=self.segment, ax=ax)
+
+    def forecast(self) -> pd.DataFrame:
+        """Say how probable it is that each target is reached by its date: `control.forecast_targets`, by row."""
+        return control.forecast_targets(
+            self.table, by=self.by, every=self.every, goals=self.goals, confidence=self.confidence
+        )
+
+    def show_targets(self) -> Shown:
+        """Show how far each metric is from its target, and whether its trend reaches it by its date."""
+        rows = self.forecast()
+        words = {name: takeaways.word_values(rows, name) for name in ("value", "target", "expected")}
+        shown = rows.assign(
+            conversion=self.named["conversion"],
+            distance=takeaways.word_values(rows, "distance", signed=True),
+            due=rows["due"].dt.strftime("%Y-%m-%d"),
+            **words,
+        )
+        return Shown(shown, (*self._groups, *FORECAST))
 
     def show_pending(self) -> Shown:
         """Show how many units of each period are pending."""
@@ -116,9 +174,6 @@ class Rates(Result):
         return Shown(self.pending.assign(when=when), columns)
 
     def _repr_html_(self) -> str:
-        by: tuple[tuple[str, str, Kind], ...] = tuple(
-            (name, name.replace("_", " ").capitalize(), "text") for name in self.by
-        )
         rows = latest_rows(self.named)
         shown = rows.assign(
             shown=takeaways.word_values(rows, "value", with_interval=True),
@@ -129,7 +184,7 @@ class Rates(Result):
         caption = (
             f"Latest complete period: {takeaways.word_period(rows['period'].iloc[0], self.every)}" if len(rows) else ""
         )
-        return show_table(shown, (*by, *self.SHOWN), caption=caption)
+        return show_table(shown, (*self._groups, *self.SHOWN), caption=caption)
 
 
 def latest_rows(table: pd.DataFrame) -> pd.DataFrame:
@@ -212,8 +267,11 @@ def measure_rates(
             tier=tier, conversion=each.id, metric=str(measure.metric), owner=measure.owner or each.owner or ""
         )
         parts.append(_judge(_set_goals(part, measure, log.fixed), up=measure.direction == "up").assign(order=order))
-    table = _compare(pd.concat(parts, ignore_index=True), groups)
+    table = pd.concat(parts, ignore_index=True)
     table = table.sort_values([*groups, "period", "order"], kind="stable", ignore_index=True)
+    limits = control.find_limits(table, by=groups, every=every, confidence=confidence)
+    compared = control.compare_periods(table, limits, by=groups, every=every, confidence=confidence)
+    table = table.join(compared)
     goals = _list_goals(measured, plan)
     rates = Rates(
         table=table[[*groups, *COLUMNS]],
@@ -227,10 +285,19 @@ def measure_rates(
         plan=plan,
         end=log.last,
         goals=goals,
+        limits=limits,
+        confidence=confidence,
     )
-    latest = latest_rows(rates.named.assign(compared_with=table["compared_with"]))
-    words = takeaways.word_rates(latest, every=every, segment=log.segment_name, by=tuple(groups))
-    return dataclasses.replace(rates, takeaways=words)
+    return dataclasses.replace(rates, takeaways=_word(rates, compared["compared_with"]))
+
+
+def _word(rates: Rates, compared_with: pd.Series) -> Takeaways:
+    """Say where things stand; of a breakdown, which groups a change beyond noise came from."""
+    latest = latest_rows(rates.named.join(compared_with))
+    if not rates.by or latest.empty:
+        return takeaways.word_rates(latest, every=rates.every, segment=rates.segment)
+    split = control.split_change(rates.lead(rates.named), by=rates.by, every=rates.every)
+    return takeaways.word_split(split, by=rates.by, every=rates.every)
 
 
 def _list_goals(measured: Sequence[tuple[Macro | Micro, Measure]], plan: Plan) -> pd.DataFrame:
@@ -243,10 +310,11 @@ def _list_goals(measured: Sequence[tuple[Macro | Micro, Measure]], plan: Plan) -
             measure.direction,
             measure.target and measure.target.by,
             plan.macro_of(each.id).id,
+            measure not in each.metrics,
         )
         for each, measure in measured
     ]
-    frame = pd.DataFrame(rows, columns=["conversion", "metric", "title", "direction", "due", "macro"])
+    frame = pd.DataFrame(rows, columns=["conversion", "metric", "title", "direction", "due", "macro", "leads"])
     return frame.astype({"due": "datetime64[us]"})
 
 
@@ -404,20 +472,3 @@ def _judge(part: pd.DataFrame, *, up: bool) -> pd.DataFrame:
         (outside, "outside benchmark"),
     ]
     return part.assign(status=np.select([case for case, _ in cases], [status for _, status in cases], default=""))
-
-
-def _compare(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Set each complete period with enough units against the one before it."""
-    keys = [*by, "conversion", "metric"]
-    table = table.sort_values([*keys, "period"], kind="stable", ignore_index=True)
-    usable = table[table["note"] == ""]
-    columns = ["value", "error", "units", "exposed", "period"]
-    before = usable.groupby(keys, sort=False)[columns].shift().reindex(table.index)
-    previous = before["value"]
-    change = table["value"] - previous
-    # Two shares are tested with their pooled error: each share's own is zero at 0% and at 100%.
-    pooled = stats.pooled_error(table["units"], table["exposed"], before["units"], before["exposed"])
-    error = np.where(table["metric"].map(is_share), pooled, np.sqrt(table["error"] ** 2 + before["error"] ** 2))
-    p = pd.Series(stats.compare_normal(change, error), index=table.index)
-    q = p.groupby(table["period"]).transform(stats.control_false_discoveries)
-    return table.assign(previous=previous, change=change, change_q_value=q, compared_with=before["period"])

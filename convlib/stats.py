@@ -205,7 +205,8 @@ def pooled_error(successes: ArrayLike, trials: ArrayLike, others: ArrayLike, oth
     hits, total = np.asarray(successes, float), np.asarray(trials, float)
     more, more_total = np.asarray(others, float), np.asarray(other_trials, float)
     share = divide(hits + more, total + more_total)
-    return np.sqrt(share * (1 - share) * (divide(1, total) + divide(1, more_total)))
+    # Rounding may leave a share a little above 1.
+    return np.sqrt(np.maximum(share * (1 - share), 0.0) * (divide(1, total) + divide(1, more_total)))
 
 
 def normal_quantile(confidence: float) -> float:

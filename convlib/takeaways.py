@@ -187,7 +187,7 @@ def _word_leaking_groups(leaks: pd.DataFrame, by: Sequence[str], counted: str) -
         f"{row['name']}: {row['lost_rate']:.1%} of {row['units_before']:,} {counted} leave, "
         f"{_points(row['leak_difference'])} percentage points against the other {row['others']:,} "
         f"({_points(row['leak_difference_ci_lower'])} to {_points(row['leak_difference_ci_upper'])}; "
-        f"q = {format_value(row['q_value'], 'p_value')}).".replace("q = <", "q < ")
+        f"{_word_q(row['q_value'])})."
         for row in rows[:2]
     ]
     if len(rows) > len(sentences):
@@ -203,13 +203,11 @@ def _describe_group(row: Mapping[str, Any], by: Sequence[str]) -> str:
     return " and ".join(f"{name.replace('_', ' ')} {row[name]}" for name in by)
 
 
-def word_rates(latest: pd.DataFrame, *, every: str, segment: str, by: Sequence[str]) -> Takeaways:
+def word_rates(latest: pd.DataFrame, *, every: str, segment: str) -> Takeaways:
     """Say where the macro stands, what changed beyond noise, and which targets are missed by most."""
     if not len(latest):
         return Takeaways((f"No period of segment {segment} is complete and has units yet.",))
     when = word_period(latest["period"].iloc[0], every)
-    if by:
-        return Takeaways((f"The rates by {', '.join(by)} {when} stand in the table.",))
     texts = word_values(latest, "value", with_interval=True)
     rows = _records(latest.assign(text=texts, name=latest["conversion"]))
     macros = [row for row in rows if row["tier"] == "macro" and row["metric"] == "rate"]
@@ -228,7 +226,7 @@ def word_rates(latest: pd.DataFrame, *, every: str, segment: str, by: Sequence[s
             if far
             else ""
         )
-        sentences.append(f"{len(judged) - len(missed)} of {len(judged)} micro-conversions meet their target{named}.")
+        sentences.append(f"{len(judged) - len(missed)} of {len(judged)} targets of micro-conversions are met{named}.")
     return Takeaways(sentences)
 
 
@@ -262,12 +260,8 @@ def _word_changes(rows: list[dict[str, Any]], latest: pd.DataFrame, every: str) 
         return f"None of the {compared} metrics changed beyond noise against {before}."
     # The macro first, then what moved most for its size.
     changed.sort(key=lambda item: (item[0]["tier"] != "macro", -abs(item[0]["change"] / (item[0]["value"] or 1))))
-    named = ", ".join(f"{_metric_name(row)} {text}" for row, text in changed[:3])
+    named = ", ".join(f"{row['name']} {text}" for row, text in changed[:3])
     return f"{len(changed)} of {compared} metrics changed beyond noise against {before}: {named}."
-
-
-def _metric_name(row: Mapping[str, Any]) -> str:
-    return str(row["name"]) if is_share(row["metric"]) else f"{row['name']} ({row['metric']})"
 
 
 def word_correlation(
@@ -809,13 +803,12 @@ def _word_action(row: Mapping[str, Any], names: Mapping[str, str]) -> str:
     return f"{row['text']}, for {names[row['conversion']]} ({owner}, due {row['due']:%Y-%m-%d})"
 
 
-def word_recalibration(table: pd.DataFrame, *, names: Mapping[str, str], every: str, needed: int) -> Takeaways:
+def word_recalibration(table: pd.DataFrame, *, every: str, needed: int) -> Takeaways:
     """Say how many targets should change, which and why, and how many have too little data to tell."""
     shown = table.assign(old=word_values(table, "current"), new=word_values(table, "proposed"))
     moved, dated = shown[shown["proposed"].notna()], int(table["proposed_by"].notna().sum())
     named = "; ".join(
-        f"{names[row['conversion']]} ({row['metric']}) from {row['old'].replace(MISSING, 'none')} to {row['new']}, "
-        f"{row['reason']}"
+        f"{row['title']} from {'none' if row['old'] == MISSING else row['old']} to {row['new']} ({row['reason']})"
         for row in _records(moved.head(MOST))
     )
     sentences = [f"{len(moved)} of {len(table)} targets get a new number{f': {named}' if named else ''}."]
@@ -832,7 +825,8 @@ def word_review(table: pd.DataFrame, *, names: Mapping[str, str], on: dt.date) -
     if table.empty:
         return Takeaways((f"Nothing in the plan has gone stale or is missing on {on}.",))
     counts = table["severity"].value_counts(sort=False)
-    listed = _list([f"{count} {severity}" for severity, count in counts.items()])
+    words = {"critical": "critical", "warning": "to see to", "info": "to know"}
+    listed = _list([f"{count} {words[str(severity)]}" for severity, count in counts.items()])
     kinds = table["finding"].value_counts()
     most = ", ".join(f"{finding} ({count})" for finding, count in kinds.head(MOST).items())
     sentences = [f"{len(table)} finding{'s' if len(table) > 1 else ''} on {on}: {listed}; most often {most}."]
@@ -851,6 +845,106 @@ def word_no_association(row: Mapping[str, Any] | pd.Series, *, in_value: bool) -
         f"no association was found: adjusted lift {lift}{'' if in_value else ' points'} ({low} to {high}), "
         f"{row['units_with']:,.0f} units with it and {row['units_without']:,.0f} without"
     )
+
+
+def word_alerts(table: pd.DataFrame, *, segment: str, unlimited: int, judged: int) -> Takeaways:
+    """Say how many alerts are open, name the worst, and say where nothing could be raised yet."""
+    is_open = table[table["still_open"]]
+    sentences = [f"No alert is open in segment {segment}."]
+    if len(is_open):
+        counts = is_open["severity"].value_counts(sort=False)
+        kinds = _list([f"{count} {kind}" for kind, count in counts.items()])
+        count = f"{len(is_open)} alert{' is' if len(is_open) == 1 else 's are'} open in segment {segment}"
+        sentences = [f"{count}, {is_open['is_new'].sum()} of them new: {kinds}."]
+    sentences += list(is_open["evidence"].head(MOST - 2))
+    over = len(table) - len(is_open)
+    if over:
+        sentences.append(f"{over} that {'was open before is' if over == 1 else 'were open before are'} over.")
+    if unlimited:
+        sentences.append(f"{unlimited} of {judged} metrics have no control limits yet: too few earlier periods.")
+    return Takeaways(sentences)
+
+
+def word_evidence(rule: str, rows: pd.DataFrame, *, every: str) -> list[str]:
+    """Say of each rate what was seen, with its n and interval, and against what."""
+    texts = {
+        f"{name}_text": word_values(rows[[name, "metric"]], name)
+        for name in ("limit_low", "limit_high", "expected", "target", "previous")
+    }
+    values = word_values(rows[["value", "ci_lower", "ci_upper", "metric"]], "value", with_interval=True)
+    changes = word_values(rows[["change", "metric"]], "change", signed=True)
+    rows = rows.assign(**texts, value_text=values, change_text=changes, benchmark_text=word_benchmarks(rows))
+    return [_word_seen(row, every) + _word_against(rule, row) for row in _records(rows)]
+
+
+def _word_seen(row: Mapping[str, Any], every: str) -> str:
+    group = f" ({row['group']})" if row["group"] else ""
+    return f"{row['title']}{group}: {row['value_text']}, n = {row['exposed']:,}, {word_period(row['period'], every)}"
+
+
+def _word_against(rule: str, row: Mapping[str, Any]) -> str:
+    if rule == "target_missed":
+        return f", misses its target of {row['target_text']} beyond noise ({_word_q(row[rule])})."
+    if rule == "outside_benchmark":
+        return f", outside its benchmark ({row['benchmark_text']}) beyond noise."
+    if rule == "change":
+        q_value = _word_q(row["change_q_value"])
+        return f", {row['change_text']} against {row['previous_text']} in the period before ({q_value})."
+    side = "above" if row["value"] > row["limit_high"] else "below"
+    return (
+        f", {side} its control limits of {row['limit_low_text']} to {row['limit_high_text']}, where "
+        f"{row['expected_text']} was expected from {row['history']} periods."
+    )
+
+
+def word_macro_down(macro: Mapping[str, Any], micros: pd.DataFrame, *, every: str) -> str:
+    """Say that a macro got worse while micros that lead to it got better."""
+    macro_row = pd.DataFrame([macro])
+    macro_row = macro_row.assign(value_text=word_values(macro_row, "value", with_interval=True))
+    values = word_values(micros, "value", with_interval=True)
+    named = [
+        f"{row['title']} ({text}, n = {row['exposed']:,})" for row, text in zip(_records(micros), values, strict=True)
+    ]
+    seen = _word_seen(_records(macro_row)[0], every)
+    return f"{seen}, got worse while {_list(named[:3])} got better, all beyond noise: the micros may not lead to it."
+
+
+def word_gap_in_data(group: str, period: pd.Timestamp, last: pd.Timestamp, *, every: str) -> str:
+    """Say that nothing came in a period, and when something last did."""
+    of = f" of {group}" if group else ""
+    return f"Nothing came{of} {word_period(period, every)} (n = 0); the last data are {word_period(last, every)}."
+
+
+def word_overdue(action: Mapping[str, Any]) -> str:
+    """Say how late a promised action is."""
+    days = action["overdue_days"]
+    return f"{action['text']}: was due on {action['due']:%Y-%m-%d}, {days} day{'' if days == 1 else 's'} ago."
+
+
+def word_split(split: pd.DataFrame, *, by: Sequence[str], every: str) -> Takeaways:
+    """Say of each change beyond noise how much is mix and how much rates, and which group does most."""
+    sentences = []
+    noticed = split[split["change_q_value"] < SIGNIFICANCE]
+    for _, rows in noticed.groupby(["conversion", "metric"], sort=False):
+        first = _records(rows)[0]
+        metric = first["metric"]
+        change = _value(first["change"], metric, signed=True)
+        mix = f"a different mix by {_list([name.replace('_', ' ') for name in by])}"
+        within = f"{'higher' if first['from_rate'] > 0 else 'lower'} values within"
+        parts = sorted([(mix, first["from_mix"]), (within, first["from_rate"])], key=lambda part: -abs(part[1]))
+        # Parts that pull in opposite directions are no shares of the whole.
+        alike = first["from_mix"] * first["from_rate"] >= 0
+        sizes = [f"{part / first['change']:.0%}" if alike else _value(part, metric, signed=True) for _, part in parts]
+        shares = " and ".join(f"{size} from {name}" for size, (name, _) in zip(sizes, parts, strict=True))
+        most = _group(first, by) + (f" ({first['note']})" if first["note"] else "")
+        own = _value(first["group_from_mix"] + first["group_from_rate"], metric, signed=True)
+        fell = "fall" if first["change"] < 0 else "rise"
+        sentences.append(
+            f"{first['conversion']} {word_period(first['period'], every)}: a {fell} of {change.lstrip('+-')}, "
+            f"{shares}; {most} contributes most ({own})."
+        )
+    names = _list([name.replace("_", " ") for name in by])
+    return Takeaways(sentences or [f"By {names} there is no change beyond noise to explain."])
 
 
 def word_provenance(
@@ -944,6 +1038,10 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _share(row: Mapping[str, Any] | pd.Series, column: str) -> str:
     return f"{row[column]:.1%} ({row[column + '_ci_lower']:.1%} to {row[column + '_ci_upper']:.1%})"
+
+
+def _word_q(q_value: float) -> str:
+    return f"q = {format_value(q_value, 'p_value')}".replace("= <", "< ")
 
 
 def _points(share: float) -> str:

@@ -29,6 +29,7 @@ ANALYSES = {
         "event_map",
         "quality",
         "rates",
+        "friction",
         "funnel",
         "paths",
         "correlation",

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 
+from convlib.datasets import shop as shop_module
 from convlib.datasets.build_oulad import build_events
 from convlib.datasets.files import dataset_path, params_folder
 from convlib.datasets.load import list_datasets, load_dataset, simulate_shop
 from convlib.datasets.shop import shop_events
-from convlib.datasets.shop_model import list_planted
+from convlib.datasets.shop_model import list_friction, list_planted
 from convlib.errors import ParamError
 from convlib.plan import read_plan, read_segments
 
@@ -170,6 +171,36 @@ def _count_plain_pages(first: pd.DataFrame, planned: pd.DataFrame) -> pd.Series:
     moments = pd.MultiIndex.from_frame(pages[["user_id", "timestamp"]])
     is_plain = ~moments.isin(pd.MultiIndex.from_frame(planned[["user_id", "timestamp"]]))
     return pages[is_plain].groupby("user_id", observed=False).size()
+
+
+def test_shop_events_draw_friction_apart_from_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    events, _ = shop_events(300, seed=7)
+    none = {"load_seconds": np.nan, "form_fields": np.nan}
+    monkeypatch.setattr(shop_module, "draw_friction", lambda _rng, _rows: none)
+    without, _ = shop_events(300, seed=7)
+    pd.testing.assert_frame_equal(events.drop(columns=list(none)), without.drop(columns=list(none)))
+
+
+def test_shop_events_give_load_times_to_page_views_and_fields_to_forms(shop: pd.DataFrame) -> None:
+    timed, forms = (set(shop.loc[shop[name].notna(), "event_name"]) for name in ("load_seconds", "form_fields"))
+    assert (timed, forms) == ({"page_view"}, {"begin_checkout"})
+    assert shop.loc[shop["event_name"].isin(timed), "load_seconds"].gt(0).all()
+    assert set(shop["form_fields"].dropna()) == {9, 14}
+
+
+def test_shop_events_are_slower_before_leaving_as_the_truth_says(shop: pd.DataFrame) -> None:
+    # A page that fires with the last event of a visit is where it ends.
+    ends = shop["page_path"].astype("str").groupby(shop["session_id"], observed=True).transform("last")
+    leaves = ends == shop["page_path"].astype("str")
+    views = shop.assign(leaves=leaves).query("event_name == 'page_view'").astype({"page_path": "str"})
+    medians = views.groupby(["page_path", "leaves", "device_type"], observed=True)["load_seconds"].median()
+    ratio = (medians.xs(True, level="leaves") / medians.xs(False, level="leaves")).xs("mobile", level="device_type")
+    planted = list_friction().query("signal == 'page_load'").set_index("page")["factor"]
+    assert planted.to_dict() == {"/category/bags": 1.35, "/help/sizes": 1.2}
+    for page in ("/", "/new", "/category/shoes", "/category/bags", "/blog/care", "/help/sizes"):
+        assert ratio[page] == pytest.approx(planted.get(page, 1.0), rel=0.06)
+    forms = shop.assign(leaves=leaves)[shop["form_fields"].notna()].groupby("leaves")["form_fields"]
+    assert forms.apply(lambda fields: (fields == 14).mean()).tolist() == pytest.approx([0.30, 0.45], abs=0.04)
 
 
 def test_shop_events_list_the_truth_of_every_micro_of_the_plan() -> None:

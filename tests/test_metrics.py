@@ -9,7 +9,7 @@ from convlib.metrics import find_slices
 from convlib.plan import Plan
 from convlib.rates import Rates, measure_rates
 
-# One week of a shop. ann comes twice (a1, a2), bob once (b1), cat from a mail and again (c1, c2), dan by a push message (d1).
+# A week of a shop: ann comes twice (a1, a2), bob once (b1), cat from a mail and again (c1, c2), dan by push (d1).
 ROWS = """
 ann page_view 0s session_id=a1 page_path=/ source=google device_type=mobile
 ann newsletter_signup 20s session_id=a1 page_path=/
@@ -61,7 +61,8 @@ macros:
       - {{name: Average order value, metric: {{type: mean, column: value}}}}
       - {{name: Time to complete checkout, metric: {{type: time_between, from: begin_checkout}}}}
     micros:
-      - {{id: newsletter_signup, match: {{event_name: newsletter_signup}}, {STEP}, metric: {{type: rate, unit: session}}}}
+      - {{id: newsletter_signup, match: {{event_name: newsletter_signup}}, {STEP},
+         metric: {{type: rate, unit: session}}}}
       - {{id: select_category, match: {{event_name: select_category}}, {STEP},
          metric: {{type: rate, over: {{page_path: /list}}, unit: session}}}}
       - {{id: use_filter, match: {{event_name: use_filter}}, {STEP},
@@ -107,7 +108,8 @@ macros:
         metric: {{type: rate, over: begin_checkout}}
         metrics:
           - {{name: Time to fill, metric: {{type: time_between, from: begin_checkout}}}}
-      - {{id: field_error, match: {{event_name: field_error}}, {STEP}, metric: {{type: per_unit, over: begin_checkout}}}}
+      - {{id: field_error, match: {{event_name: field_error}}, {STEP},
+         metric: {{type: per_unit, over: begin_checkout}}}}
       - {{id: save_payment_method, match: {{event_name: save_payment_method}}, {STEP},
          metric: {{type: rate, over: begin_checkout}}}}
       - id: email_click
@@ -117,7 +119,8 @@ macros:
         metric: {{type: rate, over: {{event_name: email_sent}}}}
         metrics:
           - {{name: Purchases after click, metric: {{type: follow_up, window: 2D}}}}
-          - {{name: Revenue per mail, metric: {{type: follow_up, window: 2D, column: value, over: {{event_name: email_sent}}}}}}
+          - name: Revenue per mail
+            metric: {{type: follow_up, window: 2D, column: value, over: {{event_name: email_sent}}}}
       - id: app_open
         match: {{event_name: app_open}}
         stage: awareness
@@ -168,7 +171,7 @@ def row_of(rates: Rates, conversion: str, metric: str, **group: str) -> pd.Serie
         ("add_to_wishlist", "per_unit over add_to_wishlist", 1, 1, 1 / 1),
         ("add_to_wishlist", "return_rate within 2D", 1, 1, 1 / 1),
         ("add_to_cart", "rate over view_item", 2, 4, 2 / 4),
-        # Visits that see the cart: a2 put two items in, b1 one. Of the three visits with an item in the cart a1 buys nothing.
+        # Visits that see the cart: a2 put two items in, b1 one. Of the three visits with an item in it a1 buys nothing.
         ("add_to_cart", "per_unit over view_cart by session", 2, 2, 3 / 2),
         ("add_to_cart", "abandonment by session", 1, 3, 1 / 3),
         # Cart. ann and bob see it, ann uses a code worth 5.
@@ -208,10 +211,10 @@ def test_signups_per_visit_by_source_and_device(plan: Plan) -> None:
     # ann came by google on a phone: one signup in two visits; bob, by bing on a desktop: none in one.
     rates = measure_rates(make_log(ROWS, plan), plan, by=["source", "device_type"])
     found = [
-        row_of(rates, "newsletter_signup", "rate by session", source=source, device_type=device)[["units", "exposed"]].tolist()
+        row_of(rates, "newsletter_signup", "rate by session", source=source, device_type=device)
         for source, device in (("google", "mobile"), ("bing", "desktop"))
     ]
-    assert found == [[1, 2], [0, 1]]
+    assert [row[["units", "exposed"]].tolist() for row in found] == [[1, 2], [0, 1]]
 
 
 def test_each_metric_has_its_own_name_for_people(rates: Rates) -> None:
@@ -272,10 +275,13 @@ dan visit 503h
 
 def test_shares_of_visits_have_intervals_by_unit(tmp_path: Path) -> None:
     # 40 users with two visits each; 20 of them sign up in both, the others in none: as good as 40 visits, not 80.
-    plan = make_plan(
-        tmp_path,
-        "macros:\n  - {id: signup, match: {event_name: signup}, metrics: [{name: Per visit, metric: {type: rate, unit: session}}]}\n",
-    )
+    text = """
+macros:
+  - id: signup
+    match: {event_name: signup}
+    metrics: [{name: Per visit, metric: {type: rate, unit: session}}]
+"""
+    plan = make_plan(tmp_path, text)
     rows = ""
     for user in range(40):
         for visit in range(2):

@@ -9,6 +9,16 @@ import convlib as cv
 
 # The public names that the design promises and that exist so far.
 PROMISED = [
+    "Actions",
+    "Alerts",
+    "PageFriction",
+    "PlanReview",
+    "Recalibration",
+    "find_alerts",
+    "list_actions",
+    "measure_friction",
+    "recalibrate",
+    "review_plan",
     "Attribution",
     "MeasuredEffect",
     "Scorecard",

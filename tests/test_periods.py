@@ -62,8 +62,8 @@ def test_calendar_lists_all_that_is_wrong() -> None:
         Calendar("Q", "Mondays", "Europe/Berlni")
     assert caught.value.problems == (
         "`every` is 'Q'; it must be one of 'D', 'W', 'M' (day, week, month).",
-        "`week_start` is 'Mondays'; it must be one of 'monday', 'tuesday', 'wednesday', 'thursday', 'friday', 'saturday', "
-        "'sunday'. Did you mean 'monday'?",
+        "`week_start` is 'Mondays'; it must be one of 'monday', 'tuesday', 'wednesday', 'thursday', 'friday', "
+        "'saturday', 'sunday'. Did you mean 'monday'?",
         "`timezone` is 'Europe/Berlni'; it must be a name of the IANA list, such as 'Europe/Berlin' or 'UTC'. "
         "Did you mean 'Europe/Berlin'?",
     )

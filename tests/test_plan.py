@@ -231,9 +231,9 @@ def test_read_plan_lists_problems_of_every_kind_at_once_by_line(tmp_path: Path) 
         "secondary_action (signals interest).",
         f"{path}:7: {cart}.stage is 'desicion'; it must be one of 'awareness', 'consideration', 'decision'. "
         "Did you mean 'decision'?",
-        f"{path}:8: {cart} has an unknown field 'ownr'; the fields are 'id', 'name', 'match', 'dedupe', 'metrics', 'stage', "
-        "'kind', 'touchpoint', 'metric', 'ux_outcome', 'data_source', 'owner', 'target', 'benchmark', 'direction', "
-        "'value', 'effort', 'actions', 'notes'. Did you mean 'owner'?",
+        f"{path}:8: {cart} has an unknown field 'ownr'; the fields are 'id', 'name', 'match', 'dedupe', 'metrics', "
+        "'stage', 'kind', 'touchpoint', 'metric', 'ux_outcome', 'data_source', 'owner', 'target', 'benchmark', "
+        "'direction', 'value', 'effort', 'actions', 'notes'. Did you mean 'owner'?",
         f"{path}:9: {cart}.metric.over is 'purchas'; it must be the id of a conversion of this plan. "
         "Did you mean 'purchase'?",
         f"{path}:11: {cart}.id is 'cart', as on line 5; each id may stand once in a plan. Rename one of them.",
@@ -257,7 +257,8 @@ STAGES = "it must list at least one stage, each once and by a name."
         ("macros: [{id: a, match: {b: 1}}]\nstages: x\n", ":2: stages is 'x'; it must be a list."),
         (
             "macros: [{id: a, match: {b: 1}}]\nexperiments: []\n",
-            ":2: the file has an unknown field 'experiments'; the fields are 'stages', 'macros', 'leave_out'.",
+            ":2: the file has an unknown field 'experiments'; the fields are 'stages', 'macros', 'leave_out', "
+            "'friction'.",
         ),
     ],
 )

@@ -210,18 +210,22 @@ def test_draw_next_shows_the_shares_at_the_step_at_which_most_stop(results: Resu
     assert flatten(ax.get_xlabel()).startswith(f"of the {rows['units'].sum():,} units that stopped there")
 
 
-def test_draw_rates_has_a_panel_for_each_share_with_target_and_n(results: Results) -> None:
+def test_draw_rates_has_a_panel_for_each_conversions_own_metric(results: Results) -> None:
     table = results.rates.table
-    shares = table[table["metric"].str.match("rate|follow_up|abandonment") & (table["note"] == "")]
     first = results.rates.plot()
     panels = [ax for ax in first.figure.axes if ax.axison]
-    assert len(panels) == shares["conversion"].nunique()
-    macro = shares[shares["conversion"] == "purchase"]
-    line, target = first.lines
+    # The macro has a panel for its value, too.
+    assert len(panels) == results.rates.goals["leads"].sum() == table["conversion"].nunique() + 1
+    macro = table[(table["conversion"] == "purchase") & (table["metric"] == "rate") & (table["note"] == "")]
+    line, out, target = first.lines
     np.testing.assert_allclose(read_numbers(line.get_ydata()), macro["value"])
+    assert len(read_numbers(out.get_ydata())) == 0
     assert set(read_numbers(target.get_ydata())) == {0.14}
-    assert read_title(first) == f"Purchase completed last n = {macro['exposed'].iloc[-1]:,}"
-    assert flatten(first.figure.get_suptitle()) == "Rates by week of entry: all band: 95% interval; dashed: target"
+    bench = first.patches[0].get_extents().transformed(first.transData.inverted())
+    np.testing.assert_allclose([bench.y0, bench.y1], [0.08, 0.16])
+    assert read_title(first) == f"Purchase completed, last n = {macro['exposed'].iloc[-1]:,}"
+    assert flatten(first.figure.get_suptitle()) == "By week of entry: all"
+    assert "dashed: target" in first.figure.get_supxlabel()
     band = read_numbers(first.collections[0].get_paths()[0].vertices)[:, 1]
     assert band.max() == pytest.approx(macro["ci_upper"].max())
 
@@ -243,20 +247,22 @@ def test_draw_rates_by_groups_has_a_line_for_each() -> None:
 def test_draw_targets_sets_each_rate_beside_target_and_benchmark(results: Results) -> None:
     latest = results.rates.latest
     rows = latest[latest["metric"].str.match("rate|follow_up|abandonment")]
+    rows = rows[rows[["target", "benchmark_low", "benchmark_high"]].notna().any(axis="columns")]
     ax = results.rates.plot_targets()
     left = [bar.get_x() for bar in read_bars(ax)]
     right = [bar.get_x() + bar.get_width() for bar in read_bars(ax)]
-    np.testing.assert_allclose(left, rows["benchmark_low"])
-    np.testing.assert_allclose(right, rows["benchmark_high"])
+    # Without a benchmark a band of no width.
+    np.testing.assert_allclose(left, rows["benchmark_low"].fillna(0))
+    np.testing.assert_allclose(right, rows["benchmark_high"].fillna(0))
     intervals, dots = ax.lines[:-1][::2], ax.lines[:-1][1::2]
     np.testing.assert_allclose([read_numbers(line.get_xdata()) for line in intervals], rows[["ci_lower", "ci_upper"]])
     np.testing.assert_allclose([read_numbers(dot.get_xdata())[0] for dot in dots], rows["value"])
     np.testing.assert_allclose(read_numbers(ax.lines[-1].get_xdata()), rows["target"])
-    expected = [
-        f"{results.rates.names[c]} (n = {n:,})" for c, n in zip(rows["conversion"], rows["exposed"], strict=True)
-    ]
+    goals = results.rates.goals.set_index(["conversion", "metric"])["title"]
+    titles = [goals[each] for each in zip(rows["conversion"], rows["metric"], strict=True)]
+    expected = [f"{title} (n = {n:,})" for title, n in zip(titles, rows["exposed"], strict=True)]
     assert read_ticks(ax) == expected
-    colours = {"met": plots.GREEN, "missed": plots.RED, "too few": plots.GREY}
+    colours = {"met": plots.GREEN, "missed": plots.RED, "too few": plots.GREY, "": plots.GREY}
     assert [to_hex(dot.get_color()).upper() for dot in dots] == [colours[status].upper() for status in rows["status"]]
     assert read_legend(ax) == {"benchmark", "target"}
 
@@ -582,3 +588,18 @@ def test_draw_flow_of_nobody_is_an_empty_figure(tmp_path: Path) -> None:
     ax = trace_small(tmp_path, window="90D").plot()
     assert (len(ax.texts), len(read_bars(ax))) == (0, 0)
     assert flatten(ax.get_xlabel()).endswith("% of all n = 0")
+
+
+def test_draw_status_colours_each_group_by_how_it_stands() -> None:
+    rows = pd.DataFrame(
+        [
+            ("mobile", "Bought", "rate", 0.1, "met"),
+            ("mobile", "Filled in", "time_between from cart", 90.0, "missed"),
+            ("desktop", "Bought", "rate", 0.02, "too few"),
+        ],
+        columns=["device_type", "conversion", "metric", "value", "status"],
+    )
+    ax = plots.draw_status(rows, by=["device_type"], segment="all")
+    texts = {(text.get_position()): text.get_text() for text in ax.texts}
+    assert texts == {(0.5, 0.5): "✓ 10.0%", (0.5, 1.5): "✗ 1.5 min", (1.5, 0.5): "2.0%"}
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["mobile", "desktop"]

@@ -338,7 +338,7 @@ def test_measure_rates_by_groups_sums_to_the_whole(plan: Plan) -> None:
     pd.testing.assert_frame_equal(summed.sort_index(), expected.sort_index())
     assert (
         parts.takeaways == ("No period of segment all is complete and has units yet.",)
-        or "by geo" in parts.takeaways[0]
+        or "By geo" in parts.takeaways[0]
     )
 
 

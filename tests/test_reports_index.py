@@ -3,6 +3,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from convlib.reports.index import name_notebook, name_segment, word_period, word_provenance, word_status, write_index
@@ -119,3 +120,37 @@ def test_names_and_periods_are_said_in_words() -> None:
         "device type: mobile",
         "mobile paid",
     ]
+
+
+def alert(severity: str, segment: str, evidence: str, *, owner: str = "", **state: bool) -> dict[str, object]:
+    fixed = {"severity": severity, "segment": segment, "evidence": evidence, "owner": owner}
+    return {**fixed, "first_seen": pd.Timestamp("2024-03-03 10:00"), "still_open": True, "is_new": False, **state}
+
+
+def test_write_index_lists_open_alerts_new_ones_first_then_the_worst(tmp_path: Path) -> None:
+    rows = [
+        alert("critical", "all", "Old and bad."),
+        alert("info", "device=mobile", "New <b>and</b> mild.", owner="web-team", is_new=True),
+        alert("critical", "all", "New and bad.", is_new=True),
+        alert("critical", "all", "It is over.", still_open=False),
+    ]
+    page = write_index(tmp_path, manifest(report("all", "00_overview")), pd.DataFrame(rows)).read_text()
+    assert (
+        "Alerts 3 open, 2 new critical new All units New and bad. since 3 March 2024 info new device: mobile New "
+        "&lt;b&gt;and&lt;/b&gt; mild. web-team · since 3 March 2024 critical All units Old and bad. since 3 March 2024 "
+        "1 alert has ended since the last report."
+    ) in read_text(page)
+
+
+def test_write_index_folds_all_but_five_alerts(tmp_path: Path) -> None:
+    rows = [alert("info", "all", f"Number {i}.") for i in range(7)]
+    page = write_index(tmp_path, manifest(report("all", "00_overview")), pd.DataFrame(rows)).read_text()
+    shown, _, folded = page.partition("<details><summary>2 more</summary>")
+    assert ("Number 4." in shown, "Number 5." in shown, "Number 5." in folded) == (True, False, True)
+
+
+def test_write_index_says_that_no_alert_is_open_only_when_one_was_looked_for(tmp_path: Path) -> None:
+    made = manifest(report("all", "00_overview"))
+    none = pd.DataFrame([alert("info", "all", "x")])[:0]
+    assert "Alerts No alert is open." in read_text(write_index(tmp_path, made, none).read_text())
+    assert "Alerts" not in read_text(write_index(tmp_path, made).read_text())

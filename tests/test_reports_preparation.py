@@ -2,7 +2,7 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
-from reports_project import RUN, TAKEAWAYS, write_project
+from reports_project import PARAMETERS, RUN, TAKEAWAYS, write_notebook, write_project
 
 from convlib.errors import RunError
 from convlib.reports.preparation import name_folders, prepare_run
@@ -74,6 +74,31 @@ def test_prepare_run_checks_what_the_analyses_take(tmp_path: Path) -> None:
         "weekly.yaml: `window` is '7 days'; it must be a number and one of the units s, min, h, D, W, such as '30min' "
         "or '7D'. Did you mean '7D'?"
     ]
+
+
+def test_fill_gives_rules_and_history_to_a_notebook_that_raises_alerts(tmp_path: Path) -> None:
+    run_file = write_project(tmp_path, run=RUN + "alerts: {rules: [quality]}\n")
+    of_alerts = PARAMETERS + "rules: list = []\nhistory: str = ''\n"
+    write_notebook(tmp_path / "notebooks" / "overview.ipynb", "1", parameters=of_alerts)
+    preparation = prepare_run(run_file)
+    [template] = preparation.notebooks.templates
+    history = tmp_path / "reports" / "shop" / "alerts.json"
+    filled = preparation.fill(template, segment="all", tables=tmp_path / "reports" / "x", history=history)
+    assert (filled["rules"], filled["history"]) == (["quality"], "../reports/shop/alerts.json")
+
+
+def test_prepare_run_finds_who_cannot_be_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOOK", "json://user:secret@127.0.0.1/x")
+    monkeypatch.delenv("UNSET", raising=False)
+    notify = "alerts:\n  notify:\n    - HOOK\n    - UNSET\nparameters: {windw: 7D}\n"
+    assert problems(write_project(tmp_path / "wrong", run=RUN + notify)) == [
+        "weekly.yaml:11: the run's notebooks have no parameter `windw`; the parameters are 'window', 'limit', 'by'. "
+        "Did you mean 'window'?",
+        "weekly.yaml:10: the environment variable UNSET is not set. Set it to an apprise address, or remove it from "
+        "`notify`.",
+    ]
+    told = write_project(tmp_path / "right", run=RUN + "alerts: {notify: [HOOK]}\n")
+    assert [channel.name for channel in prepare_run(told).channels] == ["HOOK"]
 
 
 def test_prepare_run_refuses_an_unknown_segment(tmp_path: Path) -> None:

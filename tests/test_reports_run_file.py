@@ -1,11 +1,13 @@
 import datetime as dt
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
 
+from convlib.alerts import RULES
 from convlib.errors import RunError
-from convlib.reports.run_file import Period, RunFile, read_run_file
+from convlib.reports.run_file import AlertRule, Period, RunFile, read_run_file
 
 SMALLEST = "run: shop\nevents: events.csv\nplan: plan.yaml\n"
 
@@ -50,7 +52,8 @@ def test_read_run_file_lists_every_problem_with_its_line(tmp_path: Path) -> None
         "weekly.yaml:1: the file has no `plan`. Add `plan:` the measurement plan's file.",
         "weekly.yaml:2: events is 7; it must be text (in quotes if it looks like a number).",
         "weekly.yaml:3: the file has an unknown field 'titel'; the fields are 'run', 'title', 'events', 'mapping', "
-        "'engine', 'plan', 'segments', 'run_segments', 'period', 'parameters', 'notebooks'. Did you mean 'title'?",
+        "'engine', 'plan', 'segments', 'run_segments', 'period', 'parameters', 'notebooks', 'alerts', 'watch'. Did you "
+        "mean 'title'?",
         "weekly.yaml:4: period.last is '12h'; it must be whole days or weeks, such as '56D' or '8W'.",
         "weekly.yaml:4: period.start is '2024-02-30'; it must be a date such as 2026-12-31.",
         "weekly.yaml:5: notebooks.a is 5; it must be a mapping.",
@@ -97,6 +100,41 @@ def test_resolve_reads_paths_from_the_run_file_and_leaves_names_and_addresses(tm
     assert run_file.resolve("plan.yaml") == f"{tmp_path}/plan.yaml"
     unchanged = ["", "dataset:oulad", "s3://bucket/events.parquet", "/data/events.parquet"]
     assert [run_file.resolve(value) for value in unchanged] == unchanged
+
+
+def test_read_run_file_raises_all_alerts_and_tells_nobody_unless_it_says_so(tmp_path: Path) -> None:
+    alerts = read(tmp_path, SMALLEST).alerts
+    assert (alerts.rules, alerts.notify, alerts.severity) == (get_args(AlertRule), (), "warning")
+    assert set(alerts.rules) == set(RULES)
+    told = read(tmp_path, SMALLEST + "alerts: {rules: [quality], notify: HOOK, severity: info}\n").alerts
+    assert (told.rules, told.notify, told.severity) == (("quality",), ("HOOK",), "info")
+    assert read(tmp_path, SMALLEST + "alerts: {notify: [HOOK, MAIL, HOOK]}\n").alerts.notify == ("HOOK", "MAIL")
+
+
+def test_read_run_file_lists_every_problem_of_the_alerts(tmp_path: Path) -> None:
+    text = "alerts:\n  rules: [chnage, quality]\n  severity: bad\n  notfy: []\n"
+    names = ", ".join(repr(rule) for rule in get_args(AlertRule))
+    assert problems(tmp_path, SMALLEST + text) == [
+        f"weekly.yaml:5: alerts.rules[0] is 'chnage'; it must be one of {names}. Did you mean 'change'?",
+        "weekly.yaml:6: alerts.severity is 'bad'; it must be one of 'info', 'warning', 'critical'.",
+        "weekly.yaml:7: alerts has an unknown field 'notfy'; the fields are 'rules', 'notify', 'severity'. Did you "
+        "mean 'notify'?",
+    ]
+    assert problems(tmp_path, SMALLEST + "alerts: {rules: []}\n") == [
+        "weekly.yaml:4: alerts.rules names no rule. Name those that are to raise alerts, or leave `rules` out for all."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("notify", "place"),
+    [("[HOOK, 'slack://secret']", "notify[1]"), ("json://secret", "notify"), ("[{a: secret}]", "notify[0]")],
+)
+def test_read_run_file_refuses_an_address_without_showing_it(tmp_path: Path, notify: str, place: str) -> None:
+    assert problems(tmp_path, f"{SMALLEST}alerts: {{notify: {notify}}}\n") == [
+        f"weekly.yaml:4: alerts.{place} is not the name of an environment variable. Put the address into a variable, "
+        "such as CONVLIB_ALERTS_URL, and name the variable here: addresses hold secrets, which must not stand in a "
+        "file."
+    ]
 
 
 FIRST, LAST = pd.Timestamp("2024-01-05 08:00"), pd.Timestamp("2024-03-31 17:00")

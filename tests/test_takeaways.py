@@ -50,8 +50,10 @@ def rate_row(conversion: str, value: float, **more: Any) -> dict[str, Any]:
     return known | more
 
 
-def say_rates(*rows: dict[str, Any], by: tuple[str, ...] = (), every: str = "W") -> Takeaways:
-    return takeaways.word_rates(pd.DataFrame(rows), names=NAMES, every=every, segment="mobile", by=by)
+def say_rates(*rows: dict[str, Any], every: str = "W") -> Takeaways:
+    named = pd.DataFrame(rows)
+    named = named.assign(conversion=named["conversion"].replace(NAMES)) if rows else named
+    return takeaways.word_rates(named, every=every, segment="mobile")
 
 
 def micro_row(micro: str, lift: float, verdict: str) -> dict[str, Any]:
@@ -323,15 +325,15 @@ def test_word_next_says_when_all_or_none_did_something_or_nobody_stopped() -> No
 def test_word_rates_says_where_things_stand_and_what_changed() -> None:
     said = say_rates(
         rate_row("buy", 0.12, tier="macro", target=0.14, status="missed", change=-0.03, change_q_value=0.01),
-        rate_row("buy", 4_100.0, tier="macro", metric="sum of value", change=-900.0, change_q_value=0.04),
+        rate_row("Bought: value", 4_100.0, tier="macro", metric="sum of value", change=-900.0, change_q_value=0.04),
         rate_row("view", 0.50, target=0.45, status="met", change=0.001, change_q_value=0.8),
         rate_row("fill", 90.0, metric="time_between from buy", target=60, status="missed", ci_lower=80, ci_upper=100),
     )
     assert said == (
         "Bought: 12.0% (11.0% to 13.0%) in the week from 2 March 2026, n = 1,200, target 14.0% (missed).",
         "2 of 3 metrics changed beyond noise against the numbers in the week from 23 February 2026: Bought -3.0 pts, "
-        "Bought (sum of value) -900.",
-        "1 of 2 micro-conversions meet their target; furthest from it: Form filled (1.5 min (1.3 min to 1.7 min), "
+        "Bought: value -900.",
+        "1 of 2 targets of micro-conversions are met; furthest from it: Form filled (1.5 min (1.3 min to 1.7 min), "
         "target 1.0 min).",
     )
 
@@ -343,7 +345,7 @@ def test_word_rates_without_change_or_targets() -> None:
     )
     assert say_rates(rate_row("view", 0.5, target=0.4, status="met"), every="M") == (
         "There is no complete period before it to compare with.",
-        "1 of 1 micro-conversions meet their target.",
+        "1 of 1 targets of micro-conversions are met.",
     )
 
 
@@ -355,15 +357,12 @@ def test_word_rates_names_what_is_furthest_from_its_target_in_either_direction()
         rate_row("error", 0.30, target=0.10, status="missed"),
     )
     assert said[-1] == (
-        "0 of 3 micro-conversions meet their target; furthest from it: Field error (30.0% (29.0% to 31.0%), target "
+        "0 of 3 targets of micro-conversions are met; furthest from it: Field error (30.0% (29.0% to 31.0%), target "
         "10.0%), Item viewed (38.0% (37.0% to 39.0%), target 40.0%)."
     )
 
 
-def test_word_rates_by_groups_and_of_nothing() -> None:
-    assert say_rates(rate_row("buy", 0.1), by=("device", "medium")) == (
-        "The rates by device, medium in the week from 2 March 2026 stand in the table.",
-    )
+def test_word_rates_of_nothing() -> None:
     assert say_rates() == ("No period of segment mobile is complete and has units yet.",)
 
 

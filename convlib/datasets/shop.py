@@ -22,6 +22,7 @@ from convlib.datasets.shop_model import (
     Flags,
     Floats,
     Ints,
+    draw_friction,
     draw_micros,
     draw_outcome,
     draw_people,
@@ -71,6 +72,7 @@ NUMBERS = ("value", "discount", "fill_seconds")
 COLUMNS = (
     *("event_name", "timestamp", "user_id", "session_id", "land", "page_path", "referrer", "source", "medium"),
     *("campaign", "device_type", "geo", "product_id", "value", "currency", "platform", "discount", "fill_seconds"),
+    *("load_seconds", "form_fields"),
 )
 
 Block = tuple[pd.DataFrame, pd.DataFrame]
@@ -100,7 +102,7 @@ def shop_events(units: int = 20_000, seed: int = 1) -> tuple[pd.DataFrame, pd.Da
     rng = np.random.default_rng([seed, units])
     people = draw_people(rng, units)
     visits, rows = _join_blocks(_simulate_blocks(rng, people))
-    return _assemble_events(visits, rows, units), list_planted()
+    return _assemble_events(np.random.default_rng([seed, units, 1]), visits, rows, units), list_planted()
 
 
 def _simulate_blocks(rng: np.random.Generator, people: pd.DataFrame) -> Iterator[Block]:
@@ -285,7 +287,7 @@ def _list_rows(name: str, at: Ints, time: Ints, *, page: Ints | int, **columns: 
     return pd.DataFrame({"visit": at.astype(np.int32), "time": time, "kind": kind, "page": pages, **numbers})
 
 
-def _assemble_events(visits: pd.DataFrame, rows: pd.DataFrame, units: int) -> pd.DataFrame:
+def _assemble_events(rng: np.random.Generator, visits: pd.DataFrame, rows: pd.DataFrame, units: int) -> pd.DataFrame:
     """Sort the events and describe each by its visit; messages are sent by a server, outside any visit."""
     rows = rows[rows["time"] < LOG_DAYS * DAY].sort_values(["time", "visit", "kind"], ignore_index=True)
     sessions, session_names = _number_sessions(visits)
@@ -309,7 +311,10 @@ def _assemble_events(visits: pd.DataFrame, rows: pd.DataFrame, units: int) -> pd
         "platform": _name_codes(described["platform"], PLATFORMS),
     }
     timestamp = FIRST_DAY + pd.to_timedelta(rows["time"].to_numpy(), unit="us")
-    return pd.DataFrame({**texts, "timestamp": timestamp, **rows[list(NUMBERS)]})[list(COLUMNS)]
+    ends = rows["page"].groupby(described["session"]).transform("last")
+    seen = {"name": np.array(EVENTS, dtype=object)[kind], "page": np.array(PAGES, dtype=object)[rows["page"]]}
+    friction = draw_friction(rng, described[["device"]].assign(**seen, leaves=rows["page"] == ends))
+    return pd.DataFrame({**texts, "timestamp": timestamp, **rows[list(NUMBERS)], **friction})[list(COLUMNS)]
 
 
 def _number_sessions(visits: pd.DataFrame) -> tuple[Ints, list[str]]:

@@ -51,6 +51,13 @@ APP_SHARE = 0.3
 BASE_RISK = 0.05
 PAGE_RISK = 0.012
 
+#: Median seconds until a page has loaded, by device, and the spread of their logarithm.
+LOAD_SECONDS, LOAD_SPREAD = np.array([2.6, 1.4, 1.9]), 0.5
+#: How many times as long a page took to load for those whose visit ends there; elsewhere leaving has no part in it.
+SLOWER_BEFORE_LEAVING = {"/category/bags": 1.35, "/help/sizes": 1.2}
+#: The form's fields, the longer one's share of those who begin the checkout, and of those whose visit ends there.
+FORM_FIELDS, LONG_FORM_SHARE, LONG_FORM_SHARE_LEFT = (9, 14), 0.3, 0.45
+
 
 @dataclass(frozen=True)
 class Micro:
@@ -103,6 +110,40 @@ def list_planted() -> pd.DataFrame:
     defined = {"positive", "null", "negative"}
     rows = [(m.name, m.planted, m.effect if m.planted in defined else np.nan) for m in MICROS]
     return pd.DataFrame(rows, columns=["micro", "planted", "true_lift"])
+
+
+def list_friction() -> pd.DataFrame:
+    """List where slow pages and long forms are planted to go with leaving.
+
+    Returns:
+        One row for each signal and page where something is planted: `signal`, `page`, and `factor`, how many times as
+        long the page took to load (or as often the form was the long one) before the visits ended there.
+    """
+    slow = [("page_load", page, factor) for page, factor in SLOWER_BEFORE_LEAVING.items()]
+    long = ("form_length", "/checkout", LONG_FORM_SHARE_LEFT / LONG_FORM_SHARE)
+    return pd.DataFrame([*slow, long], columns=["signal", "page", "factor"])
+
+
+def draw_friction(rng: np.random.Generator, rows: pd.DataFrame) -> dict[str, Floats]:
+    """Draw how long pages took to load and how many fields the form had, knowing who left there.
+
+    Args:
+        rng: The source of chance, of its own, so that nothing else of the log depends on these numbers.
+        rows: For each event `name`, `page`, `device` (code), and `leaves`: whether the visit ends on its page.
+
+    Returns:
+        `load_seconds` of page views and `form_fields` of started checkouts, NaN for other events.
+    """
+    is_view, is_form = (rows["name"] == name for name in ("page_view", "begin_checkout"))
+    leaves = rows["leaves"].to_numpy(bool)
+    slower = np.where(leaves, rows["page"].map(SLOWER_BEFORE_LEAVING).fillna(1.0), 1.0)
+    seconds = LOAD_SECONDS[rows["device"]] * slower * rng.lognormal(0, LOAD_SPREAD, len(rows))
+    is_long = rng.random(len(rows)) < np.where(leaves, LONG_FORM_SHARE_LEFT, LONG_FORM_SHARE)
+    fields = np.where(is_long, *FORM_FIELDS[::-1]).astype(float)
+    return {
+        "load_seconds": np.where(is_view, seconds.round(2), np.nan),
+        "form_fields": np.where(is_form, fields, np.nan),
+    }
 
 
 def draw_people(rng: np.random.Generator, units: int) -> pd.DataFrame:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from convlib.alerts import SEVERITIES
 from convlib.reports.export import TEMPLATES
 from convlib.reports.files import write_text
 from convlib.reports.manifest import Manifest, Report
@@ -41,12 +43,25 @@ class SegmentCard:
     reports: tuple[Report, ...]
 
 
-def write_index(folder: Path, manifest: Manifest) -> Path:
+@dataclass(frozen=True)
+class AlertLine:
+    """One open alert as a reader meets it."""
+
+    severity: str
+    segment: str
+    evidence: str
+    owner: str
+    since: str
+    is_new: bool
+
+
+def write_index(folder: Path, manifest: Manifest, alerts: pd.DataFrame | None = None) -> Path:
     """Write the page that leads a reader to what changed and to each report.
 
     Args:
         folder: The period's folder, with the reports' tables and takeaways.
         manifest: The run's record.
+        alerts: The table of alerts; None when no report looks for any.
 
     Returns:
         The page's path.
@@ -59,6 +74,8 @@ def write_index(folder: Path, manifest: Manifest) -> Path:
         period=word_period(*manifest.period),
         provenance=word_provenance(manifest),
         status=word_status(manifest),
+        alerts=None if alerts is None else list_alerts(alerts),
+        ended=0 if alerts is None else int((~alerts["still_open"]).sum()),
         failed=[report for report in manifest.reports if report.status == "failed"],
         css=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
         script=script,
@@ -67,6 +84,23 @@ def write_index(folder: Path, manifest: Manifest) -> Path:
     )
     write_text(folder / INDEX, text)
     return folder / INDEX
+
+
+def list_alerts(alerts: pd.DataFrame) -> list[AlertLine]:
+    """List the open alerts for readers: new ones first, then the most severe."""
+    table = alerts[alerts["still_open"]]
+    table = table.assign(old=~table["is_new"], rank=table["severity"].map(SEVERITIES.index))
+    return [
+        AlertLine(
+            severity=alert["severity"],
+            segment=name_segment(alert["segment"]),
+            evidence=alert["evidence"],
+            owner=alert["owner"],
+            since=_word_day(alert["first_seen"]),
+            is_new=bool(alert["is_new"]),
+        )
+        for alert in table.sort_values(["old", "rank"], kind="stable").to_dict("records")
+    ]
 
 
 def word_status(manifest: Manifest) -> str:
@@ -82,8 +116,11 @@ def word_status(manifest: Manifest) -> str:
 
 def word_period(start: str, end: str) -> str:
     """Say a period of days in words: `1 February 2013 to 30 November 2014`."""
-    days = [dt.date.fromisoformat(day) for day in (start, end)]
-    return " to ".join(f"{day.day} {day:%B %Y}" for day in days)
+    return " to ".join(_word_day(dt.date.fromisoformat(day)) for day in (start, end))
+
+
+def _word_day(day: dt.date) -> str:
+    return f"{day.day} {day:%B %Y}"
 
 
 def word_provenance(manifest: Manifest) -> tuple[str, ...]:

@@ -57,6 +57,7 @@ class Manifest:
     finished: str = ""
     seconds: float = 0.0
     status: str = "running"
+    alerts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def record(self, number: int, **outcome: Any) -> Self:
         """Return the manifest with one report's outcome filled in."""

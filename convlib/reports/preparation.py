@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from convlib.documents import did_you_mean
 from convlib.errors import ConvlibError, RunError
 from convlib.events import EventLog, read_events
+from convlib.notify import Channel, find_channel_problem, read_channels
 from convlib.parameters import ANALYSIS, check_parameters
 from convlib.plan import Plan, Segment, read_plan, read_segments
 from convlib.reports.notebooks import FOLDER, Template, check_names, check_value, find_notebooks_folder, read_templates
@@ -43,6 +44,7 @@ class Preparation:
     log: EventLog
     segments: Mapping[str, str]
     period: tuple[dt.date, dt.date]
+    channels: tuple[Channel, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -50,9 +52,20 @@ class Preparation:
         start, end = self.period
         return Path(self.run_file.run) / f"{start}_{end}"
 
-    def fill(self, template: Template, *, segment: str, tables: Path) -> dict[str, Any]:
-        """Give the parameters of one notebook for one segment, with paths as the notebooks folder sees them."""
+    def fill(self, template: Template, *, segment: str, tables: Path, history: Path | None = None) -> dict[str, Any]:
+        """Give the parameters of one notebook for one segment, with paths as the notebooks folder sees them.
+
+        Args:
+            template: The notebook.
+            segment: Its segment.
+            tables: The folder for its results.
+            history: The file of earlier alerts, for a notebook that raises alerts.
+        """
         start, end = self.period
+        of_alerts = {
+            "rules": list(self.run_file.alerts.rules),
+            "history": _relate(history, self.notebooks.folder) if history else "",
+        }
         return {
             **{name: self._see(getattr(self.run_file, name)) for name in SOURCES},
             "engine": self.run_file.engine,
@@ -60,6 +73,7 @@ class Preparation:
             "start": start.isoformat(),
             "end": end.isoformat(),
             "output": _relate(tables, self.notebooks.folder),
+            **{name: value for name, value in of_alerts.items() if name in template.parameters},
             **self.notebooks.parameters[template.name],
         }
 
@@ -85,12 +99,13 @@ def prepare_run(path: str | Path) -> Preparation:
     notebooks = checks.attempt(_choose_notebooks, run_file)
     plan = checks.attempt(read_plan, run_file.resolve(run_file.plan))
     segments = checks.attempt(_read_segments, run_file)
+    channels = checks.attempt(_read_channels, run_file)
     log = checks.attempt(_read_log, run_file, plan, segments) if plan and segments else None
     period = checks.attempt(_choose_period, run_file, log) if log else None
     names = checks.attempt(_choose_segments, run_file, log.between(*period) if period else log) if log else None
-    if not (notebooks and plan and log and names and period):
+    if not (notebooks and plan and log and names and period and channels is not None):
         raise RunError(*checks.problems)
-    preparation = Preparation(run_file, notebooks, plan, log, names, period)
+    preparation = Preparation(run_file, notebooks, plan, log, names, period, channels)
     for template in notebooks.templates:
         checks.attempt(_check_analysis, preparation, template)
     if checks.problems:
@@ -157,6 +172,15 @@ def _check_parameters(
 def _read_segments(run_file: RunFile) -> dict[str, Segment]:
     path = run_file.resolve(run_file.segments)
     return read_segments(path) if path else {"all": Segment("all")}
+
+
+def _read_channels(run_file: RunFile) -> tuple[Channel, ...]:
+    names = run_file.alerts.notify
+    problems = {name: find_channel_problem(name) for name in names}
+    if any(problems.values()):
+        places = {name: run_file.locate("alerts", "notify", number) for number, name in enumerate(names)}
+        raise RunError(*(f"{places[name]}: {problem}" for name, problem in problems.items() if problem))
+    return read_channels(names)
 
 
 def _read_log(run_file: RunFile, plan: Plan, segments: Mapping[str, Segment]) -> EventLog:

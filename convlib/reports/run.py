@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from convlib.errors import RunError
+from convlib.reports.alerting import ALERTS, check_alert_files, record_alerts, send_messages
 from convlib.reports.execute import Job, Outcome, execute_job
 from convlib.reports.export import Link, Page
 from convlib.reports.files import digest_files, write_bytes
@@ -40,12 +41,14 @@ class Run:
         index: The page to open first.
         status: `complete` when every report was made, else `incomplete`.
         table: One row a notebook: segment, notebook, status (made, kept, failed or pending), seconds, error, path.
+        notes: What became of the alerts, and what could not be sent.
     """
 
     folder: Path
     index: Path
     status: str
     table: pd.DataFrame
+    notes: tuple[str, ...] = ()
 
 
 def run_reports(
@@ -71,6 +74,7 @@ def run_reports(
     started = time.monotonic()
     preparation = prepare_run(path)
     folder = Path(reports) / preparation.folder
+    check_alert_files(folder.parent)
     manifest = start_manifest(preparation)
     planned = plan_reports(preparation, manifest, folder)
     kept = _find_kept(folder, planned) if resume else {}
@@ -80,8 +84,13 @@ def run_reports(
     manifest = _execute(jobs, manifest, folder, workers=min(workers or os.cpu_count() or 1, max(len(jobs), 1)))
     status = "complete" if all(report.status == "made" for report in manifest.reports) else "incomplete"
     manifest = manifest.finish(status=status, seconds=time.monotonic() - started)
-    manifest.write(folder)
-    return Run(folder, write_index(folder, manifest), status, _tabulate(manifest, kept, folder))
+    alerting = record_alerts(folder, manifest, preparation)
+    replace(manifest, alerts=alerting.record).write(folder)
+    index = write_index(folder, manifest, alerting.table)
+    # The run is whole by now: a receiver that hangs or fails can't harm it.
+    alerting = send_messages(folder, preparation, alerting)
+    replace(manifest, alerts=alerting.record).write(folder)
+    return Run(folder, index, status, _tabulate(manifest, kept, folder), alerting.notes)
 
 
 def _write_rejects(folder: Path, preparation: Preparation) -> None:
@@ -142,7 +151,7 @@ def _plan_report(
     place = f"{preparation.segments[segment]}/{template.name}"
     tables = f"{preparation.segments[segment]}/tables/{template.name}"
     page = _frame_page(preparation, manifest, segment=segment, position=position)
-    parameters = preparation.fill(template, segment=segment, tables=folder / tables)
+    parameters = preparation.fill(template, segment=segment, tables=folder / tables, history=folder.parent / ALERTS)
     report = Report(
         segment=segment,
         notebook=template.name,

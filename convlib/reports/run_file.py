@@ -4,10 +4,19 @@ import datetime as dt
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import pandas as pd
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from convlib.documents import Document, FieldError, FieldPath, read_document
 from convlib.durations import parse_duration
@@ -16,9 +25,24 @@ from convlib.errors import ParamError, RunError
 from convlib.mapping import list_presets
 from convlib.plan_entries import Date
 from convlib.validation import word_errors
+from convlib.watch import Watch
 
 SOURCE_SCHEMES = re.compile(r"[a-z][a-z0-9+.-]+:")
 DAY = dt.timedelta(days=1)
+AlertRule = Literal[
+    "control_limit",
+    "change",
+    "target_missed",
+    "outside_benchmark",
+    "macro_down",
+    "quality",
+    "action_overdue",
+    "no_data",
+]
+ADDRESS = (
+    "is not the name of an environment variable. Put the address into a variable, such as CONVLIB_ALERTS_URL, and "
+    "name the variable here: addresses hold secrets, which must not stand in a file."
+)
 
 
 def _check_folder_name(name: str) -> str:
@@ -73,6 +97,30 @@ class Period(BaseModel):
         return end - _read_days(self.last) + DAY, end
 
 
+def _check_rules(rules: tuple[AlertRule, ...]) -> tuple[AlertRule, ...]:
+    if not rules:
+        raise FieldError([((), "names no rule. Name those that are to raise alerts, or leave `rules` out for all.")])
+    return tuple(dict.fromkeys(rules))
+
+
+def _check_variables(names: object) -> list[str]:
+    """Look before the schema does: it would show the value, and an address holds secrets."""
+    listed = names if isinstance(names, list) else [names]
+    wrong = [i for i, name in enumerate(listed) if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", str(name))]
+    if wrong:
+        raise FieldError([((i,), ADDRESS) for i in wrong])
+    return list(dict.fromkeys(str(name) for name in listed))
+
+
+class AlertSettings(BaseModel):
+    """Which alerts a run raises, and who is told."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    rules: Annotated[tuple[AlertRule, ...], AfterValidator(_check_rules)] = get_args(AlertRule)
+    notify: Annotated[tuple[str, ...], BeforeValidator(_check_variables)] = ()
+    severity: Literal["info", "warning", "critical"] = "warning"
+
+
 class RunFile(BaseModel):
     """A checked run file."""
 
@@ -88,6 +136,8 @@ class RunFile(BaseModel):
     period: Period = Period()
     parameters: dict[str, Any] = {}
     notebooks: dict[str, dict[str, Any] | None] | None = None
+    alerts: AlertSettings = AlertSettings()
+    watch: Watch = Watch()
     _document: Document = PrivateAttr()
 
     @property

@@ -1,0 +1,400 @@
+"""What somebody has to look at now: rates beyond noise, missed targets, broken data, late actions; each raised once."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from scipy import stats as scipy_stats
+
+from convlib import plots, stats, takeaways
+from convlib.control import LIMIT_LEVEL
+from convlib.documents import did_you_mean, quote_names
+from convlib.errors import ParamError
+from convlib.plan_entries import is_share
+from convlib.quality import Quality
+from convlib.rates import Rates
+from convlib.results import Kind, Result, show_table
+from convlib.upkeep import Actions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: The chance that a period raises any alert of a rate when nothing happens, divided among the four rules that test;
+#: `macro_down` needs two of their findings, and so has no chance of its own.
+FALSE_ALARMS = 0.05
+LEVELS = {
+    "control_limit": LIMIT_LEVEL,
+    "change": 0.0125,
+    "target_missed": 0.0125,
+    "outside_benchmark": 0.0125,
+}
+RATE_RULES = (*LEVELS, "macro_down", "no_data")
+RULES = (*RATE_RULES, "quality", "action_overdue")
+SEVERITIES = ("critical", "warning", "info")
+#: Before there are periods enough to measure by how much a rate varies more than chance, this is taken.
+ASSUMED_DISPERSION = 2.0
+KEY = ("rule", "segment", "group", "conversion", "metric")
+COLUMNS = {
+    **dict.fromkeys(("id", "rule", "severity", "segment", "group", "conversion", "metric"), "str"),
+    "period": "datetime64[us]",
+    **dict.fromkeys(("evidence", "owner"), "str"),
+    **dict.fromkeys(("first_seen", "last_seen"), "datetime64[us]"),
+    **dict.fromkeys(("still_open", "is_new"), "bool"),
+}
+NONE = pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in COLUMNS.items()})
+TIMES = [name for name, dtype in COLUMNS.items() if dtype.startswith("datetime")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Alerts(Result):
+    """One row an alert, worst first: what is open, and what was open until now."""
+
+    SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
+        ("severity", "Severity", "text"),
+        ("evidence", "What was seen", "text"),
+        ("owner", "Owner", "text"),
+        ("since", "First seen", "text"),
+        ("state", "State", "text"),
+    )
+
+    def _repr_html_(self) -> str:
+        state = np.select([self.table["is_new"], self.table["still_open"]], ["new", "open"], "over")
+        since = self.table["first_seen"].dt.strftime("%Y-%m-%d")
+        return show_table(self.table.assign(since=since, state=state), self.SHOWN)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw since when each open alert is seen."""
+        rows = self.table[self.table["still_open"]]
+        return plots.draw_alerts(rows.assign(conversion=self.named["conversion"]), segment=self.segment, ax=ax)
+
+
+def find_alerts(
+    rates: Rates,
+    *,
+    quality: Quality | None = None,
+    actions: Actions | None = None,
+    history: pd.DataFrame | Path | str | None = None,
+    rules: Sequence[str] | None = None,
+) -> Alerts:
+    """Say what somebody has to look at in the latest closed period, and which of it is new.
+
+    Args:
+        rates: The rates, with their limits.
+        quality: The quality of their log.
+        actions: What owners have promised.
+        history: Earlier alerts, or the `alerts.json` that holds them; None, or no such file, for none.
+        rules: Which rules to apply, of `RULES`; None for all.
+
+    Returns:
+        One row an alert, worst first: `rule`, `severity`, `segment`, `group` (of a breakdown), `conversion`, `metric`,
+        `period`, `evidence` in words, `owner`, `first_seen` and `last_seen` (the end of the data), `still_open` and
+        `is_new`. An alert that was open before keeps its `id` and `first_seen`; one that is no longer found has
+        `still_open` False once. Alerts of other segments and groups, or of rules not applied, are left alone.
+
+    Raises:
+        ParamError: Unknown rules, or a history that can't be read.
+    """
+    applied = _check_rules(RULES if rules is None else rules)
+    earlier = _read_history(history)
+    rows = _judge_rates(rates)
+    found = [each for name in applied if name in RATE_RULES for each in _find(name, rows, rates)]
+    day = rows["period"].max() if len(rows) else rates.end.normalize()
+    if quality is not None and "quality" in applied:
+        found += _find_quality(quality, day)
+    if actions is not None and "action_overdue" in applied:
+        found += _find_overdue(actions, day)
+    looked = {*applied} - {"quality" if quality is None else "", "action_overdue" if actions is None else ""}
+    looked -= set() if len(rows) else set(RATE_RULES)
+    groups = {*_name_groups(rates.table, rates.by)}
+    of_rates = ~earlier["rule"].isin(RATE_RULES) | earlier["group"].isin(groups)
+    earlier = earlier[(earlier["segment"] == rates.segment) & earlier["rule"].isin(looked) & of_rates]
+    raised = pd.DataFrame(found, columns=["rule", "severity", "group", "conversion", "metric", *REST])
+    table = merge_alerts(raised.assign(segment=rates.segment), earlier, rates.end)
+    unlimited = rows.loc[rows["usable"], "limit_low"].isna()
+    return Alerts(
+        table=table,
+        takeaways=takeaways.word_alerts(
+            table, segment=rates.segment, unlimited=int(unlimited.sum()), judged=len(unlimited)
+        ),
+        segment=rates.segment,
+        names=rates.names,
+    )
+
+
+REST = ("period", "evidence", "owner")
+Found = tuple[object, ...]
+
+
+def _check_rules(rules: Sequence[str]) -> list[str]:
+    problems = [
+        f"`rules` has {name!r}; it must be one of {quote_names(RULES)}.{did_you_mean(str(name), RULES)}"
+        for name in rules
+        if name not in RULES
+    ]
+    if problems:
+        raise ParamError(*problems)
+    return [name for name in RULES if name in rules]
+
+
+def _name_groups(table: pd.DataFrame, by: Sequence[str]) -> pd.Series:
+    """Write each row's group as `device_type=phone, source=mail`; empty without a breakdown."""
+    parts = [name + "=" + table[name].astype("str") for name in by]
+    return pd.Series(
+        [", ".join(each) for each in zip(*parts, strict=True)] if by else "", index=table.index, dtype="str"
+    )
+
+
+def _judge_rates(rates: Rates) -> pd.DataFrame:
+    """Give the rows of the latest closed period with what is known of each, and which way it moved beyond noise."""
+    closed = rates.table[~rates.table["note"].str.startswith("partial")]
+    rows = closed[closed["period"] == closed["period"].max()]
+    rows = rows.join(rates.limits[[name for name in rates.limits if name not in rows]])
+    goals = rates.goals.set_index(["conversion", "metric"])
+    places = pd.MultiIndex.from_frame(rows[["conversion", "metric"]])
+    goal = goals.reindex(places).set_axis(rows.index)
+    sign = np.where(goal["direction"] == "down", -1, 1)
+    group = _name_groups(rows, rates.by)
+    usable = (rows["note"] == "") & rows["value"].notna()
+    rows = rows.assign(usable=usable, sign=sign, group=group, title=goal["title"], macro=goal["macro"])
+    judged: pd.DataFrame = rows.assign(
+        **_test_moves(rows), **_test_goals(rows, stats.normal_quantile(rates.confidence))
+    )
+    return judged
+
+
+def _test_moves(rows: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
+    """Give the move of each value that left its limits, or else changed beyond noise, by the stronger of the two."""
+    outside = (rows["value"] < rows["limit_low"]) | (rows["value"] > rows["limit_high"])
+    left = rows["q_value"].where(outside & (rows["q_value"] < LEVELS["control_limit"]) & rows["usable"])
+    known = rows["usable"] & rows["dispersion"].notna()
+    changed = rows["change_q_value"].where(known & (rows["change_q_value"] < LEVELS["change"]))
+    by_limit = left.notna() & ~(changed < left)
+    by_change = changed.notna() & ~by_limit
+    return {
+        "control_limit": (rows["value"] - rows["expected"]).where(by_limit),
+        "change_found": rows["change"].where(by_change),
+        "moved": (rows["sign"] * (rows["value"] - rows["expected"]))
+        .where(by_limit)
+        .fillna((rows["sign"] * rows["change"]).where(by_change)),
+    }
+
+
+def _test_goals(rows: pd.DataFrame, quantile: float) -> dict[str, "pd.Series[float]"]:
+    """Give the q-value of each value that is on the wrong side of its target, or outside its benchmark."""
+    value, low, high = rows["value"], rows["benchmark_low"], rows["benchmark_high"]
+    sampling = (rows["ci_upper"] - rows["ci_lower"]) / (2 * quantile)
+    bound = low.where(value < low, high.where(value > high))
+    inside = bound.isna() & (low.notna() | high.notna())
+    above = pd.Series(np.where(value > high, -1, 1), index=rows.index)
+    target = _test_beyond(rows, sampling, rows["target"], rows["sign"])
+    return {
+        "target_missed": _control(target.where(rows["usable"]), "target_missed"),
+        "outside_benchmark": _control(
+            _test_beyond(rows, sampling, bound, above).mask(inside, 1.0).where(rows["usable"]), "outside_benchmark"
+        ),
+    }
+
+
+def _control(p_values: "pd.Series[float]", rule: str) -> "pd.Series[float]":
+    q_values = stats.control_false_discoveries(p_values)
+    return pd.Series(np.where(q_values < LEVELS[rule], q_values, np.nan), index=p_values.index)
+
+
+def _test_beyond(
+    rows: pd.DataFrame, sampling: "pd.Series[float]", goal: "pd.Series[float]", sign: pd.Series
+) -> "pd.Series[float]":
+    """Give the p-value of each value that should reach a goal (sign 1), or stay below it (-1)."""
+    at_goal = ((goal * (1 - goal)).clip(lower=0) / rows["exposed"]) ** 0.5
+    error = at_goal.where(rows["metric"].map(is_share).astype(bool) & (at_goal > 0), sampling)
+    spread = error * rows["dispersion"].fillna(ASSUMED_DISPERSION)
+    score = stats.divide(sign * (rows["value"] - goal), spread)
+    return pd.Series(scipy_stats.t.cdf(score, rows["dispersion_df"].fillna(np.inf)), index=rows.index)
+
+
+def _find(rule: str, rows: pd.DataFrame, rates: Rates) -> list[Found]:
+    if rule == "macro_down":
+        return _find_macros_down(rows, rates.every)
+    if rule == "no_data":
+        return _find_gaps(rows, rates)
+    column = "change_found" if rule == "change" else rule
+    found = rows[rows[column].notna()]
+    if found.empty:
+        return []
+    worse = (found["sign"] * found[column] < 0) if rule in ("control_limit", "change") else _is_wrong_side(rule, found)
+    severities = np.select(
+        [worse & (found["tier"] == "macro") & (rule in ("control_limit", "change")), worse], SEVERITIES[:2], "info"
+    )
+    return [
+        (rule, severity, row["group"], row["conversion"], row["metric"], row["period"], evidence, row["owner"])
+        for severity, evidence, row in zip(
+            severities, takeaways.word_evidence(rule, found, every=rates.every), found.to_dict("records"), strict=True
+        )
+    ]
+
+
+def _is_wrong_side(rule: str, found: pd.DataFrame) -> "pd.Series[bool]":
+    """Say which missed a target, or left a benchmark on the side that the plan does not want."""
+    if rule == "target_missed":
+        return found["value"].notna()
+    return (found["sign"] > 0) == (found["value"] < found["benchmark_low"])
+
+
+def _find_macros_down(rows: pd.DataFrame, every: str) -> list[Found]:
+    found: list[Found] = []
+    for row in _list_rows(rows[(rows["tier"] == "macro") & (rows["moved"] < 0)]):
+        own = (rows["macro"] == row["conversion"]) & (rows["group"] == row["group"]) & (rows["tier"] == "micro")
+        up = rows[own & (rows["moved"] > 0)]
+        if len(up):
+            evidence = takeaways.word_macro_down(row, up, every=every)
+            place = row["group"], row["conversion"], row["metric"], row["period"]
+            found.append(("macro_down", "critical", *place, evidence, row["owner"]))
+    return found
+
+
+def _find_gaps(rows: pd.DataFrame, rates: Rates) -> list[Found]:
+    """Find the groups of which nothing came in the period, though something had before."""
+    groups = _name_groups(rates.table, rates.by)
+    found: list[Found] = []
+    empty = rows.groupby("group")["exposed"].sum()
+    for group in empty.index[empty == 0]:
+        period = rows["period"].iloc[0]
+        earlier = rates.table[(groups == group) & (rates.table["exposed"] > 0) & (rates.table["period"] < period)]
+        if len(earlier):
+            evidence = takeaways.word_gap_in_data(str(group), period, earlier["period"].max(), every=rates.every)
+            found.append(("no_data", "critical", group, "", "", period, evidence, ""))
+    return found
+
+
+def _find_quality(quality: Quality, day: pd.Timestamp) -> list[Found]:
+    table = quality.table
+    failed = table[(table["status"] == "failed") & (table["severity"] == "error")]
+    return [
+        ("quality", "warning", "", "", row["rule"], day, evidence, row["owner"])
+        for row, evidence in zip(failed.to_dict("records"), takeaways.word_failed_rules(failed), strict=True)
+    ]
+
+
+def _find_overdue(actions: Actions, day: pd.Timestamp) -> list[Found]:
+    late = actions.table[actions.table["overdue_days"] > 0]
+    return [
+        ("action_overdue", "info", "", row["conversion"], row["text"], day, takeaways.word_overdue(row), row["owner"])
+        for row in _list_rows(late)
+    ]
+
+
+def merge_alerts(found: pd.DataFrame, history: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
+    """Join what was found with what was open before, so that nothing is raised twice and nothing forgotten.
+
+    Args:
+        found: What is found now: `rule`, `severity`, `segment`, `group`, `conversion`, `metric`, `period`, `evidence`,
+            `owner`; what is missing is empty.
+        history: Earlier alerts of the same segments and rules.
+        now: The end of the data.
+
+    Returns:
+        Everything found, still open, and what was open and is no longer found, worst first. An alert keeps its `id` and
+        `first_seen` for as long as it stays open; the id comes from what it is about and the period that it began in.
+    """
+    found = _complete(found).drop_duplicates(list(KEY))
+    earlier = _complete(history)
+    if found.empty and earlier.empty:
+        return earlier
+    was_open = earlier[earlier["still_open"]].drop_duplicates(list(KEY), keep="last")
+    known = found[list(KEY)].merge(was_open[[*KEY, "id", "first_seen"]], on=list(KEY), how="left")
+    fresh = pd.Series([_identify(row) for row in _list_rows(found)], index=known.index, dtype="str")
+    ids = known["id"].fillna(fresh)
+    # What was over and shows again in the period that it began in is the alert of then.
+    seen = earlier.drop_duplicates("id").set_index("id")["first_seen"]
+    first = known["first_seen"].fillna(seen.reindex(ids).set_axis(known.index)).astype("datetime64[us]")
+    merged = found.reset_index(drop=True).assign(
+        id=ids, first_seen=first.fillna(now), last_seen=now, still_open=True, is_new=first.isna()
+    )
+    gone = was_open[~was_open["id"].isin(ids)].assign(still_open=False, is_new=False)
+    table = pd.concat([merged, gone], ignore_index=True).astype(COLUMNS)
+    order = table.assign(over=~table["still_open"], rank=table["severity"].map(SEVERITIES.index), old=~table["is_new"])
+    return table.loc[order.sort_values(["over", "rank", "old"], kind="stable").index].reset_index(drop=True)
+
+
+def _list_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _identify(row: dict[str, Any]) -> str:
+    begun = pd.Timestamp(row["period"])
+    words = [*(str(row[name]) for name in KEY), "" if pd.isna(begun) else begun.isoformat()]
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+
+
+def _complete(table: pd.DataFrame) -> pd.DataFrame:
+    """Give a table of alerts all its columns."""
+    if table.empty:
+        return NONE.copy()
+    known = table.reindex(columns=list(COLUMNS))
+    texts = {
+        name: known[name].astype(object).where(known[name].notna(), "")
+        for name, dtype in COLUMNS.items()
+        if dtype == "str"
+    }
+    flags = {name: known[name].eq(True) for name, dtype in COLUMNS.items() if dtype == "bool"}
+    return known.assign(**texts, **flags).astype(COLUMNS)
+
+
+def _read_history(history: pd.DataFrame | Path | str | None) -> pd.DataFrame:
+    if history is None:
+        return _complete(pd.DataFrame())
+    if not isinstance(history, pd.DataFrame):
+        return read_alerts(history)
+    missing = [name for name in (*KEY, "id", "still_open") if name not in history and name != "group"]
+    if missing:
+        msg = f"`history` has no {quote_names(missing)}. Give the table of earlier alerts, or the file that holds them."
+        raise ParamError(msg)
+    return _complete(history)
+
+
+def read_alerts(path: Path | str) -> pd.DataFrame:
+    """Read earlier alerts, none where there is no file.
+
+    Args:
+        path: A file that `write_alerts` wrote.
+
+    Returns:
+        The table of alerts.
+
+    Raises:
+        ParamError: The file is damaged or something else.
+    """
+    path = Path(path)
+    if not path.exists():
+        return _complete(pd.DataFrame())
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))["alerts"]
+        return _complete(pd.DataFrame(records, columns=list(COLUMNS)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = (
+            f"{str(path)!r} can't be read as alerts ({type(error).__name__}: {error}). Restore it from the run before, "
+            "or delete it: then every alert that is open counts as new."
+        )
+        raise ParamError(msg) from None
+
+
+def write_alerts(path: Path | str, table: pd.DataFrame) -> None:
+    """Write alerts to a file, whole or not at all, one alert a line.
+
+    Args:
+        path: The file; its folder is made.
+        table: The table of alerts.
+    """
+    path = Path(path)
+    known = _complete(table)
+    times = {name: known[name].map(lambda time: None if pd.isna(time) else time.isoformat()) for name in TIMES}
+    records = known.astype(object).assign(**times).to_dict("records")
+    lines = ",\n".join(json.dumps(record, ensure_ascii=False, default=str) for record in records)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.part")
+    scratch.write_text(f'{{"alerts": [\n{lines}\n]}}\n' if records else '{"alerts": []}\n', encoding="utf-8")
+    scratch.replace(path)
