@@ -153,8 +153,8 @@ def measure_friction(
         confidence: Level of the intervals.
 
     Returns:
-        One row for each signal and page, by `extra_exits`. `visits` whose signal is known; the number's (or count's)
-        `p50`, `p75`, `p95`; `threshold`, from which on a visit has the signal; visits and those that left on both
+        One row for each signal and page, by `extra_exits`; none if the plan has no `friction`. `visits` whose signal is
+        known; the number's (or count's) `p50`, `p75`, `p95`; `threshold`, from which on a visit has the signal; visits and those that left on both
         sides and their rates; `lift`, the difference of the rates; `adjusted_lift`, the same within strata of `adjust`
         (Mantel-Haenszel), both with intervals that hold for users with several visits (Newcombe's, for samples that
         say as much); its `p_value`, and `q_value` over the table (Benjamini and Hochberg 1995); `extra_exits`, the
@@ -163,13 +163,23 @@ def measure_friction(
 
     Raises:
         ParamError: A parameter is wrong.
-        PlanError: The plan has no `friction`, or names a column that the log does not have.
+        PlanError: The plan names a column that the log does not have.
 
     Source: the exit rate of web analytics, exits over visits of the page; Greenland and Robins (1985), Biometrics
         41:55, for the difference within strata.
     """
     adjust = list_columns(adjust)
     _check(log, plan, adjust, pages=pages, min_visits=min_visits, confidence=confidence)
+    if not plan.friction:
+        return PageFriction(
+            table=_judge(pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)),
+            takeaways=takeaways.word_no_friction(),
+            segment=log.segment_name,
+            names={},
+            adjust=tuple(adjust),
+            units={},
+            running=0,
+        )
     visits = _find_visits(log)
     alike = stats.number_groups(_read_covariates(log, visits, adjust))
     limits: Row = {"pages": pages, "min_visits": min_visits, "confidence": confidence}
@@ -208,9 +218,6 @@ def _check(
             problems.append(f"`{name}` is {value!r}; it must be a whole number, at least 1.")
     if problems:
         raise ParamError(*problems)
-    if not plan.friction:
-        msg = f"{plan.path} has no `friction`. Add a list such as [{{id: field_errors, match: {{event_name: error}}}}]."
-        raise PlanError(msg)
     unknown = [
         f"{plan.locate(signal.id, 'match')}: `{signal.id}` reads the column `{column}`, which the log does not "
         f"have.{did_you_mean(column, log.columns)} Its columns are {', '.join(log.columns)}."

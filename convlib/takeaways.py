@@ -665,6 +665,11 @@ def word_threshold(
     return Takeaways((none, design))
 
 
+def word_no_friction() -> Takeaways:
+    """Say that nothing was looked for."""
+    return Takeaways(("The plan names no signals of friction, such as load times and field errors (`friction:`).",))
+
+
 def word_friction(
     table: pd.DataFrame,
     *,

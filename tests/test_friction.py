@@ -303,14 +303,17 @@ def test_measure_friction_names_every_wrong_parameter(tmp_path: Path) -> None:
     )
 
 
-def test_measure_friction_refuses_a_plan_without_friction_or_with_unknown_columns(tmp_path: Path) -> None:
-    rows = "ann view 0h secnds=2"
-    log, plan = prepare(tmp_path, " []\n", rows)
-    with pytest.raises(PlanError) as caught:
-        measure_friction(log, plan)
-    assert str(caught.value) == (
-        f"{plan.path} has no `friction`. Add a list such as [{{id: field_errors, match: {{event_name: error}}}}]."
+def test_measure_friction_of_a_plan_without_signals_says_so(tmp_path: Path) -> None:
+    log, plan = prepare(tmp_path, " []\n", "ann view 0h device_type=mobile")
+    found = measure_friction(log, plan)
+    assert tuple(found.table.columns) == tuple(COLUMNS)
+    assert found.takeaways == (
+        "The plan names no signals of friction, such as load times and field errors (`friction:`).",
     )
+
+
+def test_measure_friction_refuses_unknown_columns(tmp_path: Path) -> None:
+    rows = "ann view 0h secnds=2"
     log, plan = prepare(tmp_path, LOAD, rows)
     with pytest.raises(PlanError) as caught:
         measure_friction(log, plan)

@@ -21,7 +21,7 @@ from convlib.reports.notebooks import check_value
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
 NAMES = ["00_overview", "01_event_map", "02_funnel", "03_correlation", "04_impact"]
-SHARED = ["events", "mapping", "engine", "plan", "segments", "segment", "start", "end", "output"]
+SHARED = ["events", "mapping", "engine", "plan", "segments", "segment", "start", "end", "timezone", "output"]
 RUN_FILES = sorted((ROOT / "params").glob("**/[!_]*.yaml"))
 SEGMENTS = ["all", "device=mobile"]
 MOST_LINES = 10
@@ -154,7 +154,9 @@ def test_notebook_saves_what_it_shows(name: str) -> None:
 
 def test_there_is_a_run_file_for_each_example() -> None:
     assert [name for name, _ in read_run_files()] == [
+        "params/monthly.yaml",
         "params/oulad/weekly.yaml",
+        "params/quarterly.yaml",
         "params/shop/weekly.yaml",
         "params/weekly.yaml",
     ]
