@@ -155,11 +155,11 @@ def measure_friction(
     Returns:
         One row for each signal and page, by `extra_exits`; none if the plan has no `friction`. `visits` whose signal is
         known; the number's (or count's) `p50`, `p75`, `p95`; `threshold`, from which on a visit has the signal; visits
-        and those that left on both sides and their rates; `lift`, the difference of the rates; `adjusted_lift`, the same within strata of `adjust`
-        (Mantel-Haenszel), both with intervals that hold for users with several visits (Newcombe's, for samples that
-        say as much); its `p_value`, and `q_value` over the table (Benjamini and Hochberg 1995); `extra_exits`, the
-        adjusted lift times the visits with the signal; `verdict` (`leaves more`, `leaves less`, `no evidence`, `too
-        few`) and `note`.
+        and those that left on both sides and their rates; `lift`, the difference of the rates; `adjusted_lift`, the
+        same within strata of `adjust` (Mantel-Haenszel), both with intervals that hold for users with several visits
+        (Newcombe's, for samples that say as much); its `p_value`, and `q_value` over the table (Benjamini and Hochberg
+        1995); `extra_exits`, the adjusted lift times the visits with the signal; `verdict` (`leaves more`, `leaves
+        less`, `no evidence`, `too few`) and `note`.
 
     Raises:
         ParamError: A parameter is wrong.
