@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from convlib.canonical import NO_VALUE
-from convlib.conversions import microseconds
+from convlib.columns import read_texts
 from convlib.durations import parse_duration
 from convlib.events import EventLog, Unit
 from convlib.plan_entries import Macro, Metric, Micro
@@ -28,7 +28,7 @@ def find_slices(key: Ints, time: Ints, wanted: Ints, low: Ints, high: Ints) -> t
     """Find, for each wanted key, the rows from a time to another, both included.
 
     Args:
-        key: The rows' keys, in order.
+        key: The rows' keys, codes from 0, in order.
         time: The rows' times, in order within a key.
         wanted: Keys.
         low: The first time that counts, for each wanted key.
@@ -38,9 +38,16 @@ def find_slices(key: Ints, time: Ints, wanted: Ints, low: Ints, high: Ints) -> t
         Where the rows begin, and where they are over.
     """
     begin, end = np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.int64)
+    # Keys are codes, so a list of where each begins is shorter than the rows.
+    begins = np.zeros((key[-1] if len(key) else -1) + 2, np.int64)
+    for row in range(len(key)):
+        begins[key[row] + 1] = row + 1
+    for code in range(1, len(begins)):
+        begins[code] = max(begins[code], begins[code - 1])
     for i in range(len(wanted)):
-        first = np.searchsorted(key, wanted[i], side="left")
-        last = first + np.searchsorted(key[first:], wanted[i], side="right")
+        if not 0 <= wanted[i] < len(begins) - 1:
+            continue
+        first, last = begins[wanted[i]], begins[wanted[i] + 1]
         begin[i] = first + np.searchsorted(time[first:last], low[i], side="left")
         end[i] = max(begin[i], first + np.searchsorted(time[first:last], high[i], side="right"))
     return begin, end
@@ -116,16 +123,16 @@ class Tally:
 class Reader:
     """Reads what the metrics of one call need, each stream of events once."""
 
-    def __init__(self, log: EventLog, unit: Unit, entries: pd.DataFrame) -> None:
+    def __init__(self, log: EventLog, unit: Unit, entries: pd.DataFrame, *, end: int) -> None:
         """Keep what is asked.
 
         Args:
             log: The log.
             unit: What is counted.
             entries: One row an entry: `unit`, `time`, `until` (microseconds) and `begin`, when its period began.
+            end: Until when the data are complete, microseconds.
         """
-        self.log, self.unit, self.entries = log, unit, entries
-        self.end = microseconds(log.last)
+        self.log, self.unit, self.entries, self.end = log, unit, entries, end
         self._streams: dict[tuple[str, Unit, tuple[str, ...]], Stream] = {}
 
     def read(self, what: str | Rule, *, per: Unit, columns: Sequence[str] = ()) -> Stream:
@@ -137,9 +144,9 @@ class Reader:
         return self._streams[key]
 
     def read_amounts(self, conversion: str, column: str) -> Stream:
-        """Read a conversion's events with a column's `amount`, and the currency where the log has one."""
-        money = ["currency"] if "currency" in self.log.columns else []
-        stream = self.read(conversion, per=self.unit, columns=[*({column} - {"value"}), *money])
+        """Read a conversion's events with a column's `amount`, and the currency of a `value`."""
+        more = ["currency"] if column == "value" else [column]
+        stream = self.read(conversion, per=self.unit, columns=more)
         return Stream(stream.rows.assign(amount=pd.to_numeric(stream.rows[column], errors="coerce")))
 
     def last_times(self, sessions: Ints) -> Ints:
@@ -148,13 +155,20 @@ class Reader:
         return np.asarray(ends, np.int64)
 
     def _sort(self, rows: pd.DataFrame) -> Stream:
-        return Stream(rows.sort_values(["unit", "time", "event"], ignore_index=True))
+        order = np.lexsort([rows["event"], rows["time"], rows["unit"]])
+        return Stream(rows.take(order).reset_index(drop=True))
 
     @functools.cached_property
     def everything(self) -> Stream:
-        """Every event by visit, with the page it was on where the log has pages."""
-        columns = ["page_path"] if "page_path" in self.log.columns else []
-        return self._sort(self.log.read(self.log.rows(), unit="session", columns=columns))
+        """Every event by visit."""
+        return self._sort(self.log.read(self.log.rows(), unit="session"))
+
+    @functools.cached_property
+    def pages(self) -> tuple[Ints, int]:
+        """The page of each of these events, as a code, and the code of none."""
+        codes, names = read_texts(self.log.prepared.find("events.parquet", self.log.plan), "page_path")
+        none = np.flatnonzero(names == NO_VALUE)
+        return codes[self.everything.rows["event"].to_numpy()].astype(np.int64), int(none[0]) if len(none) else -1
 
     @functools.cached_property
     def units(self) -> Cells:
@@ -172,7 +186,9 @@ class Reader:
     def sessions(self) -> Cells:
         """The visits of each entry that begin in its period, from the one that holds the entry on, each as a whole."""
         if self.unit == "session":
-            return self.units
+            rows = self.visits.set_index("session").loc[self.units.key]
+            times = (rows[name].to_numpy(np.int64) for name in ("start", "end"))
+            return Cells(self.units.entry, self.units.key, *times)
         users, starts = (self.visits[name].to_numpy(np.int64) for name in ("user", "start"))
         units, begins = self.units, self.entries["begin"].to_numpy(np.int64)
         first, last = find_slices(users, starts, units.key, begins, units.high)
@@ -250,7 +266,7 @@ def _sum(stream: Stream, begin: Ints, end: Ints) -> tuple[Floats, Floats]:
 
 
 def _list_money(stream: Stream, cells: Cells, begin: Ints, end: Ints) -> pd.DataFrame | None:
-    """List the currencies of each entry's amounts; None where the log has no such column."""
+    """List the currencies of each entry's amounts; None where they are no values."""
     if "currency" not in stream.rows:
         return None
     place = _spread(begin, end)
@@ -304,10 +320,10 @@ def _follow(reader: Reader, conversion: str, metric: Metric, macro: Macro) -> Ta
     if metric.column:
         return _follow_value(reader, metric, macro.id, cells, after, until, over)
     if metric.type == "return_rate":
-        users = reader.visits
-        came = np.less(
-            *find_slices(users["user"].to_numpy(np.int64), users["start"].to_numpy(np.int64), cells.key, after, until)
-        )
+        visits = reader.visits
+        owner = visits.set_index("session")["user"].reindex(cells.key) if reader.unit == "session" else cells.key
+        users, starts = (visits[name].to_numpy(np.int64) for name in ("user", "start"))
+        came = np.less(*find_slices(users, starts, np.asarray(owner, np.int64), after, until))
     else:
         goals = [loss.id for loss in macro.losses] if metric.type == "churn" else [macro.id]
         came = np.zeros(len(did), bool)
@@ -320,13 +336,17 @@ def _follow(reader: Reader, conversion: str, metric: Metric, macro: Macro) -> Ta
 def _follow_value(
     reader: Reader, metric: Metric, macro: str, cells: Cells, after: Ints, until: Ints, over: Flags
 ) -> Tally:
-    """Add up what the macro is worth after the conversion, for each who did it or each event of `over`."""
+    """Add up what the macro is worth after the conversion, for each who did it or each event of `over`.
+
+    Whose window is over must not depend on who did it: for events of `over` it is that of the latest conversion.
+    """
     stream = reader.read_amounts(macro, str(metric.column))
     slices = stream.find(cells, after, until)
     amount, _ = _sum(stream, *slices)
     base = np.where(after < NEVER, 1, 0)
     if metric.over is not None:
         base = reader.read(metric.over, per=reader.unit).count(cells)
+        over = cells.high + parse_duration(metric.window) <= reader.end if metric.window else over
     could = over & (base > 0)
     money = _list_money(stream, cells, *slices)
     return Tally(cells.entry[could], amount[could], base[could].astype(float), amount[could] > 0, money)
@@ -350,17 +370,17 @@ def _measure_depth(reader: Reader, conversion: str, metric: Metric) -> Tally:
 
 def _time_pages(reader: Reader, conversion: str, cells: Cells) -> Tally:
     """Measure how long the page of each conversion was looked at: until the visit's first event on another page."""
-    rows = reader.everything.rows
-    rows = rows[rows["page_path"] != NO_VALUE] if "page_path" in rows else rows
-    session, time = rows["unit"].to_numpy(np.int64), rows["time"].to_numpy(np.int64)
-    page = rows["page_path"].to_numpy() if "page_path" in rows else rows["event"].to_numpy()
+    page, none = reader.pages
+    rows = reader.everything.rows[page != none]
+    page = page[page != none]
+    session, time, event = (rows[name].to_numpy(np.int64) for name in ("unit", "time", "event"))
     turns = np.ones(len(rows), bool)
     turns[1:] = (session[1:] != session[:-1]) | (page[1:] != page[:-1])
     start = np.flatnonzero(turns)
     seconds = np.full(len(start), np.nan)
     goes_on = session[start[1:]] == session[start[:-1]]
     seconds[:-1][goes_on] = (time[start[1:]] - time[start[:-1]])[goes_on] / SECOND
-    is_seen = np.isin(rows["event"].to_numpy(), reader.read(conversion, per="session").rows["event"].to_numpy())
+    is_seen = np.isin(event, reader.read(conversion, per="session").rows["event"].to_numpy())
     views = np.unique((np.cumsum(turns) - 1)[is_seen])
     found = pd.DataFrame({"unit": session[start[views]], "seconds": seconds[views]}).dropna()
     totals = found.groupby("unit")["seconds"].agg(["sum", "size"]).reindex(cells.key)

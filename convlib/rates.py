@@ -44,7 +44,7 @@ COLUMNS = (
     "owner",
     "note",
 )
-ESTIMATE = ("value", "ci_lower", "ci_upper", "error")
+ESTIMATE = ("value", "ci_lower", "ci_upper")
 FORECAST: tuple[tuple[str, str, Kind], ...] = (
     ("conversion", "Conversion", "text"),
     ("value", "Value", "text"),
@@ -114,10 +114,11 @@ class Rates(Result):
     def _groups(self) -> tuple[tuple[str, str, Kind], ...]:
         return tuple((name, name.replace("_", " ").capitalize(), "text") for name in self.by)
 
-    def lead(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Keep the metrics that conversions are known by."""
-        leads = self.goals.loc[self.goals["leads"], "title"]
-        return rows[rows["conversion"].isin(leads)]
+    @property
+    def leading(self) -> pd.DataFrame:
+        """Give the named rows of the metrics that conversions are known by."""
+        leads = pd.MultiIndex.from_frame(self.goals.loc[self.goals["leads"], ["conversion", "metric"]])
+        return self.named[pd.MultiIndex.from_frame(self.table[["conversion", "metric"]]).isin(leads)]
 
     @property
     def latest(self) -> pd.DataFrame:
@@ -126,9 +127,7 @@ class Rates(Result):
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the macro's rate and its micros' period by period, each with its interval and target."""
-        return plots.draw_rates(
-            self.lead(self.named), self.limits, by=self.by, every=self.every, segment=self.segment, ax=ax
-        )
+        return plots.draw_rates(self.leading, self.limits, by=self.by, every=self.every, segment=self.segment, ax=ax)
 
     def plot_targets(self, ax: "Axes | None" = None) -> "Axes":
         """Draw where each rate of the latest period stands against its target and benchmark."""
@@ -143,7 +142,7 @@ class Rates(Result):
         if not self.by:
             msg = "`plot_status` draws groups; measure the rates `by` a column."
             raise ParamError(msg)
-        return plots.draw_status(latest_rows(self.lead(self.named)), by=self.by, segment=self.segment, ax=ax)
+        return plots.draw_status(latest_rows(self.leading), by=self.by, segment=self.segment, ax=ax)
 
     def forecast(self) -> pd.DataFrame:
         """Say how probable it is that each target is reached by its date: `control.forecast_targets`, by row."""
@@ -250,7 +249,7 @@ def measure_rates(
     entries = _enter(log, unit, entry, groups, calendar, length=length, wait=wait)
     grid = _lay_grid(log, entries, groups, calendar, length=length, wait=wait)
     mature = entries[~entries["pending"]].reset_index(drop=True)
-    reader = Reader(log, unit, mature)
+    reader = Reader(log, unit, mature, end=microseconds(log.last) - wait)
     place = mature.merge(grid.reset_index(names="place"), on=[*groups, "period"], how="left")["place"].to_numpy(
         np.int64
     )
@@ -261,7 +260,8 @@ def measure_rates(
     for order, (each, measure) in enumerate(measured):
         macro = plan.macro_of(each.id)
         found = tally(reader, each, measure.metric, macro)
-        part = _mark_money(_estimate(grid, place, found, measure.metric, confidence), place, found, macro.currency)
+        part = _estimate(grid, place, found, measure.metric, end=microseconds(log.last), confidence=confidence)
+        part = _mark_money(part, place, found, macro.currency)
         tier = "macro" if isinstance(each, Macro) else "micro"
         part = part.assign(
             tier=tier, conversion=each.id, metric=str(measure.metric), owner=measure.owner or each.owner or ""
@@ -296,7 +296,7 @@ def _word(rates: Rates, compared_with: pd.Series) -> Takeaways:
     latest = latest_rows(rates.named.join(compared_with))
     if not rates.by or latest.empty:
         return takeaways.word_rates(latest, every=rates.every, segment=rates.segment)
-    split = control.split_change(rates.lead(rates.named), by=rates.by, every=rates.every)
+    split = control.split_change(rates.leading, by=rates.by, every=rates.every)
     return takeaways.word_split(split, by=rates.by, every=rates.every)
 
 
@@ -330,6 +330,11 @@ def _enter(
     frame = log.entries(unit=unit, entry=entry, columns=by, calendar=calendar).reset_index()
     days = calendar.list_days(*log.period)
     starts = calendar.find_starts(days)
+    if unit == "session":
+        # A visit over midnight is one of the day on which it begins.
+        begun = log.list_visits().set_index("session")["start"].reindex(frame["unit"]).to_numpy()
+        own = starts[days.get_indexer(pd.DatetimeIndex(frame["period"]))] <= begun
+        frame = frame[own].reset_index(drop=True)
     place = days.get_indexer(pd.DatetimeIndex(frame["period"]))
     frame = frame.assign(begin=starts[place])
     if length is None:
@@ -341,59 +346,71 @@ def _enter(
 def _lay_grid(
     log: EventLog, entries: pd.DataFrame, by: list[str], calendar: Calendar, *, length: int | None, wait: int
 ) -> pd.DataFrame:
-    """List every period of every group, with a note on those that are cut, open or empty."""
+    """List every period of every group: a note on those that are cut, open or empty, and when it `closes`."""
     first, last = find_day(log.first, calendar.timezone), find_day(log.last, calendar.timezone)
     days = calendar.list_days(max(first, log.period[0]), min(last, log.period[1]))
     starts = calendar.find_starts(days)
     # A day is whole when the log has any event in it: a log rarely ends at midnight.
     data = log.between(first, last).span
-    low, high = max(log.span[0], data[0]), log.span[1] if length is not None else min(log.span[1], data[1])
     begins, ends = starts[:-1], starts[1:]
-    is_open = (ends + wait > microseconds(log.last)) if wait and length is None else np.zeros(len(begins), bool)
-    note = np.where((begins < low) | (ends > high), PARTIAL, "")
-    until = [f"partial, open until {pd.Timestamp(end + wait, unit='us'):%Y-%m-%d %H:%M} UTC" for end in ends]
-    periods = pd.DataFrame({"period": days[:-1], "note": np.where(is_open, until, note)})
+    cut = (begins < max(log.span[0], data[0])) | (ends > min(log.span[1], data[1]))
+    closes = ends + (length or 0) + wait
+    is_open = (closes > microseconds(log.last)) & bool(length or wait)
+    note = np.select([is_open, cut], [[_word_open(moment) for moment in closes], PARTIAL], default="")
+    periods = pd.DataFrame({"period": days[:-1], "note": note, "closes": closes})
     known = entries[by].drop_duplicates().sort_values(by) if by else pd.DataFrame(index=range(1 if len(entries) else 0))
     grid = known.merge(periods, how="cross")
-    keys = [*by, "period"]
-    counts = (
-        entries.groupby(keys)["pending"]
-        .agg(["size", "all"])
-        .reindex(pd.MultiIndex.from_frame(grid[keys]) if by else grid["period"])
-    )
-    empty, waiting = counts["size"].isna().to_numpy(), counts["all"].eq(True).to_numpy()
-    return grid.assign(
-        note=np.where(waiting, "partial, pending", np.where(empty & (grid["note"] == ""), NO_DATA, grid["note"]))
-    )
+    there = pd.MultiIndex.from_frame(entries[[*by, "period"]])
+    empty = ~pd.MultiIndex.from_frame(grid[[*by, "period"]]).isin(there) & (grid["note"] == "")
+    return grid.assign(note=grid["note"].mask(empty, NO_DATA))
+
+
+def _word_open(closes: int) -> str:
+    return f"partial, open until {pd.Timestamp(closes, unit='us'):%Y-%m-%d %H:%M} UTC"
 
 
 def _estimate(
-    grid: pd.DataFrame, place: NDArray[np.int64], found: Tally, metric: Metric, confidence: float
+    grid: pd.DataFrame, place: NDArray[np.int64], found: Tally, metric: Metric, *, end: int, confidence: float
 ) -> pd.DataFrame:
-    """Give the metric of each group and period, with its interval and standard error."""
+    """Give the metric of each group and period, with its interval."""
     size, where = len(grid), place[found.entry]
     units, exposed = (np.bincount(where, each, size).astype(float) for each in (found.did, np.ones(len(where))))
-    few = np.array([f"n = {each:,.0f}, needs {stats.FEW_UNITS}" for each in exposed], dtype=object)
-    note = np.where((grid["note"] == "") & (exposed < stats.FEW_UNITS), few, grid["note"])
-    frame = grid.assign(note=note, units=units.astype(np.int64), exposed=exposed.astype(np.int64))
+    known = {"units": units.astype(np.int64), "exposed": exposed.astype(np.int64)}
+    # What a time or an amount is known from is those that have one.
+    enough = np.where(metric.type in {"time_between", "sum"} or metric.column is not None, units, exposed)
+    frame = grid.assign(note=_note(grid, enough, metric, end), **known)
     if metric.type == "time_between":
         seconds = pd.Series(found.amount).dropna().groupby(where[~np.isnan(found.amount)])
         medians = [_median(seconds.get_group(n) if n in seconds.groups else None, confidence) for n in range(size)]
         return pd.concat([frame, pd.DataFrame(medians, columns=list(ESTIMATE), index=frame.index)], axis=1)
-    value, error = _ratio(found, place, size)
+    value, error, samples = _ratio(found, place, size)
     if is_share(str(metric)):
         return frame.assign(**_share(units, exposed, value, error if metric.unit else None, confidence))
     if metric.type == "sum":
         # The number of units varies too: the sum of so many amounts has the variance of a compound Poisson variable.
         value = np.where(exposed > 0, np.bincount(where, found.amount, size), np.nan)
-        error = np.sqrt(np.bincount(where, found.amount**2, size))
-        error = np.where(error > 0, error, np.nan)
-    reach = stats.normal_quantile(confidence) * error
-    return frame.assign(value=value, ci_lower=value - reach, ci_upper=value + reach, error=error)
+        error, samples = np.sqrt(np.bincount(where, found.amount**2, size)), units
+    # Where nothing varies, how much it would is not known.
+    error = np.where(error > 0, error, np.nan)
+    reach = scipy_stats.t.ppf((1 + confidence) / 2, np.maximum(samples - 1, 1)) * error
+    low = np.maximum(value - reach, 0.0) if (found.amount >= 0).all() else value - reach
+    return frame.assign(value=value, ci_lower=low, ci_upper=value + reach)
 
 
-def _ratio(found: Tally, place: NDArray[np.int64], size: int) -> tuple[Floats, Floats]:
-    """Divide what was added by what it is out of, with the standard error of a ratio over units (delta method)."""
+def _note(grid: pd.DataFrame, enough: Floats, metric: Metric, end: int) -> "pd.Series[str]":
+    """Say what is wrong with each row: its period's own fault, a metric whose window is not over, or too few."""
+    few = pd.Series([f"n = {n:,.0f}, needs {stats.FEW_UNITS}" for n in enough], index=grid.index, dtype="str")
+    note = grid["note"].mask((grid["note"] == "") & (enough < stats.FEW_UNITS), few)
+    closes = grid["closes"] + (parse_duration(metric.window) if metric.window else 0)
+    is_open = (closes > end) & ~grid["note"].str.startswith("partial") & (metric.window is not None)
+    return note.mask(is_open, closes.map(_word_open))
+
+
+def _ratio(found: Tally, place: NDArray[np.int64], size: int) -> tuple[Floats, Floats, Floats]:
+    """Divide what was added by what it is out of, with the standard error of a ratio over units, and their number.
+
+    Source: the delta method (Cochran 1977, Sampling Techniques, 6.5).
+    """
     amount, base = (np.bincount(found.entry, each, len(place)) for each in (found.amount, found.base))
     total = np.bincount(place, base, size)
     value = stats.divide(np.bincount(place, amount, size), total)
@@ -401,7 +418,7 @@ def _ratio(found: Tally, place: NDArray[np.int64], size: int) -> tuple[Floats, F
     residual = np.where(base > 0, amount - np.nan_to_num(value)[place] * base, 0.0)
     spread = np.bincount(place, residual**2, size)
     error = stats.divide(np.sqrt(stats.divide(counted, counted - 1) * spread), total)
-    return value, np.where(counted > 1, error, np.nan)
+    return value, np.where(counted > 1, error, np.nan), counted.astype(float)
 
 
 def _share(units: Floats, exposed: Floats, value: Floats, error: Floats | None, confidence: float) -> dict[str, Floats]:
@@ -410,16 +427,15 @@ def _share(units: Floats, exposed: Floats, value: Floats, error: Floats | None, 
     if error is not None:
         effect = np.fmax(1.0, stats.divide(error**2 * exposed, value * (1 - value)))
     low, high = stats.wilson_interval(units / effect, exposed / effect, confidence=confidence)
-    return {"value": value, "ci_lower": low, "ci_upper": high, "error": np.full(len(units), np.nan)}
+    return {"value": value, "ci_lower": low, "ci_upper": high}
 
 
-def _median(seconds: pd.Series | None, confidence: float) -> tuple[float, float, float, float]:
-    """Give the median, its distribution-free interval (Conover 1999, through scipy) and the error that spans it."""
+def _median(seconds: pd.Series | None, confidence: float) -> tuple[float, float, float]:
+    """Give the median and its distribution-free interval (Conover 1999, through scipy)."""
     if seconds is None:
-        return np.nan, np.nan, np.nan, np.nan
+        return np.nan, np.nan, np.nan
     interval: Any = scipy_stats.quantile_test(seconds, p=0.5).confidence_interval(confidence)
-    low, high = float(interval.low), float(interval.high)
-    return float(seconds.median()), low, high, (high - low) / (2 * stats.normal_quantile(confidence))
+    return float(seconds.median()), float(interval.low), float(interval.high)
 
 
 def _mark_money(part: pd.DataFrame, place: NDArray[np.int64], found: Tally, currency: str | None) -> pd.DataFrame:
@@ -433,7 +449,7 @@ def _mark_money(part: pd.DataFrame, place: NDArray[np.int64], found: Tally, curr
     note = "amounts in " + wrong.str.join(" and ") + (f", and the plan says {currency}" if currency else "")
     part = part.astype({"note": "object"})
     part.loc[wrong.index, list(ESTIMATE)] = np.nan
-    part.loc[wrong.index, "note"] = note
+    part.loc[wrong.index, "note"] = note.where(~part["note"].str.startswith("partial"), part["note"])
     return part
 
 
@@ -465,7 +481,7 @@ def _judge(part: pd.DataFrame, *, up: bool) -> pd.DataFrame:
     value, target = part["value"], part["target"]
     outside = (value < part["benchmark_low"]) | (value > part["benchmark_high"])
     cases = [
-        (part["exposed"] < stats.FEW_UNITS, "too few"),
+        (part["note"].str.endswith(f"needs {stats.FEW_UNITS}") | (part["exposed"] < stats.FEW_UNITS), "too few"),
         (value.isna(), ""),
         (value >= target if up else value <= target, "met"),
         (target.notna(), "missed"),
