@@ -6,6 +6,7 @@ from functools import partial
 
 import duckdb
 
+from convlib.documents import did_you_mean
 from convlib.engine import quote, text
 from convlib.errors import EventDataError
 from convlib.mapping import find_preset
@@ -77,15 +78,16 @@ def check_columns(rows: duckdb.DuckDBPyRelation, label: str, plan: Plan | None) 
 
 def list_unknown_columns(columns: Sequence[str], label: str, plan: Plan | None) -> list[str]:
     """Say which columns a plan reads that a log does not have, each with the plan's line."""
+    if plan is None:
+        return []
     known = {*map(str.lower, columns), *CANONICAL}
     return [
         f"{plan.locate(entry.id)}: `{entry.id}` reads the column `{column}`, which `{label}` "
-        f"does not have; its columns are {list(columns)}."
-        for entry in ((*plan.conversions, *plan.leave_out) if plan else ())
-        if plan
+        f"does not have; its columns are {list(columns)}.{did_you_mean(column, columns)}"
+        for entry in (*plan.conversions, *plan.leave_out)
         for column in sorted(entry.columns)
         if column.lower() not in known
-    ]
+    ] + plan.find_unknown_goals(list(dict.fromkeys([*rename_columns(columns), *CANONICAL])))
 
 
 def rename_columns(columns: Sequence[str]) -> list[str]:

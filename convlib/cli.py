@@ -419,7 +419,6 @@ def _word_conversion(conversion: "Macro | Micro | Loss") -> list[str]:
 
 
 def _word_number(number: float | None, metric: str) -> str:
-    from convlib.plan_entries import is_share, is_time
-    from convlib.results import format_value
+    from convlib.results import find_kind, format_value
 
-    return format_value(number, "percent" if is_share(metric) else "seconds" if is_time(metric) else "number")
+    return format_value(number, find_kind(metric))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import statsmodels.api as sm
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats as scipy_stats
 from scipy.optimize import brentq
 from scipy.special import digamma, polygamma
@@ -32,43 +32,28 @@ LIMIT_COLUMNS = (
     "limit_high",
     "dispersion",
     "dispersion_df",
+    "sampling_error",
     "history",
     "p_value",
     "q_value",
     "limit_note",
 )
-SPLIT_COLUMNS = (
-    "conversion",
-    "metric",
-    "period",
-    "compared_with",
-    "before",
-    "after",
-    "change",
-    "change_q_value",
-    "from_mix",
-    "from_rate",
-    "weight_before",
-    "weight_after",
-    "value_before",
-    "value_after",
-    "group_from_mix",
-    "group_from_rate",
-    "note",
-)
-FORECAST_COLUMNS = (
-    "conversion",
-    "metric",
-    "period",
-    "value",
-    "target",
-    "distance",
-    "due",
-    "periods_left",
-    "expected",
-    "probability",
-    "forecast_note",
-)
+SPLIT_COLUMNS = {
+    **dict.fromkeys(("conversion", "metric"), "str"),
+    **dict.fromkeys(("period", "compared_with"), "datetime64[us]"),
+    **dict.fromkeys(("before", "after", "change", "change_q_value", "from_mix", "from_rate"), "float"),
+    **dict.fromkeys(("weight_before", "weight_after", "value_before", "value_after"), "float"),
+    **dict.fromkeys(("group_from_mix", "group_from_rate"), "float"),
+    "note": "str",
+}
+FORECAST_COLUMNS = {
+    "distance": "float",
+    "due": "datetime64[us]",
+    **dict.fromkeys(("periods_left", "expected", "probability"), "float"),
+    "forecast_note": "str",
+}
+#: Limits of amounts end at so many times what is expected: e to this power.
+WIDEST = 5
 
 
 def find_limits(
@@ -84,14 +69,17 @@ def find_limits(
 
     Returns:
         For each row of the table: `expected`, `limit_low` and `limit_high`, `dispersion` (how much more the values vary
-        than their sampling error, with `dispersion_df` degrees of freedom), the `history` it is judged by, in periods,
-        `p_value`, and `q_value` over all series of the period. The chance that any series of a period lies outside is
-        `LIMIT_LEVEL` (Bonferroni). NaN, and the reason in `limit_note`, with fewer than `LEAST_HISTORY` periods.
+        than their sampling error, with `dispersion_df` degrees of freedom), the `sampling_error` of a value of its size
+        by their variance, the `history` it is judged by, in periods, `p_value`, and `q_value` over all series of the period. The chance that any series of a period lies outside is
+        `LIMIT_LEVEL` (Bonferroni). NaN, and the reason in `limit_note`, with fewer than `LEAST_HISTORY` periods, or if
+        nothing varied in any of them.
 
     Source: Laney (2002), Quality Engineering 14:531: a share's sampling error, times the mean moving range of the
         earlier periods' z-scores over 1.128. A dispersion below 1 is chance, since units vary at least as much as
         chance makes them, so 1 is the least. Few periods tell little of it, so series of one kind are shrunk to each
-        other (Smyth 2004, Statistical Applications in Genetics 3:3) and limits are those of a t distribution.
+        other (Smyth 2004, Statistical Applications in Genetics 3:3) and limits are those of a t distribution. Shares of
+        visits count as many as are worth independent ones (Rao and Scott 1992, Biometrics 48:577). Means and sums of
+        amounts are skewed, so away from zero the distance is that of the logarithms.
     """
     rows = _usable(table, by, every, confidence)
     rows = rows.join(_look_back(rows))
@@ -107,14 +95,34 @@ def find_limits(
     return found.assign(history=counts, limit_note=note)[list(LIMIT_COLUMNS)]
 
 
+def find_effects(table: pd.DataFrame, *, confidence: float) -> "pd.Series[float]":
+    """Say how many visits tell as much as one independent visit: 1 for a share of units, NaN for what is no share.
+
+    It is what Wilson's interval says of the number of trials. Where all or none did it, nothing varied that could tell.
+    """
+    share = table["metric"].map(is_share).astype(bool)
+    square = stats.normal_quantile(confidence) ** 2
+    variance = (table["ci_upper"] - table["ci_lower"]) ** 2 / (4 * square)
+    spread = table["value"] * (1 - table["value"])
+    half = stats.divide(spread, 2 * variance) - square
+    trials = half + np.sqrt(np.maximum(half**2 + stats.divide(square, 4 * variance) - square**2, 0))
+    effect = pd.Series(np.maximum(stats.divide(table["exposed"], trials), 1), index=table.index)
+    by_visit = table["metric"].str.endswith(" by session").astype(bool)
+    return effect.where(spread > 0).where(by_visit, 1.0).where(share)
+
+
 def _usable(table: pd.DataFrame, by: Sequence[str], every: str, confidence: float) -> pd.DataFrame:
-    """Give the rows that can be compared, by series and period: value, weight `n`, and the variance of one unit."""
+    """Give the rows that can be compared, by series and period.
+
+    `spread` is what a period knows of the variance of one unit: of shares the design effect; NaN where nothing varied.
+    """
     share = table["metric"].map(is_share).astype(bool)
     kind = table["metric"].str.split().str[0].where(~share, "share")
-    sampling = ((table["ci_upper"] - table["ci_lower"]) / (2 * stats.normal_quantile(confidence))) ** 2
+    variance = ((table["ci_upper"] - table["ci_lower"]) / (2 * stats.normal_quantile(confidence))) ** 2
     weight = table["exposed"].astype(float).where(kind != "sum", 1.0)
     names = [*by, "conversion", "metric"]
     keys = table[names].assign(**({"(weekday)": table["period"].dt.day_of_week} if every == "D" else {}))
+    spread = (variance.where(variance > 0) * weight).where(~share, find_effects(table, confidence=confidence))
     frame = pd.DataFrame(
         {
             "period": table["period"],
@@ -124,10 +132,10 @@ def _usable(table: pd.DataFrame, by: Sequence[str], every: str, confidence: floa
             "n": weight,
             "share": share,
             "kind": kind,
-            "sampling": sampling.astype(float),
+            "spread": spread.astype(float),
         }
     )
-    known = (table["note"] == "") & frame["value"].notna() & (weight > 0) & (share | sampling.notna())
+    known = (table["note"] == "") & frame["value"].notna() & (weight > 0)
     frame = frame[known].assign(series=stats.number_groups(keys[known]))
     frame = frame.sort_values(["series", "period"], kind="stable")
     return frame.assign(place=frame.groupby("series").cumcount())
@@ -136,32 +144,39 @@ def _usable(table: pd.DataFrame, by: Sequence[str], every: str, confidence: floa
 def _look_back(rows: pd.DataFrame) -> pd.DataFrame:
     """Give each row what the periods before it say: their number, centre, weight, variance of a unit and dispersion."""
     series, place = rows["series"].to_numpy(), rows["place"].to_numpy()
-    names = ["centre", "total", "unit_variance", "dispersion", "dispersion_df"]
+    names = ["centre", "total", "effect", "unit_variance", "dispersion", "dispersion_df"]
     result = np.full((len(rows), len(names)), np.nan)
     shape = (series.max(initial=-1) + 1, place.max(initial=-1) + 1)
-    value, weight, variance = (np.full(shape, np.nan) for _ in range(3))
+    value, weight, spread = (np.full(shape, np.nan) for _ in range(3))
     row_of = np.zeros(shape, np.int64)
     value[series, place], weight[series, place] = rows["value"], rows["n"]
-    variance[series, place], row_of[series, place] = rows["sampling"] * rows["n"], np.arange(len(rows))
+    spread[series, place], row_of[series, place] = rows["spread"], np.arange(len(rows))
     for now in range(LEAST_HISTORY, shape[1]):
         listed = np.flatnonzero(~np.isnan(value[:, now]))
         window = (listed, slice(max(0, now - LONGEST_HISTORY), now))
         at = row_of[listed, now]
-        past = value[window], weight[window], variance[window]
+        past = value[window], weight[window], spread[window]
         result[at] = _summarise(*past, share=rows["share"].to_numpy()[at])
     history = np.minimum(place, LONGEST_HISTORY)
     return pd.DataFrame(result, columns=names, index=rows.index).assign(history=history)
 
 
-def _summarise(value: Floats, weight: Floats, variance: Floats, *, share: Floats) -> Floats:
+def _summarise(value: Floats, weight: Floats, spread: Floats, *, share: Floats) -> Floats:
     total = weight.sum(axis=1)
     centre = (weight * value).sum(axis=1) / total
-    unit = np.where(share, centre * (1 - centre), (weight * variance).sum(axis=1) / total)
-    unit = np.where(share | (unit > 0), unit, np.nan)
+    average = _average(spread, weight)
+    effect = np.where(share, average, 1.0)
+    unit = np.where(share, centre * (1 - centre) * effect, average)
     scores = (value - centre[:, None]) * np.sqrt(stats.divide(weight, unit[:, None]))
     ranges = np.abs(np.diff(scores, axis=1))
     freedom = np.full(len(value), RANGE_FREEDOM * ranges.shape[1])
-    return np.column_stack([centre, total, unit, ranges.mean(axis=1) / RANGE_DEVIATIONS, freedom])
+    return np.column_stack([centre, total, effect, unit, ranges.mean(axis=1) / RANGE_DEVIATIONS, freedom])
+
+
+def _average(spread: Floats, weight: Floats) -> Floats:
+    """Average what is known of the variance of a unit; NaN where nothing varied in any period."""
+    known = np.where(np.isnan(spread), 0.0, weight)
+    return stats.divide((known * np.nan_to_num(spread)).sum(axis=-1), known.sum(axis=-1))
 
 
 def _shrink_dispersions(judged: pd.DataFrame, groups: NDArray[np.int64]) -> dict[str, Floats]:
@@ -193,28 +208,49 @@ def _find_prior(squares: Floats, freedom: Floats) -> tuple[float, float]:
 
 def _judge(judged: pd.DataFrame) -> dict[str, Floats | pd.Series]:
     """Test each value against its history, and find the limits that one of the period's series needs."""
-    names = ("value", "units", "n", "centre", "total", "unit_variance", "dispersion", "dispersion_df")
-    value, units, n, centre, total, unit, dispersion, freedom = (judged[name].to_numpy(float) for name in names)
+    names = ("value", "units", "n", "centre", "total", "effect", "unit_variance", "dispersion", "dispersion_df")
+    value, units, n, centre, total, effect, unit, dispersion, freedom = (judged[name].to_numpy(float) for name in names)
     share = judged["share"].to_numpy()
-    sides = (units, n, centre * total, total)
+    sides = tuple(side / effect for side in (units, n, centre * total, total))
     error = np.where(share, stats.pooled_error(*sides), np.sqrt(unit * (1 / n + 1 / total)))
-    p_values = _test(value - centre, error * dispersion, freedom)
+    distance = np.where(share, value - centre, measure_distance(value, centre, error))
+    p_values = _test(distance, error * dispersion, freedom)
     # Shares of few conversions are not normal: there the exact test has to agree.
     few = share & (stats.smallest_expected(*sides) < stats.FEW_EXPECTED)
     p_values[few] = np.maximum(p_values[few], stats.compare_shares(*(side[few].round() for side in sides)))
     period = judged["period"]
     tests = period.groupby(period).transform("size").to_numpy(float)
     reach = scipy_stats.t.isf(LIMIT_LEVEL / tests / 2, freedom) * dispersion
-    low, high = _limit_shares(centre, n, total, reach)
-    plain = reach * error
+    low, high = _limit_shares(centre, sides[1], sides[3], reach)
+    plain_low, plain_high = _limit_amounts(centre, error, reach)
     return {
-        "limit_low": np.where(share, low, centre - plain),
-        "limit_high": np.where(share, high, centre + plain),
+        "limit_low": np.where(share, low, plain_low),
+        "limit_high": np.where(share, high, plain_high),
         "dispersion": dispersion,
         "dispersion_df": freedom,
+        "sampling_error": np.sqrt(unit / n),
         "p_value": p_values,
         "q_value": _control(pd.Series(p_values, index=judged.index), period),
     }
+
+
+def measure_distance(value: ArrayLike, centre: ArrayLike, error: ArrayLike) -> Floats:
+    """Give how far amounts lie from where they should: away from zero, where their long tail is, by the logarithm.
+
+    Where the error is larger than the amount itself, amounts of either sign are mixed, and the distance is plain.
+    """
+    amount, middle, size = np.broadcast_arrays(*(np.asarray(each, float) for each in (value, centre, error)))
+    ratio = stats.divide(amount, middle)
+    tail = (ratio > 1) & (np.abs(middle) > size)
+    return np.where(tail, middle * np.log(np.where(tail, ratio, 1.0)), amount - middle)
+
+
+def _limit_amounts(centre: Floats, error: Floats, reach: Floats) -> tuple[Floats, Floats]:
+    """Give the amounts that lie `reach` errors from the history's."""
+    plain = reach * error
+    part = np.minimum(np.nan_to_num(stats.divide(plain, np.abs(centre))), WIDEST)
+    far = np.where(np.abs(centre) > error, centre * np.exp(part), centre)
+    return np.minimum(centre - plain, far), np.maximum(centre + plain, far)
 
 
 def _test(difference: Floats, error: Floats, freedom: Floats) -> Floats:
@@ -260,15 +296,19 @@ def compare_periods(
         and `compared_with`, the period, which is not always the one next to it. NaN where there is none.
     """
     rows = _usable(table, by, every, confidence)
-    before = rows.groupby("series")[["period", "value", "units", "exposed", "sampling"]].shift()
+    before = rows.groupby("series")[["period", "value", "units", "exposed", "n", "spread"]].shift()
     change = rows["value"] - before["value"]
+    # Where nothing varied in one of the two, the other tells how much a unit varies.
+    pair = tuple(pd.concat([rows[name], before[name]], axis=1).to_numpy(float) for name in ("spread", "n"))
+    spread = _average(*pair)
     # Two shares are tested with their pooled error: each share's own is zero at 0% and at 100%.
     pooled = stats.pooled_error(rows["units"], rows["exposed"], before["units"], before["exposed"])
-    error = np.where(rows["share"], pooled, np.sqrt(rows["sampling"] + before["sampling"]))
+    own = np.where(np.isnan(pair[0]), spread[:, None], pair[0])
+    error = np.where(rows["share"], pooled * np.sqrt(spread), np.sqrt((own / pair[1]).sum(axis=1)))
     known = limits.loc[rows.index]
-    spread = error * known["dispersion"].fillna(1.0).to_numpy(float)
     p_values = 2 * scipy_stats.t.sf(
-        np.abs(stats.divide(change, spread)), known["dispersion_df"].fillna(np.inf).to_numpy(float)
+        np.abs(stats.divide(change, error * known["dispersion"].fillna(1.0).to_numpy(float))),
+        known["dispersion_df"].fillna(np.inf).to_numpy(float),
     )
     compared = pd.DataFrame(
         {
@@ -301,10 +341,10 @@ def split_change(table: pd.DataFrame, *, by: Sequence[str], every: str = "W") ->
     rows = table[(table["exposed"] > 0) & ~table["note"].str.startswith("partial") & table["value"].notna()]
     rows = rows[rows["metric"].map(lambda metric: is_share(metric) or metric.startswith(AVERAGES)).astype(bool)]
     parts = [_split(group, by, every) for _, group in rows.groupby(["conversion", "metric"], sort=False)]
-    columns = [*SPLIT_COLUMNS[:2], *by, *SPLIT_COLUMNS[2:]]
+    columns = ["conversion", "metric", *by, *list(SPLIT_COLUMNS)[2:]]
     found = [part for part in parts if part is not None]
     if not found:
-        return pd.DataFrame(columns=columns)
+        return table[list(by)].iloc[:0].reindex(columns=columns).astype(SPLIT_COLUMNS)
     split = pd.concat(found, ignore_index=True)
     split["change_q_value"] = _adjust(split)
     return split[columns]
@@ -394,12 +434,9 @@ def forecast_targets(
     last = rows.groupby("series")["target"].transform("last")
     rows = rows.assign(target=last, sign=np.where(rows["direction"] == "down", -1, 1))[last.notna()]
     found = [_forecast(group, every) for _, group in rows.groupby("series")]
-    columns = [*by, *FORECAST_COLUMNS]
-    if not found:
-        return pd.DataFrame(columns=columns)
-    frame = pd.DataFrame(found).set_index("row").rename_axis(None).sort_index()
-    known = table.loc[frame.index, [*by, *keys, "period", "value", "target"]]
-    return known.join(frame.astype({"due": "datetime64[us]"}))[columns]
+    frame = pd.DataFrame(found, columns=["row", *FORECAST_COLUMNS]).astype({"row": table.index.dtype})
+    frame = frame.set_index("row").rename_axis(None).sort_index().astype(FORECAST_COLUMNS)
+    return table.loc[frame.index, [*by, *keys, "period", "value", "target"]].join(frame)
 
 
 def _forecast(group: pd.DataFrame, every: str) -> dict[str, object]:
@@ -457,7 +494,8 @@ def _extrapolate(recent: pd.DataFrame, every: str, ahead: int) -> tuple[float, f
         steps = 12.0 * period.dt.year + period.dt.month
         steps -= steps.iloc[-1]
     centre = np.average(recent["value"], weights=n)
-    unit = centre * (1 - centre) if recent["share"].iloc[0] else np.average(recent["sampling"] * n, weights=n)
+    spread = float(_average(recent["spread"].to_numpy(float), n))
+    unit = centre * (1 - centre) * spread if recent["share"].iloc[0] else spread
     # Weights in units of the sampling variance, so that a scale of 1 is sampling error alone.
     fit = sm.WLS(
         recent["value"].to_numpy(), sm.add_constant(steps.to_numpy(float)), weights=n / max(unit, stats.TINY)

@@ -53,9 +53,8 @@ class Document:
         found: FieldPath = ()
         data = self.data
         for part in where:
-            child = _child(data, part)
-            if child is not None:
-                found, data = (*found, part), child
+            if part in data if isinstance(data, dict) else _child(data, part) is not None:
+                found, data = (*found, part), _child(data, part)
         return found
 
     def name(self, where: FieldPath) -> str:

@@ -9,9 +9,8 @@ import pandas as pd
 from convlib import plots, takeaways
 from convlib.events import EventLog
 from convlib.plan import Plan
-from convlib.plan_entries import is_share, is_time
 from convlib.profile import Profile
-from convlib.results import Kind, Result, Shown, format_value
+from convlib.results import Kind, Result, Shown, find_kind, format_value
 from convlib.stats import divide
 
 if TYPE_CHECKING:
@@ -170,8 +169,7 @@ def _cover(profile: Profile, known: pd.DataFrame, plan: Plan) -> pd.DataFrame:
 
 
 def _goal(target: float, metric: object) -> tuple[float, Kind]:
-    words = str(metric)
-    return target, "percent" if is_share(words) else "seconds" if is_time(words) else "number"
+    return target, find_kind(str(metric))
 
 
 def _list_unmapped(profile: Profile) -> pd.DataFrame:

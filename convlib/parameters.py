@@ -68,6 +68,7 @@ class Parameters:
             identities=log.prepared.identities,
             fingerprint=log.fingerprint,
             end=log.last,
+            timezone=log.timezone,
         )
         return f'<p class="provenance">{html.escape(sentence)}</p>'
 

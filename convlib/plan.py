@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
@@ -181,6 +181,17 @@ class Plan(Entry):
         wanted = self[conversion_id]
         return next(macro for macro in self.macros if wanted in (macro, *macro.micros, *macro.losses))
 
+    def find_unknown_goals(self, columns: Collection[str]) -> list[str]:
+        """Say which targets and benchmarks are for values of a column that a log does not have, each with its line."""
+        return [
+            self._document.problem(
+                where, f"is for the values of a column that the log does not have.{did_you_mean(where[-1], columns)}"
+            )
+            for place, each in list_ids(self._document.data)
+            for where in _list_goal_columns(self[each], place[:-1])
+            if where[-1] not in columns
+        ]
+
     def locate(self, entry_id: str, field: str = "match") -> str:
         """Return where a field of a conversion, or of an entry of `friction` or `leave_out`, stands, as `file:line`.
 
@@ -296,6 +307,16 @@ def _find_twins(document: Document, ids: list[tuple[FieldPath, str]], *, within:
             problems.append((line, document.problem(where, text)))
         first_lines.setdefault(each, line)
     return problems
+
+
+def _list_goal_columns(entry: Macro | Micro | Loss, where: FieldPath) -> Iterator[FieldPath]:
+    """List the places of columns whose values have a target or benchmark of their own."""
+    if isinstance(entry, Loss):
+        return
+    holders = [(where, entry), *(((*where, "metrics", i), each) for i, each in enumerate(entry.metrics))]
+    for place, holder in holders:
+        yield from ((*place, "target", "per", column) for column in (holder.target.per if holder.target else ()))
+        yield from ((*place, "benchmark", "by", column) for column in (holder.benchmark.by if holder.benchmark else ()))
 
 
 def _tabulate(entry: Macro | Micro | Loss, macro: Macro) -> dict[str, object]:

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import re
+from collections.abc import Iterator
 from datetime import date
 from typing import Annotated, Any, Literal, get_args
 
@@ -105,7 +106,7 @@ Direction = Literal["up", "down"]
 
 
 class Entry(BaseModel):
-    """A mapping of the plan file: unknown fields are refused, a field left empty counts as left out."""
+    """A mapping of a plan or a run file: unknown fields are refused, a field left empty counts as left out."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -227,6 +228,23 @@ class Metric(Entry):
         """The columns of the log that it reads."""
         rules = [each.columns for each in (self.over, self.from_) if each is not None and not isinstance(each, str)]
         return frozenset[str]().union(*rules, {self.value_column} if self.value_column else ())
+
+    @property
+    def label(self) -> str:
+        """What is measured, for people: a name for a conversion's own metric, where it is more than a rate."""
+        labels = {
+            "rate": "rate",
+            "per_unit": "how often",
+            "sum": f"total {self.value_column}",
+            "mean": f"mean {self.value_column}",
+            "time_between": f"time from {str(self.from_).replace('_', ' ')}",
+            "follow_up": f"{self.column} after it" if self.column else "followed by the macro",
+            "abandonment": "abandonment",
+            "depth": str(self.of).replace("_", " "),
+            "return_rate": "return visits",
+            "churn": "churn",
+        }
+        return labels[self.type] + (" per visit" if self.unit else "")
 
     def __str__(self) -> str:
         """Return the metric in words."""
@@ -400,16 +418,6 @@ def _accept_plain_metric(raw: object) -> object:
     return {"type": raw} if isinstance(raw, str) else raw
 
 
-def _check_not_itself(metric: Metric, info: ValidationInfo) -> Metric:
-    own = info.data.get("id")
-    named = {"over": metric.over, "from": metric.from_}
-    text = f"is {own!r}, the conversion itself; it must be another one."
-    # How often those do it who do it at all is a question of its own.
-    counts_itself = {"over"} if metric.type in {"per_unit", "sum"} else set()
-    _refuse([((name,), text) for name, other in named.items() if own and other == own and name not in counts_itself])
-    return metric
-
-
 def _value_columns(value: float | ValueColumn | None) -> set[str]:
     return {value.column} if isinstance(value, ValueColumn) else set()
 
@@ -458,7 +466,7 @@ def _as_measure(entry: "Macro | Micro", metric: Metric, *, name: str = "") -> Me
     """Give the entry's own metric the form of the others; its goals are its rate's or its own metric's."""
     goals = (None, None) if name else (entry.target, entry.benchmark)
     return Measure.model_construct(
-        name=name or entry.name,
+        name=name or (entry.name if metric.type == "rate" and not metric.unit else f"{entry.name}: {metric.label}"),
         metric=metric,
         owner=entry.owner,
         target=goals[0],
@@ -477,7 +485,7 @@ class Micro(Measured):
         description="process_milestone (leads straight to the macro) or secondary_action (signals interest)"
     )
     touchpoint: str | None = None
-    metric: Annotated[PlainOrMetric, AfterValidator(_check_not_itself)] = Metric(type="rate")
+    metric: PlainOrMetric = Metric(type="rate")
     ux_outcome: str | None = None
     data_source: str | None = None
     owner: str | None = None
@@ -538,7 +546,7 @@ class Macro(Measured):
 def _find_metric_problems(
     each: Macro | Micro, where: FieldPath, losses: tuple[Loss, ...]
 ) -> list[tuple[FieldPath, str]]:
-    """Find metrics that a conversion has twice, and churn where nobody can leave."""
+    """Find metrics that a conversion has twice, that compare it with itself, and churn where nobody can leave."""
     problems: list[tuple[FieldPath, str]] = []
     first = len(each.measures) - len(each.metrics)
     places = [(*where, "metric")] * first + [(*where, "metrics", i, "metric") for i in range(len(each.metrics))]
@@ -551,5 +559,16 @@ def _find_metric_problems(
             problems.append(
                 (place, "is churn, and its macro has no `losses`, the events with which units leave. Add them.")
             )
+        problems += [((*place, *inner), text) for inner, text in _find_itself(measure.metric, each)]
         known.add(words)
     return problems
+
+
+def _find_itself(metric: Metric, each: Macro | Micro) -> Iterator[tuple[FieldPath, str]]:
+    # How often those do it who do it at all is a question of its own.
+    if metric.over == each.id and metric.type not in {"per_unit", "sum"}:
+        yield ("over",), f"is {each.id!r}, the conversion itself; it must be another one."
+    if metric.from_ == each.id:
+        yield ("from",), f"is {each.id!r}, the conversion itself; it must be another one."
+    if metric.type == "abandonment" and metric.over is None and isinstance(each, Macro):
+        yield (), "has no `over`, so it is always 0% of a macro. Add `over:` what comes before it."

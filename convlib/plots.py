@@ -16,8 +16,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from numpy.typing import NDArray
 
 from convlib.periods import PERIODS
-from convlib.plan_entries import is_share, is_time
-from convlib.results import Kind, format_seconds, format_value
+from convlib.plan_entries import is_share
+from convlib.results import find_kind, format_seconds, format_value
 
 #: Okabe and Ito's palette, safe for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
@@ -244,7 +244,9 @@ def draw_rates(
 ) -> Axes:
     """Draw both tiers period by period as small multiples, each with interval, target, benchmark and n."""
     rows = table.join(limits[["limit_low", "limit_high"]])
-    rows = rows[~rows["note"].str.startswith("partial") & rows["value"].notna()]
+    # A period without data, or with too few units, is a gap in the line.
+    rows = rows[~rows["note"].str.startswith("partial")]
+    rows[["value", "ci_lower", "ci_upper"]] = rows[["value", "ci_lower", "ci_upper"]].where(rows["note"] == "")
     keys = list(dict.fromkeys(rows.sort_values("tier", kind="stable")["conversion"]))[:MOST_ROWS]
     if ax is not None or not keys:
         return _draw_rate(rows[rows["conversion"].isin(keys[:1])], by, _axes(ax, height=3))
@@ -255,6 +257,8 @@ def draw_rates(
         _draw_rate(rows[rows["conversion"] == key], by, _style(cell))
     for cell in grid.flat[len(keys) :]:
         cell.set_axis_off()
+    for cell in grid.flat[max(0, len(keys) - 2) : len(keys)]:
+        cell.tick_params(labelbottom=True)
     word = PERIODS[every]
     figure.suptitle(f"By {word} of entry: {segment}", fontsize=11, fontweight="bold", x=0.02, ha="left")
     if not by:
@@ -277,11 +281,12 @@ def _draw_rate(rows: pd.DataFrame, by: Sequence[str], ax: Axes) -> Axes:
         ax.plot(out["period"], out["value"], "o", color=RED, markersize=8, fillstyle="none", linestyle="none")
     if len(rows):
         _draw_goals(rows.iloc[-1], ax)
-        last = rows[rows["period"] == rows["period"].max()]["exposed"].sum()
+        shown = rows[rows["value"].notna()]
+        last = shown[shown["period"] == shown["period"].max()]["exposed"].sum()
         title = textwrap.shorten(rows["conversion"].iloc[0], LABEL_LENGTH, placeholder="…")
         ax.set_title(f"{title}, last n = {last:,}", fontsize=8, loc="left")
         metric = rows["metric"].iloc[0]
-        kind: Kind = "percent" if is_share(metric) else "seconds" if is_time(metric) else "number"
+        kind = find_kind(metric)
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(float(value), kind)))
     ax.yaxis.set_major_locator(MaxNLocator(3))
     ax.set_ylim(0, None)
@@ -303,7 +308,9 @@ def _draw_goals(row: pd.Series, ax: Axes) -> None:
 def draw_status(latest: pd.DataFrame, *, by: Sequence[str], segment: str, ax: Axes | None = None) -> Axes:
     """Draw each metric of each group as a cell: its value, coloured by how it stands."""
     names = list(dict.fromkeys(latest["conversion"]))[:MOST_ROWS]
-    groups = latest[list(by)].astype(str).agg(", ".join, axis="columns") if len(latest) else pd.Series(dtype="str")
+    groups = pd.Series("all", index=latest.index)
+    if by and len(latest):
+        groups = latest[list(by)].astype(str).agg(", ".join, axis="columns")
     columns = list(dict.fromkeys(groups))[:MOST_GROUPS]
     ax = _axes(ax, height=1.3 + 0.3 * max(1, len(names)))
     for (_, row), group in zip(latest.iterrows(), groups, strict=True):
@@ -312,8 +319,7 @@ def draw_status(latest: pd.DataFrame, *, by: Sequence[str], segment: str, ax: Ax
         x, y = columns.index(group), names.index(row["conversion"])
         colour, mark = STATUS_CELLS.get(row["status"], ("#F3F4F6", ""))
         ax.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", linewidth=2))
-        kind: Kind = "percent" if is_share(row["metric"]) else "seconds" if is_time(row["metric"]) else "number"
-        text = f"{mark}{format_value(row['value'], kind)}"
+        text = f"{mark}{format_value(row['value'], find_kind(row['metric']))}"
         ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8, color="#111827")
     ax.set(xlim=(0, max(1, len(columns))), ylim=(max(1, len(names)), 0))
     ax.set_xticks(np.arange(len(columns)) + 0.5, [_label(column, width=14) for column in columns], fontsize=8)
@@ -322,7 +328,8 @@ def draw_status(latest: pd.DataFrame, *, by: Sequence[str], segment: str, ax: Ax
     ax.tick_params(length=0)
     _xlabel(ax, "✓ meets its target, ✗ misses it, ! outside its benchmark, grey: no goal or too few")
     more = "" if len(set(groups)) <= MOST_GROUPS else f" (the first {MOST_GROUPS})"
-    _title(ax, f"Where each group stands, by {', '.join(by).replace('_', ' ')}: {segment}{more}")
+    named = f", by {', '.join(by).replace('_', ' ')}" if by else ""
+    _title(ax, f"Where each group stands{named}: {segment}{more}")
     return ax
 
 

@@ -12,7 +12,6 @@ from scipy import stats as scipy_stats
 from convlib import control, plots, stats, takeaways
 from convlib.conversions import microseconds
 from convlib.durations import parse_duration
-from convlib.errors import ParamError
 from convlib.events import EventLog, Unit, list_columns
 from convlib.metrics import Reader, Tally, tally
 from convlib.periods import Calendar, find_day
@@ -134,14 +133,7 @@ class Rates(Result):
         return plots.draw_targets(latest_rows(self.named), segment=self.segment, ax=ax)
 
     def plot_status(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw where each metric of each group stands in the latest period: a heat map of the breakdown.
-
-        Raises:
-            ParamError: The rates are not broken down.
-        """
-        if not self.by:
-            msg = "`plot_status` draws groups; measure the rates `by` a column."
-            raise ParamError(msg)
+        """Draw where each metric of each group stands in the latest period: a heat map of the breakdown."""
         return plots.draw_status(latest_rows(self.leading), by=self.by, segment=self.segment, ax=ax)
 
     def forecast(self) -> pd.DataFrame:

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from convlib.plan_entries import is_share, is_time
+
 Kind = Literal["text", "count", "number", "percent", "points", "seconds", "p_value"]
 MISSING = "-"
 LONG_TEXT = 60
@@ -96,6 +98,11 @@ def show_table(table: pd.DataFrame, shown: Sequence[tuple[str, str, Kind]], *, c
         if kind == "text":  # the Styler gives classes to cells only, and a heading stands over its column
             text = text.replace(f'col_heading level0 col{number}"', f'col_heading level0 col{number} text"', 1)
     return text
+
+
+def find_kind(metric: str) -> Kind:
+    """Say how the values of a metric, given in words, are written."""
+    return "percent" if is_share(metric) else "seconds" if is_time(metric) else "number"
 
 
 def format_value(value: object, kind: Kind) -> str:

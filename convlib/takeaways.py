@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from convlib.plan_entries import is_share, is_time
-from convlib.results import MISSING, Kind, Takeaways, format_number, format_seconds, format_value
+from convlib.results import MISSING, Takeaways, find_kind, format_number, format_seconds, format_value
 from convlib.stats import FEW_UNITS, SIGNIFICANCE
 
 MOST = 5
@@ -935,7 +934,7 @@ def word_split(split: pd.DataFrame, *, by: Sequence[str], every: str) -> Takeawa
         metric = first["metric"]
         change = _value(first["change"], metric, signed=True)
         mix = f"a different mix by {_list([name.replace('_', ' ') for name in by])}"
-        within = f"{'higher' if first['from_rate'] > 0 else 'lower'} values within"
+        within = f"{'higher' if first['from_rate'] > 0 else 'lower'} values within the groups"
         parts = sorted([(mix, first["from_mix"]), (within, first["from_rate"])], key=lambda part: -abs(part[1]))
         # Parts that pull in opposite directions are no shares of the whole.
         alike = first["from_mix"] * first["from_rate"] >= 0
@@ -961,11 +960,13 @@ def word_provenance(
     identities: int,
     fingerprint: str,
     end: pd.Timestamp,
+    timezone: str = "UTC",
 ) -> str:
     """Say where a report's numbers come from."""
+    days = "" if timezone == "UTC" else f" (days of {timezone})"
     joined = f"; {identities:,} anonymous ids joined to users" if identities else ""
     return (
-        f"Segment {segment}, entries from {period[0]} to {period[1]}. {source}: {rows}{joined}; data end on "
+        f"Segment {segment}, entries from {period[0]} to {period[1]}{days}. {source}: {rows}{joined}; data end on "
         f"{end:%Y-%m-%d %H:%M} UTC; fingerprint {fingerprint[:12]}."
     )
 
@@ -1028,7 +1029,7 @@ def _benchmark(low: float, high: float, metric: str) -> str:
 
 
 def _value(value: float, metric: str, *, signed: bool = False) -> str:
-    unit: Kind = "percent" if is_share(metric) else "seconds" if is_time(metric) else "number"
+    unit = find_kind(metric)
     if signed and unit == "percent":
         unit = "points"
     text = format_value(abs(value) if signed and unit != "points" else value, unit)

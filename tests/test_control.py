@@ -221,7 +221,7 @@ def test_word_split_says_how_much_is_mix() -> None:
     # Desks: a quarter less of what is 12.5 points above the average of 17%, and 1 point of three eighths of all.
     assert word_split(split.assign(conversion="Bought"), by=["device"], every="W") == (
         "Bought in the week from 12 January 2026: a fall of 6.0 pts, 83% from a different mix by device and 17% from "
-        "lower values within; desk contributes most (-3.5 pts).",
+        "lower values within the groups; desk contributes most (-3.5 pts).",
     )
     assert word_split(split.assign(change_q_value=0.5), by=["device"], every="W") == (
         "By device there is no change beyond noise to explain.",

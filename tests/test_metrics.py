@@ -221,7 +221,7 @@ def test_signups_per_visit_by_source_and_device(plan: Plan) -> None:
 def test_each_metric_has_its_own_name_for_people(rates: Rates) -> None:
     named = rates.named.drop_duplicates("metric").set_index("metric")["conversion"]
     assert named["follow_up of value over event_name = email_sent within 2D"] == "Revenue per mail"
-    assert named["rate by session"] == "Newsletter signup"
+    assert named["rate by session"] == "Newsletter signup: rate per visit"
 
 
 SUBSCRIPTION = """

@@ -6,15 +6,10 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import nbformat
 import pytest
-from test_reports_watcher import run
 
-from convlib.errors import RunError
-from convlib.reports.live import choose_segment, read_token, show_live, write_dashboard
-from convlib.reports.preparation import prepare_run
+from convlib.reports.live import choose_segment, show_live
 
-__all__ = ["run"]
 FACTS = {
     "looked": "2024-03-06 10:00:00 UTC",
     "clock": "2024-03-06 09:59:58 UTC",
@@ -82,36 +77,6 @@ def test_choose_segment_takes_none_but_those_of_the_run(query: str, expected: st
     assert choose_segment(["all", "device=mobile"], query=query) == expected
 
 
-def test_read_token_is_made_once_and_private(tmp_path: Path) -> None:
-    token = read_token(tmp_path)
-    assert len(token) == 32
-    assert read_token(tmp_path) == token
-    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
-
-
-def test_write_dashboard_fills_the_overview_and_puts_the_live_cell_on_top(run: Path) -> None:
-    folder = run.parent.parent / "reports" / "shop" / "watch"
-    folder.mkdir(parents=True)
-    cells = nbformat.read(write_dashboard(prepare_run(run), folder), as_version=4).cells
-    assert 'segment = "all"' not in cells[2].source
-    assert "events = '../../../data'" in cells[2].source
-    assert "end = ''" in cells[2].source
-    assert cells[3].source.splitlines()[-1] == (
-        "show_live(\".\", segment=segment, segments=['all', 'device=desktop', 'device=mobile'])"
-    )
-
-
-def test_write_dashboard_needs_the_overview(run: Path) -> None:
-    (run.parent.parent / "notebooks" / "00_overview.ipynb").rename(run.parent.parent / "notebooks" / "01_other.ipynb")
-    run.write_text(run.read_text().replace("00_overview: {every: W}", "01_other: {}"))
-    with pytest.raises(RunError) as error:
-        write_dashboard(prepare_run(run), run.parent)
-    assert str(error.value) == (
-        f"{run}: the dashboard shows `00_overview`, which is not among the run's notebooks. Add it, or watch with "
-        "--no-dashboard."
-    )
-
-
 @pytest.fixture(scope="module")
 def show() -> ModuleType:
     """Load the benchmark, whose short form is a test."""
@@ -131,8 +96,9 @@ def test_watch_beside_a_writer_loses_and_repeats_nothing(show: ModuleType, tmp_p
     found = show.measure(tmp_path / "project", seconds=30, interval=2, window=1, port=8879, look_at=show.look_at_page)
     assert found["all counted"]
     assert found["exit code"] == 0
-    assert found["alert after seconds"] is not None
+    assert found["alerts heard"] == list(show.STOPS)
     assert found["alerts told"] == found["alerts by id"]
     assert found["page"]["refused without token"]
+    assert not found["page"]["broken"]
     assert found["page"]["width"] <= 390
     assert found["page"]["segment"] == "device=desktop"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from convlib.alerts import RULES, merge_alerts, read_alerts, write_alerts
+from convlib.alerts import KEY, merge_alerts, read_alerts, write_alerts
 from convlib.errors import ConvlibError, RunError
 from convlib.notify import deliver, queue_message, read_outbox
 from convlib.reports.index import name_segment
@@ -65,13 +65,12 @@ def record_alerts(folder: Path, manifest: Manifest, preparation: Preparation) ->
     found = _collect(folder, manifest.reports)
     if not found:
         return Alerting()
-    raised = pd.concat(found.values(), ignore_index=True)
-    raised = raised[raised["still_open"]]
+    judged = pd.concat(found.values(), ignore_index=True)
     newest = max((path.parent.name[-len("2026-12-31") :] for path in folder.parent.glob(f"*/{ALERTS}")), default="")
     if manifest.period[1] < newest:
-        return _record_old(folder, raised.assign(is_new=False), manifest.period[1], newest)
+        return _record_old(folder, judged[judged["still_open"]].assign(is_new=False), manifest.period[1], newest)
     history = read_alerts(folder.parent / ALERTS)
-    table = _merge(raised, history, segments=list(found), now=preparation.log.last)
+    table = _merge(judged, history, now=preparation.log.last)
     # The message first: a run that is killed between the two finds its alerts new again, and the message there.
     queue_message(
         folder.parent / OUTBOX,
@@ -121,11 +120,12 @@ def _collect(folder: Path, reports: Iterable[Report]) -> dict[str, pd.DataFrame]
     return {segment: pd.read_parquet(path) for segment, path in made if path.exists()}
 
 
-def _merge(raised: pd.DataFrame, history: pd.DataFrame, *, segments: list[str], now: pd.Timestamp) -> pd.DataFrame:
-    """Join what was found with what was open; segments and rules that the run did not judge stay as they were."""
-    judged = history["segment"].isin(segments) & history["rule"].isin(RULES)
-    others = history[~judged & history["still_open"]].assign(is_new=False)
-    merged = merge_alerts(raised, history[judged], now)
+def _merge(judged: pd.DataFrame, history: pd.DataFrame, *, now: pd.Timestamp) -> pd.DataFrame:
+    """Join what the run found or closed with what was open; all that it did not look at stays as it was."""
+    known, looked_at = (pd.MultiIndex.from_frame(table[list(KEY)]) for table in (history, judged))
+    same = known.isin(looked_at)
+    others = history[~same & history["still_open"]].assign(is_new=False)
+    merged = merge_alerts(judged[judged["still_open"]], history[same], now)
     # A report that is made again shows as new what it showed as new before.
     merged["is_new"] |= merged["still_open"] & (merged["first_seen"] >= now)
     return pd.concat([merged, others], ignore_index=True)

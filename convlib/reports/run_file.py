@@ -4,41 +4,23 @@ import datetime as dt
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import pandas as pd
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
-from convlib.documents import Document, FieldError, FieldPath, read_document
+from convlib.alerts import RULES
+from convlib.documents import Document, FieldError, FieldPath, did_you_mean, quote_names, read_document
 from convlib.durations import parse_duration
 from convlib.elsewhere import EngineName
 from convlib.errors import ParamError, RunError
 from convlib.mapping import list_presets
-from convlib.plan_entries import Date
+from convlib.plan_entries import Date, Entry
 from convlib.validation import word_errors
 from convlib.watch import Watch
 
 SOURCE_SCHEMES = re.compile(r"[a-z][a-z0-9+.-]+:")
 DAY = dt.timedelta(days=1)
-AlertRule = Literal[
-    "control_limit",
-    "change",
-    "target_missed",
-    "outside_benchmark",
-    "macro_down",
-    "quality",
-    "action_overdue",
-    "no_data",
-]
 ADDRESS = (
     "is not the name of an environment variable. Put the address into a variable, such as CONVLIB_ALERTS_URL, and "
     "name the variable here: addresses hold secrets, which must not stand in a file."
@@ -64,10 +46,9 @@ def _check_days(text: str) -> str:
 Days = Annotated[str, AfterValidator(_check_days)]
 
 
-class Period(BaseModel):
+class Period(Entry):
     """Which days of entries a run covers: from `start` to `end`, or the `last` days that have `follow_up`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     start: Date | None = None
     end: Date | None = None
     last: Days | None = None
@@ -97,7 +78,14 @@ class Period(BaseModel):
         return end - _read_days(self.last) + DAY, end
 
 
-def _check_rules(rules: tuple[AlertRule, ...]) -> tuple[AlertRule, ...]:
+def _check_rules(rules: tuple[str, ...]) -> tuple[str, ...]:
+    problems: list[tuple[FieldPath, str]] = [
+        ((i,), f"is {rule!r}; it must be one of {quote_names(RULES)}.{did_you_mean(rule, RULES)}")
+        for i, rule in enumerate(rules)
+        if rule not in RULES
+    ]
+    if problems:
+        raise FieldError(problems)
     if not rules:
         raise FieldError([((), "names no rule. Name those that are to raise alerts, or leave `rules` out for all.")])
     return tuple(dict.fromkeys(rules))
@@ -112,19 +100,17 @@ def _check_variables(names: object) -> list[str]:
     return list(dict.fromkeys(str(name) for name in listed))
 
 
-class AlertSettings(BaseModel):
+class AlertSettings(Entry):
     """Which alerts a run raises, and who is told."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    rules: Annotated[tuple[AlertRule, ...], AfterValidator(_check_rules)] = get_args(AlertRule)
+    rules: Annotated[tuple[str, ...], AfterValidator(_check_rules)] = RULES
     notify: Annotated[tuple[str, ...], BeforeValidator(_check_variables)] = ()
     severity: Literal["info", "warning", "critical"] = "warning"
 
 
-class RunFile(BaseModel):
+class RunFile(Entry):
     """A checked run file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     run: Annotated[str, AfterValidator(_check_folder_name)] = Field(description="the run's folder under reports/")
     title: str = ""
     events: str = Field(description="the file, folder or dataset:NAME with the events")
@@ -134,7 +120,7 @@ class RunFile(BaseModel):
     segments: str = ""
     run_segments: tuple[str, ...] | None = None
     period: Period = Period()
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     notebooks: dict[str, dict[str, Any] | None] | None = None
     alerts: AlertSettings = AlertSettings()
     watch: Watch = Watch()

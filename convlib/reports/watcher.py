@@ -24,8 +24,9 @@ from convlib.periods import Calendar, find_day
 from convlib.quality import check_quality
 from convlib.rates import measure_rates
 from convlib.reports.arrivals import Batch, open_source
+from convlib.reports.dashboard import OVERVIEW, read_token, serve_dashboard, write_dashboard
 from convlib.reports.files import digest_files, write_text
-from convlib.reports.live import LIVE, OVERVIEW, read_token, serve_dashboard, write_dashboard
+from convlib.reports.live import LIVE
 from convlib.reports.preparation import Preparation, prepare_run
 from convlib.reports.watch_state import State
 from convlib.upkeep import list_actions
