@@ -111,6 +111,7 @@ class Tally:
         base: Out of how many: 1 for each cell, or its events.
         did: Whether it did it.
         money: The entries and the currencies of what was added up, each pair once.
+        pending: The entries that did it and whose window after it is not over.
     """
 
     entry: Ints
@@ -118,6 +119,7 @@ class Tally:
     base: Floats
     did: Flags
     money: pd.DataFrame | None = None
+    pending: Ints = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 class Reader:
@@ -330,26 +332,23 @@ def _follow(reader: Reader, conversion: str, metric: Metric, macro: Macro) -> Ta
         for goal in goals:
             came |= reader.read(goal, per=reader.unit).first(cells, after, until) < NEVER
     could = did & over
-    return Tally(cells.entry[could], came[could].astype(float), np.ones(could.sum()), came[could])
+    waiting = cells.entry[did & ~over]
+    return Tally(cells.entry[could], came[could].astype(float), np.ones(could.sum()), came[could], pending=waiting)
 
 
 def _follow_value(
     reader: Reader, metric: Metric, macro: str, cells: Cells, after: Ints, until: Ints, over: Flags
 ) -> Tally:
-    """Add up what the macro is worth after the conversion, for each who did it or each event of `over`.
-
-    Whose window is over must not depend on who did it: for events of `over` it is that of the latest conversion.
-    """
+    """Add up what the macro is worth after the conversion, for each who did it or each event of `over`."""
     stream = reader.read_amounts(macro, str(metric.column))
     slices = stream.find(cells, after, until)
     amount, _ = _sum(stream, *slices)
     base = np.where(after < NEVER, 1, 0)
     if metric.over is not None:
         base = reader.read(metric.over, per=reader.unit).count(cells)
-        over = cells.high + parse_duration(metric.window) <= reader.end if metric.window else over
     could = over & (base > 0)
-    money = _list_money(stream, cells, *slices)
-    return Tally(cells.entry[could], amount[could], base[could].astype(float), amount[could] > 0, money)
+    money, waiting = _list_money(stream, cells, *slices), cells.entry[~over]
+    return Tally(cells.entry[could], amount[could], base[could].astype(float), amount[could] > 0, money, waiting)
 
 
 def _measure_depth(reader: Reader, conversion: str, metric: Metric) -> Tally:

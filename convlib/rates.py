@@ -87,7 +87,6 @@ class Rates(Result):
         ("shown_change", "Change", "text"),
         ("change_q_value", "q", "p_value"),
         ("shown_benchmark", "Benchmark", "text"),
-        ("metric", "Metric", "text"),
         ("owner", "Owner", "text"),
         ("note", "Note", "text"),
     )
@@ -252,7 +251,7 @@ def measure_rates(
     for order, (each, measure) in enumerate(measured):
         macro = plan.macro_of(each.id)
         found = tally(reader, each, measure.metric, macro)
-        part = _estimate(grid, place, found, measure.metric, end=microseconds(log.last), confidence=confidence)
+        part = _estimate(grid, place, found, measure.metric, confidence)
         part = _mark_money(part, place, found, macro.currency)
         tier = "macro" if isinstance(each, Macro) else "micro"
         part = part.assign(
@@ -338,7 +337,7 @@ def _enter(
 def _lay_grid(
     log: EventLog, entries: pd.DataFrame, by: list[str], calendar: Calendar, *, length: int | None, wait: int
 ) -> pd.DataFrame:
-    """List every period of every group: a note on those that are cut, open or empty, and when it `closes`."""
+    """List every period of every group, with a note on those that are cut, open or empty."""
     first, last = find_day(log.first, calendar.timezone), find_day(log.last, calendar.timezone)
     days = calendar.list_days(max(first, log.period[0]), min(last, log.period[1]))
     starts = calendar.find_starts(days)
@@ -349,7 +348,7 @@ def _lay_grid(
     closes = ends + (length or 0) + wait
     is_open = (closes > microseconds(log.last)) & bool(length or wait)
     note = np.select([is_open, cut], [[_word_open(moment) for moment in closes], PARTIAL], default="")
-    periods = pd.DataFrame({"period": days[:-1], "note": note, "closes": closes})
+    periods = pd.DataFrame({"period": days[:-1], "note": note})
     known = entries[by].drop_duplicates().sort_values(by) if by else pd.DataFrame(index=range(1 if len(entries) else 0))
     grid = known.merge(periods, how="cross")
     there = pd.MultiIndex.from_frame(entries[[*by, "period"]])
@@ -362,7 +361,7 @@ def _word_open(closes: int) -> str:
 
 
 def _estimate(
-    grid: pd.DataFrame, place: NDArray[np.int64], found: Tally, metric: Metric, *, end: int, confidence: float
+    grid: pd.DataFrame, place: NDArray[np.int64], found: Tally, metric: Metric, confidence: float
 ) -> pd.DataFrame:
     """Give the metric of each group and period, with its interval."""
     size, where = len(grid), place[found.entry]
@@ -370,7 +369,7 @@ def _estimate(
     known = {"units": units.astype(np.int64), "exposed": exposed.astype(np.int64)}
     # What a time or an amount is known from is those that have one.
     enough = np.where(metric.type in {"time_between", "sum"} or metric.column is not None, units, exposed)
-    frame = grid.assign(note=_note(grid, enough, metric, end), **known)
+    frame = grid.assign(note=_note(grid["note"], enough, np.bincount(place[found.pending], minlength=size)), **known)
     if metric.type == "time_between":
         seconds = pd.Series(found.amount).dropna().groupby(where[~np.isnan(found.amount)])
         medians = [_median(seconds.get_group(n) if n in seconds.groups else None, confidence) for n in range(size)]
@@ -389,13 +388,12 @@ def _estimate(
     return frame.assign(value=value, ci_lower=low, ci_upper=value + reach)
 
 
-def _note(grid: pd.DataFrame, enough: Floats, metric: Metric, end: int) -> "pd.Series[str]":
-    """Say what is wrong with each row: its period's own fault, a metric whose window is not over, or too few."""
-    few = pd.Series([f"n = {n:,.0f}, needs {stats.FEW_UNITS}" for n in enough], index=grid.index, dtype="str")
-    note = grid["note"].mask((grid["note"] == "") & (enough < stats.FEW_UNITS), few)
-    closes = grid["closes"] + (parse_duration(metric.window) if metric.window else 0)
-    is_open = (closes > end) & ~grid["note"].str.startswith("partial") & (metric.window is not None)
-    return note.mask(is_open, closes.map(_word_open))
+def _note(period: "pd.Series[str]", enough: Floats, pending: NDArray[np.int64]) -> "pd.Series[str]":
+    """Say what is wrong with each row: its period's own fault, units whose window is not over, or too few of them."""
+    few = pd.Series([f"n = {n:,.0f}, needs {stats.FEW_UNITS}" for n in enough], index=period.index, dtype="str")
+    wait = pd.Series([f"partial, {n:,} pending" for n in pending], index=period.index, dtype="str")
+    note = period.mask((period == "") & (enough < stats.FEW_UNITS), few)
+    return note.mask((pending > 0) & ~period.str.startswith("partial"), wait)
 
 
 def _ratio(found: Tally, place: NDArray[np.int64], size: int) -> tuple[Floats, Floats, Floats]:

@@ -322,11 +322,11 @@ macros:
     for week in range(3):
         for unit in range(310):
             rows += f"u{unit} mail {168 * week}h\n"
-            rows += f"u{unit} click {168 * week + 1}h\nu{unit} buy {168 * week + 24}h value=20\n" if unit < 31 else ""
+            rows += f"u{unit} click {168 * week + 30}h\nu{unit} buy {168 * week + 50}h value=20\n" if unit < 31 else ""
     plan = make_plan(tmp_path, text)
     table = measure_rates(make_log(rows + "u0 mail 505h\n", plan), plan).table
     rows_of = table[table["conversion"] == "click"]
-    assert rows_of["note"].tolist()[:3] == ["", "", "partial, open until 2024-01-29 00:00 UTC"]
+    assert rows_of["note"].tolist()[:3] == ["", "", "partial, 31 pending"]
     np.testing.assert_allclose(rows_of["value"].iloc[:3], [2, 2, np.nan])
 
 
