@@ -369,12 +369,16 @@ def _estimate(
     known = {"units": units.astype(np.int64), "exposed": exposed.astype(np.int64)}
     # What a time or an amount is known from is those that have one.
     enough = np.where(metric.type in {"time_between", "sum"} or metric.column is not None, units, exposed)
-    frame = grid.assign(note=_note(grid["note"], enough, np.bincount(place[found.pending], minlength=size)), **known)
+    pending = np.bincount(place[found.pending], minlength=size)
+    frame = grid.assign(note=_note(grid["note"], enough, pending), **known)
     if metric.type == "time_between":
         seconds = pd.Series(found.amount).dropna().groupby(where[~np.isnan(found.amount)])
         medians = [_median(seconds.get_group(n) if n in seconds.groups else None, confidence) for n in range(size)]
         return pd.concat([frame, pd.DataFrame(medians, columns=list(ESTIMATE), index=frame.index)], axis=1)
     value, error, samples = _ratio(found, place, size)
+    if metric.column and metric.window:
+        # What those bring who did it last is not known, and those who did not do it bring nothing.
+        value = np.where(pending > 0, np.nan, value)
     if is_share(str(metric)):
         return frame.assign(**_share(units, exposed, value, error if metric.unit else None, confidence))
     if metric.type == "sum":
