@@ -277,14 +277,19 @@ def _draw_rate(rows: pd.DataFrame, by: Sequence[str], ax: Axes) -> Axes:
         low, high = group["ci_lower"].astype(float), group["ci_upper"].astype(float)
         ax.plot(group["period"], group["value"], "o-", color=colour, markersize=3, linewidth=1.4, label=_key(key))
         ax.fill_between(group["period"], low, high, color=colour, alpha=0.2, linewidth=0)
+        # Over a gap the line is dotted; a period between two gaps has an interval and no band.
+        known = group[group["value"].notna()]
+        ax.plot(known["period"], known["value"], ":", color=colour, linewidth=0.8)
+        ax.vlines(group["period"].to_numpy(), low, high, color=colour, alpha=0.4, linewidth=1)
         out = group[(group["value"] < group["limit_low"]) | (group["value"] > group["limit_high"])]
         ax.plot(out["period"], out["value"], "o", color=RED, markersize=8, fillstyle="none", linestyle="none")
     if len(rows):
         _draw_goals(rows.iloc[-1], ax)
         shown = rows[rows["value"].notna()]
         last = shown[shown["period"] == shown["period"].max()]["exposed"].sum()
-        title = textwrap.shorten(rows["conversion"].iloc[0], LABEL_LENGTH, placeholder="…")
-        ax.set_title(f"{title}, last n = {last:,}", fontsize=8, loc="left")
+        title = textwrap.shorten(rows["conversion"].iloc[0], LABEL_LENGTH + 10, placeholder="…")
+        ax.set_title(title, fontsize=8, loc="left")
+        ax.text(0.01, 0.05, f"last n = {last:,}", transform=ax.transAxes, fontsize=7, color=GREY)
         metric = rows["metric"].iloc[0]
         kind = find_kind(metric)
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(float(value), kind)))

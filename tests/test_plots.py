@@ -217,13 +217,14 @@ def test_draw_rates_has_a_panel_for_each_conversions_own_metric(results: Results
     # The macro has a panel for its value, too.
     assert len(panels) == results.rates.goals["leads"].sum() == table["conversion"].nunique() + 1
     macro = table[(table["conversion"] == "purchase") & (table["metric"] == "rate") & (table["note"] == "")]
-    line, out, target = first.lines
+    line, _, out, target = first.lines
     np.testing.assert_allclose(read_numbers(line.get_ydata()), macro["value"])
     assert len(read_numbers(out.get_ydata())) == 0
     assert set(read_numbers(target.get_ydata())) == {0.14}
     bench = first.patches[0].get_extents().transformed(first.transData.inverted())
     np.testing.assert_allclose([bench.y0, bench.y1], [0.08, 0.16])
-    assert read_title(first) == f"Purchase completed, last n = {macro['exposed'].iloc[-1]:,}"
+    assert read_title(first) == "Purchase completed"
+    assert [text.get_text() for text in first.texts] == [f"last n = {macro['exposed'].iloc[-1]:,}"]
     assert flatten(first.figure.get_suptitle()) == "By week of entry: all"
     assert "dashed: target" in first.figure.get_supxlabel()
     band = read_numbers(first.collections[0].get_paths()[0].vertices)[:, 1]
