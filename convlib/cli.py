@@ -222,18 +222,15 @@ def review(file: RunFile) -> None:
     Example: [bold]convlib plan review params/quarterly.yaml[/bold]
     """
     from convlib.correlation import correlate
-    from convlib.rates import measure_rates
     from convlib.reports.preparation import prepare_run
     from convlib.upkeep import review_plan
 
     with _end_with_problems():
         preparation = prepare_run(file)
         plan = preparation.plan
-        log, given = _find_inputs(preparation, "00_overview", measure_rates)
-        rates = measure_rates(log, plan, **given)
         log, given = _find_inputs(preparation, "03_correlation", correlate)
         correlation = correlate(log, plan, **{"macro": plan.macros[0].id, **given})
-        found = review_plan(plan, rates=rates, correlation=correlation, on=log.last.date())
+        found = review_plan(plan, log=log, correlation=correlation, on=log.last.date())
     _show_review(found)
 
 

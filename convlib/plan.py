@@ -183,10 +183,9 @@ class Plan(Entry):
 
     def find_unknown_goals(self, columns: Collection[str]) -> list[str]:
         """Say which targets and benchmarks are for values of a column that a log does not have, each with its line."""
+        text = f"is for the values of a column that the log does not have; its columns are {quote_names(columns)}."
         return [
-            self._document.problem(
-                where, f"is for the values of a column that the log does not have.{did_you_mean(where[-1], columns)}"
-            )
+            self._document.problem(where, text + did_you_mean(where[-1], columns))
             for place, each in list_ids(self._document.data)
             for where in _list_goal_columns(self[each], place[:-1])
             if where[-1] not in columns

@@ -18,6 +18,12 @@ from source_files import (
 
 from convlib.events import TAKEN, EventLog, read_events
 
+#: Every column that a log of `ROWS` may be asked for.
+KNOWN = (
+    "'user_id', 'event_name', 'timestamp', 'device_type', 'value', 'colour', 'session_id', 'land', 'page_path', "
+    "'referrer', 'source', 'medium', 'campaign', 'geo', 'product_id', 'currency'"
+)
+
 
 def moments(log: EventLog) -> list[str]:
     return list(log.to_pandas()["timestamp"].dt.strftime("%m-%d %H:%M"))
@@ -299,6 +305,28 @@ def test_check_columns_names_unknown_columns_of_the_plan_with_their_lines(tmp_pa
         f"{plan}:3: `purchase` reads the column `colour`, {columns}",
         f"{plan}:7: `left` reads the column `reason`, {columns}",
         f"{plan}:10: `bots` reads the column `user_agent`, {columns}",
+    )
+
+
+def test_check_columns_refuses_goals_for_values_of_a_column_that_is_missing(tmp_path: Path) -> None:
+    plan = write_plan(
+        tmp_path,
+        "macros:\n"
+        "  - id: purchase\n"
+        "    match: {event_name: buy}\n"
+        "    target: {value: 0.2, per: {device_type: {mobile: 0.1}, devicetype: {mobile: 0.1}}}\n"
+        "    metrics:\n"
+        "      - name: Often\n"
+        "        metric: {type: per_unit, over: {tone: red}}\n"
+        "        benchmark: {by: {Colour: {red: {low: 1}}}}\n",
+    )
+    assert refuse(ROWS, plan=plan).problems == (
+        f"{plan}:3: `purchase` reads the column `tone`, which `DataFrame` does not have; its columns are "
+        "['user_id', 'event_name', 'timestamp', 'device_type', 'value', 'colour'].",
+        f"{plan}:4: macros[purchase].target.per.devicetype is for the values of a column that the log does not have; "
+        f"its columns are {KNOWN}. Did you mean 'device_type'?",
+        f"{plan}:8: macros[purchase].metrics[0].benchmark.by.Colour is for the values of a column that the log does "
+        f"not have; its columns are {KNOWN}. Did you mean 'colour'?",
     )
 
 

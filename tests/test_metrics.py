@@ -149,7 +149,8 @@ def row_of(rates: Rates, conversion: str, metric: str, **group: str) -> pd.Serie
     for column, value in group.items():
         chosen &= table[column] == value
     assert chosen.sum() == 1, table["metric"].unique()
-    return table[chosen].iloc[0]
+    row: pd.Series = table[chosen].iloc[0]
+    return row
 
 
 @pytest.mark.parametrize(

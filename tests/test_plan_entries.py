@@ -198,6 +198,25 @@ def test_macro_says_what_would_be_right(tmp_path: Path, fields: str, text: str) 
     assert str(caught.value) == f"{tmp_path / 'plan.yaml'}:1: macros[purchase]{text}"
 
 
+@pytest.mark.parametrize(
+    ("metric", "text"),
+    [
+        ("{type: rate, over: purchase}", ".over is 'purchase', the conversion itself; it must be another one."),
+        ("{type: time_between, from: purchase}", ".from is 'purchase', the conversion itself; it must be another one."),
+        ("abandonment", " has no `over`, so it is always 0% of a macro. Add `over:` what comes before it."),
+    ],
+)
+def test_further_metrics_do_not_compare_a_conversion_with_itself(tmp_path: Path, metric: str, text: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        read_macro(tmp_path, f"metrics: [{{name: X, metric: {metric}}}]")
+    assert str(caught.value) == f"{tmp_path / 'plan.yaml'}:1: macros[purchase].metrics[0].metric{text}"
+
+
+def test_further_metrics_may_count_a_conversion_among_those_who_do_it(tmp_path: Path) -> None:
+    macro = read_macro(tmp_path, "metrics: [{name: Times, metric: {type: per_unit, over: purchase}}]")
+    assert str(macro.metrics[0].metric) == "per_unit over purchase"
+
+
 @pytest.mark.parametrize("number", ["0", "1", "0.5"])
 def test_a_share_may_be_anything_from_0_to_1(tmp_path: Path, number: str) -> None:
     assert read_micro(tmp_path, f"target: {number}").target == Target(value=float(number))

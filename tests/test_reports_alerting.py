@@ -17,11 +17,13 @@ RAISE = """\
 import json, pathlib
 import pandas as pd
 from convlib.alerts import merge_alerts, read_alerts
-raised = json.loads(pathlib.Path("../raised.json").read_text())[segment]
+told = json.loads(pathlib.Path("../raised.json").read_text())
+raised = told[segment]
 names = ["rule", "severity", "evidence"]
 found = pd.DataFrame([*raised], columns=names).assign(segment=segment, period=pd.Timestamp(end), conversion="visit")
 earlier = read_alerts(history)
-table = merge_alerts(found, earlier[earlier["segment"] == segment], pd.Timestamp("2024-03-31 10:00"))
+earlier = earlier[(earlier["segment"] == segment) & earlier["rule"].isin(told["looked"])]
+table = merge_alerts(found, earlier, pd.Timestamp("2024-03-31 10:00"))
 pathlib.Path(output).mkdir(parents=True, exist_ok=True)
 table.to_parquet(pathlib.Path(output, "alerts.parquet"))
 """
@@ -46,7 +48,8 @@ class Project:
         return run_reports(self.run_file, reports=self.reports, workers=2)
 
     def prepare(self, *, period: str = "{start: 2024-03-01, end: 2024-03-10}", **raised: object) -> None:
-        found = {"all": raised["all"], "device=mobile": raised["mobile"]}
+        looked = raised.get("looked", ["change", "target_missed"])
+        found = {"all": raised["all"], "device=mobile": raised["mobile"], "looked": looked}
         (self.folder / "raised.json").write_text(json.dumps(found))
         text = (RUN + NOTIFY).replace("{start: 2024-03-01, end: 2024-03-10}", period)
         self.run_file.write_text(text)
@@ -90,6 +93,14 @@ def test_a_failed_report_leaves_its_segments_alerts_as_they_were(project: Projec
     made = project.run(all=[], mobile=None)
     assert made.status == "incomplete"
     assert project.list_open() == [("device=mobile", "Visits miss the target.", False)]
+
+
+def test_a_run_closes_only_what_its_notebooks_looked_at(project: Project) -> None:
+    project.run(all=[FELL, MISSED], mobile=[])
+    project.run(all=[], mobile=[], looked=[])
+    assert project.list_open() == [("all", "Visits fell.", False), ("all", "Visits miss the target.", False)]
+    project.run(all=[], mobile=[], looked=["change"])
+    assert project.list_open() == [("all", "Visits miss the target.", False)]
 
 
 def test_a_run_of_an_older_period_raises_closes_and_sends_nothing(project: Project) -> None:

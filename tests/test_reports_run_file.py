@@ -1,13 +1,12 @@
 import datetime as dt
 from pathlib import Path
-from typing import get_args
 
 import pandas as pd
 import pytest
 
 from convlib.alerts import RULES
 from convlib.errors import RunError
-from convlib.reports.run_file import AlertRule, Period, RunFile, read_run_file
+from convlib.reports.run_file import Period, RunFile, read_run_file
 
 SMALLEST = "run: shop\nevents: events.csv\nplan: plan.yaml\n"
 
@@ -104,8 +103,7 @@ def test_resolve_reads_paths_from_the_run_file_and_leaves_names_and_addresses(tm
 
 def test_read_run_file_raises_all_alerts_and_tells_nobody_unless_it_says_so(tmp_path: Path) -> None:
     alerts = read(tmp_path, SMALLEST).alerts
-    assert (alerts.rules, alerts.notify, alerts.severity) == (get_args(AlertRule), (), "warning")
-    assert set(alerts.rules) == set(RULES)
+    assert (alerts.rules, alerts.notify, alerts.severity) == (RULES, (), "warning")
     told = read(tmp_path, SMALLEST + "alerts: {rules: [quality], notify: HOOK, severity: info}\n").alerts
     assert (told.rules, told.notify, told.severity) == (("quality",), ("HOOK",), "info")
     assert read(tmp_path, SMALLEST + "alerts: {notify: [HOOK, MAIL, HOOK]}\n").alerts.notify == ("HOOK", "MAIL")
@@ -113,7 +111,7 @@ def test_read_run_file_raises_all_alerts_and_tells_nobody_unless_it_says_so(tmp_
 
 def test_read_run_file_lists_every_problem_of_the_alerts(tmp_path: Path) -> None:
     text = "alerts:\n  rules: [chnage, quality]\n  severity: bad\n  notfy: []\n"
-    names = ", ".join(repr(rule) for rule in get_args(AlertRule))
+    names = ", ".join(repr(rule) for rule in RULES)
     assert problems(tmp_path, SMALLEST + text) == [
         f"weekly.yaml:5: alerts.rules[0] is 'chnage'; it must be one of {names}. Did you mean 'change'?",
         "weekly.yaml:6: alerts.severity is 'bad'; it must be one of 'info', 'warning', 'critical'.",
@@ -122,6 +120,17 @@ def test_read_run_file_lists_every_problem_of_the_alerts(tmp_path: Path) -> None
     ]
     assert problems(tmp_path, SMALLEST + "alerts: {rules: []}\n") == [
         "weekly.yaml:4: alerts.rules names no rule. Name those that are to raise alerts, or leave `rules` out for all."
+    ]
+
+
+def test_read_run_file_takes_an_empty_field_as_left_out(tmp_path: Path) -> None:
+    empty = read(tmp_path, SMALLEST + "title:\nperiod:\nparameters:\nnotebooks:\nalerts:\nwatch:\n")
+    left_out = read(tmp_path, SMALLEST)
+    assert empty.model_dump() == left_out.model_dump()
+    assert read(tmp_path, SMALLEST + "alerts: {rules: , notify: HOOK}\n").alerts.rules == RULES
+    assert problems(tmp_path, SMALLEST + "watch: {interval: }\n") == [
+        "weekly.yaml:4: watch.interval is None; it must be a number and one of the units s, min, h, D, W, such as "
+        "'30min' or '7D'."
     ]
 
 

@@ -124,7 +124,7 @@ def _merge(judged: pd.DataFrame, history: pd.DataFrame, *, now: pd.Timestamp) ->
     """Join what the run found or closed with what was open; all that it did not look at stays as it was."""
     known, looked_at = (pd.MultiIndex.from_frame(table[list(KEY)]) for table in (history, judged))
     same = known.isin(looked_at)
-    others = history[~same & history["still_open"]].assign(is_new=False)
+    others: pd.DataFrame = history[~same & history["still_open"]].assign(is_new=False)
     merged = merge_alerts(judged[judged["still_open"]], history[same], now)
     # A report that is made again shows as new what it showed as new before.
     merged["is_new"] |= merged["still_open"] & (merged["first_seen"] >= now)
