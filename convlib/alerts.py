@@ -12,17 +12,18 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from convlib import plots, stats, takeaways
-from convlib.control import LIMIT_LEVEL
+from convlib.control import LIMIT_LEVEL, find_effects, find_usable, measure_distance
 from convlib.documents import did_you_mean, quote_names
 from convlib.errors import ParamError
 from convlib.plan_entries import is_share
 from convlib.quality import Quality
 from convlib.rates import Rates
 from convlib.results import Kind, Result, show_table
-from convlib.upkeep import Actions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from convlib.upkeep import Actions
 
 #: The chance that a period raises any alert of a rate when nothing happens, divided among the four rules that test;
 #: `macro_down` needs two of their findings, and so has no chance of its own.
@@ -77,7 +78,7 @@ def find_alerts(
     rates: Rates,
     *,
     quality: Quality | None = None,
-    actions: Actions | None = None,
+    actions: "Actions | None" = None,
     history: pd.DataFrame | Path | str | None = None,
     rules: Sequence[str] | None = None,
 ) -> Alerts:
@@ -87,8 +88,8 @@ def find_alerts(
         rates: The rates, with their limits.
         quality: The quality of their log.
         actions: What owners have promised.
-        history: Earlier alerts, or the `alerts.json` that holds them; None, or no such file, for none.
-        rules: Which rules to apply, of `RULES`; None for all.
+        history: Earlier alerts, or the `alerts.json` that holds them; None, empty, or no such file, for none.
+        rules: Which rules to apply, of `RULES`; None, or an empty list, for all.
 
     Returns:
         One row an alert, worst first: `rule`, `severity`, `segment`, `group` (of a breakdown), `conversion`, `metric`,
@@ -99,10 +100,17 @@ def find_alerts(
     Raises:
         ParamError: Unknown rules, or a history that can't be read.
     """
-    applied = _check_rules(RULES if rules is None else rules)
+    applied = _check_rules(rules)
     earlier = _read_history(history)
     rows = _judge_rates(rates)
-    found = [each for name in applied if name in RATE_RULES for each in _find(name, rows, rates)]
+    groups = {*_name_groups(rates.table, rates.by)}
+    of_rates = ~earlier["rule"].isin(RATE_RULES) | earlier["group"].isin(groups)
+    earlier = earlier[(earlier["segment"] == rates.segment) & of_rates]
+    found = [each for name in applied if name in (*LEVELS, "macro_down") for each in _find(name, rows, rates)]
+    if "no_data" in applied:
+        found += _find_gaps(
+            rows, rates, {*earlier.loc[(earlier["rule"] == "no_data") & earlier["still_open"], "group"]}
+        )
     day = rows["period"].max() if len(rows) else rates.end.normalize()
     if quality is not None and "quality" in applied:
         found += _find_quality(quality, day)
@@ -110,17 +118,14 @@ def find_alerts(
         found += _find_overdue(actions, day)
     looked = {*applied} - {"quality" if quality is None else "", "action_overdue" if actions is None else ""}
     looked -= set() if len(rows) else set(RATE_RULES)
-    groups = {*_name_groups(rates.table, rates.by)}
-    of_rates = ~earlier["rule"].isin(RATE_RULES) | earlier["group"].isin(groups)
-    earlier = earlier[(earlier["segment"] == rates.segment) & earlier["rule"].isin(looked) & of_rates]
+    earlier = earlier[earlier["rule"].isin(looked)]
     raised = pd.DataFrame(found, columns=["rule", "severity", "group", "conversion", "metric", *REST])
     table = merge_alerts(raised.assign(segment=rates.segment), earlier, rates.end)
-    unlimited = rows.loc[rows["usable"], "limit_low"].isna()
+    usable = rows[rows["usable"]]
+    unlimited = usable.loc[usable["limit_low"].isna(), "limit_note"]
     return Alerts(
         table=table,
-        takeaways=takeaways.word_alerts(
-            table, segment=rates.segment, unlimited=int(unlimited.sum()), judged=len(unlimited)
-        ),
+        takeaways=takeaways.word_alerts(table, segment=rates.segment, unlimited=unlimited, judged=len(usable)),
         segment=rates.segment,
         names=rates.names,
     )
@@ -130,7 +135,11 @@ REST = ("period", "evidence", "owner")
 Found = tuple[object, ...]
 
 
-def _check_rules(rules: Sequence[str]) -> list[str]:
+def _check_rules(rules: Sequence[str] | None) -> list[str]:
+    if isinstance(rules, str):
+        msg = f"`rules` is {rules!r}; it must be a list, such as ['change', 'no_data']."
+        raise ParamError(msg)
+    rules = rules or RULES
     problems = [
         f"`rules` has {name!r}; it must be one of {quote_names(RULES)}.{did_you_mean(str(name), RULES)}"
         for name in rules
@@ -159,11 +168,8 @@ def _judge_rates(rates: Rates) -> pd.DataFrame:
     goal = goals.reindex(places).set_axis(rows.index)
     sign = np.where(goal["direction"] == "down", -1, 1)
     group = _name_groups(rows, rates.by)
-    usable = (rows["note"] == "") & rows["value"].notna()
-    rows = rows.assign(usable=usable, sign=sign, group=group, title=goal["title"], macro=goal["macro"])
-    judged: pd.DataFrame = rows.assign(
-        **_test_moves(rows), **_test_goals(rows, stats.normal_quantile(rates.confidence))
-    )
+    rows = rows.assign(usable=find_usable(rows), sign=sign, group=group, title=goal["title"], macro=goal["macro"])
+    judged: pd.DataFrame = rows.assign(**_test_moves(rows), **_test_goals(rows, rates.confidence))
     return judged
 
 
@@ -184,19 +190,21 @@ def _test_moves(rows: pd.DataFrame) -> dict[str, "pd.Series[float]"]:
     }
 
 
-def _test_goals(rows: pd.DataFrame, quantile: float) -> dict[str, "pd.Series[float]"]:
+def _test_goals(rows: pd.DataFrame, confidence: float) -> dict[str, "pd.Series[float]"]:
     """Give the q-value of each value that is on the wrong side of its target, or outside its benchmark."""
     value, low, high = rows["value"], rows["benchmark_low"], rows["benchmark_high"]
-    sampling = (rows["ci_upper"] - rows["ci_lower"]) / (2 * quantile)
     bound = low.where(value < low, high.where(value > high))
     inside = bound.isna() & (low.notna() | high.notna())
     above = pd.Series(np.where(value > high, -1, 1), index=rows.index)
-    target = _test_beyond(rows, sampling, rows["target"], rows["sign"])
+    # A few large amounts move a value and its own error together: the history's error does not follow.
+    own = (rows["ci_upper"] - value) / stats.normal_quantile(confidence)
+    error = rows["sampling_error"].fillna(own.where((own > 0) & (rows["note"] == "")))
+    rows = rows.assign(effect=find_effects(rows, confidence=confidence), error=error)
+    target = _test_beyond(rows, rows["target"], rows["sign"])
+    beyond = _test_beyond(rows, bound, above).mask(inside, 1.0)
     return {
         "target_missed": _control(target.where(rows["usable"]), "target_missed"),
-        "outside_benchmark": _control(
-            _test_beyond(rows, sampling, bound, above).mask(inside, 1.0).where(rows["usable"]), "outside_benchmark"
-        ),
+        "outside_benchmark": _control(beyond.where(rows["usable"]), "outside_benchmark"),
     }
 
 
@@ -205,22 +213,20 @@ def _control(p_values: "pd.Series[float]", rule: str) -> "pd.Series[float]":
     return pd.Series(np.where(q_values < LEVELS[rule], q_values, np.nan), index=p_values.index)
 
 
-def _test_beyond(
-    rows: pd.DataFrame, sampling: "pd.Series[float]", goal: "pd.Series[float]", sign: pd.Series
-) -> "pd.Series[float]":
+def _test_beyond(rows: pd.DataFrame, goal: "pd.Series[float]", sign: pd.Series) -> "pd.Series[float]":
     """Give the p-value of each value that should reach a goal (sign 1), or stay below it (-1)."""
-    at_goal = ((goal * (1 - goal)).clip(lower=0) / rows["exposed"]) ** 0.5
-    error = at_goal.where(rows["metric"].map(is_share).astype(bool) & (at_goal > 0), sampling)
+    at_goal = ((goal * (1 - goal)).clip(lower=0) * rows["effect"] / rows["exposed"]) ** 0.5
+    error = at_goal.where(at_goal > 0, rows["error"])
+    plain = rows["value"] - goal
+    distance = plain.where(rows["metric"].map(is_share).astype(bool), measure_distance(rows["value"], goal, error))
     spread = error * rows["dispersion"].fillna(ASSUMED_DISPERSION)
-    score = stats.divide(sign * (rows["value"] - goal), spread)
+    score = stats.divide(sign * distance, spread)
     return pd.Series(scipy_stats.t.cdf(score, rows["dispersion_df"].fillna(np.inf)), index=rows.index)
 
 
 def _find(rule: str, rows: pd.DataFrame, rates: Rates) -> list[Found]:
     if rule == "macro_down":
         return _find_macros_down(rows, rates.every)
-    if rule == "no_data":
-        return _find_gaps(rows, rates)
     column = "change_found" if rule == "change" else rule
     found = rows[rows[column].notna()]
     if found.empty:
@@ -256,16 +262,20 @@ def _find_macros_down(rows: pd.DataFrame, every: str) -> list[Found]:
     return found
 
 
-def _find_gaps(rows: pd.DataFrame, rates: Rates) -> list[Found]:
-    """Find the groups of which nothing came in the period, though something had before."""
-    groups = _name_groups(rates.table, rates.by)
+def _find_gaps(rows: pd.DataFrame, rates: Rates, is_open: set[str]) -> list[Found]:
+    """Find the groups of which nothing came, though the period before had units enough, or still nothing comes."""
+    table = rates.table.assign(group=_name_groups(rates.table, rates.by))
+    table = table[~table["note"].str.startswith("partial")]
+    counts = table.groupby(["group", "period"])["exposed"].max()
     found: list[Found] = []
-    empty = rows.groupby("group")["exposed"].sum()
-    for group in empty.index[empty == 0]:
-        period = rows["period"].iloc[0]
-        earlier = rates.table[(groups == group) & (rates.table["exposed"] > 0) & (rates.table["period"] < period)]
-        if len(earlier):
-            evidence = takeaways.word_gap_in_data(str(group), period, earlier["period"].max(), every=rates.every)
+    for group, by_period in counts.groupby(level="group"):
+        sizes, period = by_period.droplevel("group"), rows["period"].iloc[0]
+        before = sizes[sizes.index < period]
+        if sizes.get(period) != 0 or not (before > 0).any():
+            continue
+        if before.iloc[-1] >= stats.FEW_UNITS or group in is_open:
+            last = before.index[before > 0][-1]
+            evidence = takeaways.word_gap_in_data(str(group), period, last, every=rates.every)
             found.append(("no_data", "critical", group, "", "", period, evidence, ""))
     return found
 
@@ -279,7 +289,7 @@ def _find_quality(quality: Quality, day: pd.Timestamp) -> list[Found]:
     ]
 
 
-def _find_overdue(actions: Actions, day: pd.Timestamp) -> list[Found]:
+def _find_overdue(actions: "Actions", day: pd.Timestamp) -> list[Found]:
     late = actions.table[actions.table["overdue_days"] > 0]
     return [
         ("action_overdue", "info", "", row["conversion"], row["text"], day, takeaways.word_overdue(row), row["owner"])
@@ -345,7 +355,7 @@ def _complete(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read_history(history: pd.DataFrame | Path | str | None) -> pd.DataFrame:
-    if history is None:
+    if history is None or (isinstance(history, str) and not history):
         return _complete(pd.DataFrame())
     if not isinstance(history, pd.DataFrame):
         return read_alerts(history)
@@ -369,6 +379,9 @@ def read_alerts(path: Path | str) -> pd.DataFrame:
         ParamError: The file is damaged or something else.
     """
     path = Path(path)
+    if path.is_dir():
+        msg = f"{str(path)!r} is a folder; give the path of the file of alerts, such as {str(path / 'alerts.json')!r}."
+        raise ParamError(msg)
     if not path.exists():
         return _complete(pd.DataFrame())
     try:

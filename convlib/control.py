@@ -70,9 +70,9 @@ def find_limits(
     Returns:
         For each row of the table: `expected`, `limit_low` and `limit_high`, `dispersion` (how much more the values vary
         than their sampling error, with `dispersion_df` degrees of freedom), the `sampling_error` of a value of its size
-        by their variance, the `history` it is judged by, in periods, `p_value`, and `q_value` over all series of the period. The chance that any series of a period lies outside is
-        `LIMIT_LEVEL` (Bonferroni). NaN, and the reason in `limit_note`, with fewer than `LEAST_HISTORY` periods, or if
-        nothing varied in any of them.
+        by their variance, the `history` it is judged by, in periods, `p_value`, and `q_value` over all series of the
+        period. The chance that any series of a period lies outside is `LIMIT_LEVEL` (Bonferroni). NaN, and the reason
+        in `limit_note`, with fewer than `LEAST_HISTORY` periods, or if nothing varied in any of them.
 
     Source: Laney (2002), Quality Engineering 14:531: a share's sampling error, times the mean moving range of the
         earlier periods' z-scores over 1.128. A dispersion below 1 is chance, since units vary at least as much as
@@ -111,6 +111,16 @@ def find_effects(table: pd.DataFrame, *, confidence: float) -> "pd.Series[float]
     return effect.where(spread > 0).where(by_visit, 1.0).where(share)
 
 
+def find_usable(table: pd.DataFrame) -> "pd.Series[bool]":
+    """Say which rows can be judged: those without a note, and totals of enough units of whom too few have an amount.
+
+    Such a total has no interval, but its history has: revenue that falls to zero is no gap in the data.
+    """
+    total = table["metric"].str.match(r"sum\b|follow_up of ").astype(bool)
+    few = table["note"].str.startswith("n = ").astype(bool) & (table["exposed"] >= stats.FEW_UNITS)
+    return ((table["note"] == "") | (total & few)) & table["value"].notna() & (table["exposed"] > 0)
+
+
 def _usable(table: pd.DataFrame, by: Sequence[str], every: str, confidence: float) -> pd.DataFrame:
     """Give the rows that can be compared, by series and period.
 
@@ -118,11 +128,15 @@ def _usable(table: pd.DataFrame, by: Sequence[str], every: str, confidence: floa
     """
     share = table["metric"].map(is_share).astype(bool)
     kind = table["metric"].str.split().str[0].where(~share, "share")
-    variance = ((table["ci_upper"] - table["ci_lower"]) / (2 * stats.normal_quantile(confidence))) ** 2
+    # The intervals of amounts are cut at 0.
+    half = ((table["ci_upper"] - table["ci_lower"]) / 2).where(
+        table["ci_lower"] > 0, table["ci_upper"] - table["value"]
+    )
+    variance = (half / stats.normal_quantile(confidence)).where(half > 0) ** 2
     weight = table["exposed"].astype(float).where(kind != "sum", 1.0)
     names = [*by, "conversion", "metric"]
     keys = table[names].assign(**({"(weekday)": table["period"].dt.day_of_week} if every == "D" else {}))
-    spread = (variance.where(variance > 0) * weight).where(~share, find_effects(table, confidence=confidence))
+    spread = (variance * weight).where(~share, find_effects(table, confidence=confidence))
     frame = pd.DataFrame(
         {
             "period": table["period"],
@@ -135,7 +149,7 @@ def _usable(table: pd.DataFrame, by: Sequence[str], every: str, confidence: floa
             "spread": spread.astype(float),
         }
     )
-    known = (table["note"] == "") & frame["value"].notna() & (weight > 0)
+    known = find_usable(table)
     frame = frame[known].assign(series=stats.number_groups(keys[known]))
     frame = frame.sort_values(["series", "period"], kind="stable")
     return frame.assign(place=frame.groupby("series").cumcount())
@@ -498,7 +512,7 @@ def _extrapolate(recent: pd.DataFrame, every: str, ahead: int) -> tuple[float, f
     unit = centre * (1 - centre) * spread if recent["share"].iloc[0] else spread
     # Weights in units of the sampling variance, so that a scale of 1 is sampling error alone.
     fit = sm.WLS(
-        recent["value"].to_numpy(), sm.add_constant(steps.to_numpy(float)), weights=n / max(unit, stats.TINY)
+        recent["value"].to_numpy(), sm.add_constant(steps.to_numpy(float)), weights=n / np.fmax(unit, stats.TINY)
     ).fit()
     point = np.array([1.0, ahead])
     leverage = float(point @ fit.normalized_cov_params @ point)

@@ -400,7 +400,7 @@ RULES: dict[str, QualityRule] = {
         "Values in them can't be added up: send the three capital letters of ISO 4217."),
     "mixed_currencies": QualityRule(
         "Values in several currencies", "error", 0, _judge_mixed_currencies,
-        "Rates leave such amounts out; elsewhere they are added up as they are: convert them, or give each a conversion."),
+        "Rates leave such amounts out, other analyses add them up: convert them, or give each its own conversion."),
     "negative_value": QualityRule(
         "Negative values", "warning", 0, _judge_negative,
         "Refunds need an event of their own, or they lower the mean value of a conversion."),

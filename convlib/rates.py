@@ -73,8 +73,8 @@ class Rates(Result):
             day by which the target is to be reached), `macro`, and whether it `leads`: is the conversion's own metric,
             which figures show.
         limits: For each row of the table, between which limits its value lies when nothing happens, judged by the
-            periods before it: `expected`, `limit_low`, `limit_high`, `dispersion`, `history`, `p_value`, `q_value`,
-            `limit_note`.
+            periods before it: `expected`, `limit_low`, `limit_high`, `dispersion`, `sampling_error`, `history`,
+            `p_value`, `q_value`, `limit_note`.
         confidence: Level of the intervals.
     """
 
@@ -146,7 +146,7 @@ class Rates(Result):
         rows = self.forecast()
         words = {name: takeaways.word_values(rows, name) for name in ("value", "target", "expected")}
         shown = rows.assign(
-            conversion=self.named["conversion"],
+            conversion=self.named["conversion"].reindex(rows.index),
             distance=takeaways.word_values(rows, "distance", signed=True),
             due=rows["due"].dt.strftime("%Y-%m-%d"),
             **words,

@@ -851,22 +851,34 @@ def word_no_association(row: Mapping[str, Any] | pd.Series, *, in_value: bool) -
     )
 
 
-def word_alerts(table: pd.DataFrame, *, segment: str, unlimited: int, judged: int) -> Takeaways:
-    """Say how many alerts are open, name the worst, and say where nothing could be raised yet."""
+def word_alerts(table: pd.DataFrame, *, segment: str, unlimited: "pd.Series[str]", judged: int) -> Takeaways:
+    """Say how many alerts are open, name the worst, and of how many metrics nothing could be raised, and why."""
     is_open = table[table["still_open"]]
     sentences = [f"No alert is open in segment {segment}."]
     if len(is_open):
         counts = is_open["severity"].value_counts(sort=False)
         kinds = _list([f"{count} {kind}" for kind, count in counts.items()])
         count = f"{len(is_open)} alert{' is' if len(is_open) == 1 else 's are'} open in segment {segment}"
-        sentences = [f"{count}, {is_open['is_new'].sum()} of them new: {kinds}."]
+        new = int(is_open["is_new"].sum())
+        if len(is_open) == 1:
+            sentences = [f"{count}{', and new' if new else ''}: {kinds}."]
+        else:
+            sentences = [f"{count}, {new or 'none'} of them new: {kinds}."]
     sentences += list(is_open["evidence"].head(MOST - 2))
     over = len(table) - len(is_open)
     if over:
         sentences.append(f"{over} that {'was open before is' if over == 1 else 'were open before are'} over.")
-    if unlimited:
-        sentences.append(f"{unlimited} of {judged} metrics have no control limits yet: too few earlier periods.")
+    short = int(unlimited.str.contains("needs").sum())
+    sentences += _word_unlimited(short, judged, " yet: too few earlier periods")
+    sentences += _word_unlimited(len(unlimited) - short, judged, ": nothing ever varied")
     return Takeaways(sentences)
+
+
+def _word_unlimited(count: int, judged: int, why: str) -> list[str]:
+    if not count:
+        return []
+    whose = "The only metric" if judged == 1 else f"{count} of {judged} metrics"
+    return [f"{whose} {'has' if count == 1 else 'have'} no control limits{why}."]
 
 
 def word_evidence(rule: str, rows: pd.DataFrame, *, every: str) -> list[str]:
@@ -923,6 +935,59 @@ def word_overdue(action: Mapping[str, Any]) -> str:
     """Say how late a promised action is."""
     days = action["overdue_days"]
     return f"{action['text']}: was due on {action['due']:%Y-%m-%d}, {days} day{'' if days == 1 else 's'} ago."
+
+
+def word_stopped(
+    event: str, usual: Sequence[int], *, silence: str, since: pd.Timestamp, window: str, odds: float
+) -> str:
+    """Say since when an event has not come, and how odd that is after windows with these counts."""
+    number = sum(usual)
+    chance = f"1 in {1 / odds:,.0f}" if odds > 1e-9 else "less than 1 in 1,000,000,000"
+    return (
+        f"`{event}` has not come for {silence}, since {_word_moment(since)}; at its usual {number / len(usual):,.1f} "
+        f"in {window} (n = {number:,} in {len(usual)} windows) such a silence has a probability of {chance}."
+    )
+
+
+def word_volume(
+    count: int, usual: Sequence[int], *, begin: pd.Timestamp, window: str, mean: float, likely: tuple[float, float]
+) -> str:
+    """Say how many events came in a window, and how many usually do."""
+    side = "below" if count < mean else "above"
+    return (
+        f"{count:,} events in the {window} from {_word_moment(begin)}, {side} the usual {mean:,.0f} (95% of windows "
+        f"{likely[0]:,.0f} to {likely[1]:,.0f}; n = {sum(usual):,} in {len(usual)} windows)."
+    )
+
+
+def word_errors(
+    errors: int,
+    events: int,
+    *,
+    begin: pd.Timestamp,
+    window: str,
+    interval: tuple[float, float],
+    usual: float,
+    among: int,
+) -> str:
+    """Say what share of a window's events are errors, and what share usually is."""
+    low, high = interval
+    return (
+        f"{errors / events:.1%} of {events:,} events in the {window} from {_word_moment(begin)} are errors "
+        f"({errors:,}; 95% interval {low:.1%} to {high:.1%}), above the usual {usual:.1%} (n = {among:,})."
+    )
+
+
+def word_quiet_source(since: pd.Timestamp, *, longest: float, looks: int) -> str:
+    """Say since when a source has brought no rows, and how long its pauses were before."""
+    return (
+        f"No new rows have come since {_word_moment(since)} by the clock; before, they came at least every "
+        f"{longest:.0f} s (n = {looks} looks with rows)."
+    )
+
+
+def _word_moment(moment: pd.Timestamp) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def word_split(split: pd.DataFrame, *, by: Sequence[str], every: str) -> Takeaways:

@@ -48,13 +48,13 @@ def series(conversion: str, counts: list[int], exposed: int = 10_000, **more: An
     return pd.DataFrame(known | more).astype({"period": "datetime64[us]"})
 
 
-def make_rates(*parts: pd.DataFrame, by: tuple[str, ...] = (), segment: str = "mobile") -> Rates:
+def make_rates(*parts: pd.DataFrame, by: tuple[str, ...] = (), segment: str = "mobile", metric: str = "rate") -> Rates:
     table = pd.concat(parts, ignore_index=True)
     limits = find_limits(table, by=by, every="W")
     known = {
         "table": table.join(compare_periods(table, limits, by=by)),
         "limits": limits,
-        "goals": GOALS,
+        "goals": GOALS.assign(metric=metric),
         "names": dict(zip(GOALS["conversion"], GOALS["title"], strict=True)),
         "by": by,
         "every": "W",
@@ -116,7 +116,7 @@ def test_find_alerts_says_what_was_seen() -> None:
     assert (row["owner"], row["segment"], row["period"]) == ("ann", "mobile", pd.Timestamp("2026-03-09"))
     assert row["first_seen"] == pd.Timestamp("2026-03-16")
     assert row["is_new"]
-    assert alerts.takeaways[0] == "1 alert is open in segment mobile, 1 of them new: 1 warning."
+    assert alerts.takeaways[0] == "1 alert is open in segment mobile, and new: 1 warning."
     assert "2026-03-16" in alerts._repr_html_()
     assert alerts.plot().get_title(loc="left") == "Open alerts: mobile (n = 1)"
 
@@ -124,7 +124,7 @@ def test_find_alerts_says_what_was_seen() -> None:
 def test_find_alerts_needs_history_for_limits_and_says_so() -> None:
     alerts = find_alerts(make_rates(series("buy", [1_000, 1_000, 500])))
     assert alerts.table.empty
-    assert alerts.takeaways[1] == "1 of 1 metrics have no control limits yet: too few earlier periods."
+    assert alerts.takeaways[1] == "The only metric has no control limits yet: too few earlier periods."
 
 
 def test_find_alerts_raises_a_change_within_the_limits() -> None:
@@ -133,7 +133,7 @@ def test_find_alerts_raises_a_change_within_the_limits() -> None:
     rates.limits["limit_low"] = 0.0
     alerts = find_alerts(rates)
     assert list_alerts(alerts) == [("change", "warning", "cart")]
-    assert ", -3.0 pts against 10.0% in the period before (q = <0.001)." in alerts.table["evidence"].iloc[0]
+    assert ", -3.0 pts against 10.0% in the period before (q < 0.001)." in alerts.table["evidence"].iloc[0]
 
 
 @pytest.mark.parametrize(("last", "missed"), [(1_000, False), (950, False), (800, True)])
@@ -145,7 +145,7 @@ def test_find_alerts_misses_a_target_only_beyond_noise(last: int, missed: bool) 
 def test_find_alerts_turns_a_target_with_the_direction() -> None:
     assert find_alerts(make_rates(series("error", [800], target=0.1))).table.empty
     alerts = find_alerts(make_rates(series("error", [1_200], target=0.1)))
-    assert ", misses its target of 10.0% beyond noise (q = " in alerts.table["evidence"].iloc[0]
+    assert ", misses its target of 10.0% beyond noise (q < 0.001)." in alerts.table["evidence"].iloc[0]
 
 
 @pytest.mark.parametrize(
@@ -184,6 +184,47 @@ def test_find_alerts_says_when_a_group_has_no_data() -> None:
         "Nothing came of device=phone in the week from 19 January 2026 (n = 0); the last data are in the week from "
         "12 January 2026."
     ]
+
+
+@pytest.mark.parametrize(("before", "raised"), [([29], False), ([30], True), ([30, 12], False), ([1_000, -1], False)])
+def test_find_alerts_takes_an_empty_period_for_a_gap_only_beyond_chance(before: list[int], raised: bool) -> None:
+    # As many units as did it entered; a period without units is written -1.
+    table = pd.concat([series("buy", [each], max(each, 1)) for each in [1_000, *before, -1]], ignore_index=True)
+    table = table.assign(period=[MONDAY + pd.Timedelta(weeks=n) for n in range(len(table))], device="phone")
+    alerts = find_alerts(make_rates(table, by=("device",)), rules=["no_data"])
+    assert list_alerts(alerts) == [("no_data", "critical", "")] * raised
+
+
+def test_find_alerts_keeps_a_gap_open_until_data_come_back() -> None:
+    history, seen = None, []
+    for weeks in ([1_000, -1], [1_000, -1, -1], [1_000, -1, -1, 1_000]):
+        history = find_alerts(make_rates(series("buy", weeks)), history=history).table
+        seen.append(history[["still_open", "is_new"]].to_numpy().tolist())
+    assert seen == [[[True, True]], [[True, False]], [[False, False]]]
+
+
+def test_find_alerts_counts_a_metric_that_never_varied_apart() -> None:
+    rates = make_rates(series("buy", STEADY), series("cart", [0] * 9, metric="per_unit", value=1.0, ci_lower=np.nan))
+    assert find_alerts(rates).takeaways[1] == "1 of 2 metrics has no control limits: nothing ever varied."
+
+
+def test_find_alerts_raises_revenue_that_falls_to_zero() -> None:
+    amounts = {"metric": "sum of value", "value": [360.0] * 9 + [0.0], "target": 300.0}
+    ends = {"ci_lower": [300.0] * 9 + [np.nan], "ci_upper": [420.0] * 9 + [np.nan]}
+    revenue = series("buy", [180] * 9 + [0], 200, **amounts, **ends, note=[""] * 9 + ["n = 0, needs 30"])
+    rates = make_rates(revenue, metric="sum of value")
+    assert list_alerts(find_alerts(rates)) == [
+        ("control_limit", "critical", "buy"),
+        ("target_missed", "warning", "buy"),
+    ]
+
+
+def test_find_alerts_tests_a_target_of_visits_with_as_many_as_are_worth_independent_ones() -> None:
+    # 800 of 10,000 visits, of which 25 are worth one, are 32 of 400: no evidence against 10%.
+    low, high = wilson_interval([32], [400])
+    visits = series("cart", [800], metric="rate by session", ci_lower=low, ci_upper=high, target=0.1)
+    assert find_alerts(make_rates(visits, metric="rate by session")).table.empty
+    assert len(find_alerts(make_rates(series("cart", [800], target=0.1))).table) == 1
 
 
 def test_find_alerts_judges_the_latest_closed_period() -> None:
@@ -231,6 +272,14 @@ def test_find_alerts_applies_the_rules_asked_for() -> None:
         "`rules` has 'target_mised'; it must be one of 'control_limit', 'change', 'target_missed', "
         "'outside_benchmark', 'macro_down', 'no_data', 'quality', 'action_overdue'. Did you mean 'target_missed'?"
     )
+    with pytest.raises(ParamError) as caught:
+        find_alerts(rates, rules="change")
+    assert str(caught.value) == "`rules` is 'change'; it must be a list, such as ['change', 'no_data']."
+
+
+def test_find_alerts_takes_what_is_empty_for_not_given() -> None:
+    rates = make_rates(series("cart", [*STEADY, 700], target=0.1))
+    pd.testing.assert_frame_equal(find_alerts(rates, rules=[], history="").table, find_alerts(rates).table)
 
 
 def test_find_alerts_keeps_an_open_alert_and_closes_it_once() -> None:
@@ -306,4 +355,13 @@ def test_read_alerts_refuses_a_damaged_file(tmp_path: Path, text: str) -> None:
     assert message.startswith(f"{str(path)!r} can't be read as alerts (")
     assert message.endswith(
         "). Restore it from the run before, or delete it: then every alert that is open counts as new."
+    )
+
+
+def test_read_alerts_refuses_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ParamError) as caught:
+        read_alerts(tmp_path)
+    assert str(caught.value) == (
+        f"{str(tmp_path)!r} is a folder; give the path of the file of alerts, such as "
+        f"{str(tmp_path / 'alerts.json')!r}."
     )

@@ -1,12 +1,15 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
+from small_logs import make_log, make_plan
 
-from benchmarks.quiet_years import measure_power, simulate_quiet_years
+from benchmarks.quiet_years import measure_power, simulate_year
 from convlib.control import compare_periods, find_limits, forecast_targets, split_change
+from convlib.rates import measure_rates
 from convlib.stats import divide, wilson_interval
 from convlib.takeaways import word_split
 
@@ -82,7 +85,7 @@ def test_find_limits_share_the_chance_of_a_false_alarm_among_the_series_of_a_per
     # All five vary alike, so each knows what all do: five times the degrees of freedom of one.
     assert limits["dispersion_df"] == pytest.approx(5 * 0.62 * 7)
     reach = scipy_stats.t.isf(0.0125 / 5 / 2, 5 * 0.62 * 7)
-    assert limits["limit_high"] - 1.1 == pytest.approx(reach * limits["dispersion"] * 0.1 * np.sqrt(1 + 1 / 8))
+    assert 1.1 - limits["limit_low"] == pytest.approx(reach * limits["dispersion"] * 0.1 * np.sqrt(1 + 1 / 8))
 
 
 def test_find_limits_use_only_usable_periods_before() -> None:
@@ -131,8 +134,104 @@ def test_find_limits_of_a_mean_use_its_interval() -> None:
     error = 0.1 * np.sqrt(1 + 1 / 8) * 2 / 1.128
     reach = scipy_stats.t.isf(0.0125 / 2, 0.62 * 7) * error
     assert limits["expected"] == pytest.approx(1.1)
-    assert limits["limit_high"] == pytest.approx(1.1 + reach)
     assert limits["limit_low"] == pytest.approx(1.1 - reach)
+    # Amounts have a long tail away from zero, where the limit is as far in logarithms.
+    assert limits["limit_high"] == pytest.approx(1.1 * np.exp(reach / 1.1))
+    assert limits["sampling_error"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("end", ["limit_low", "limit_high"])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_find_limits_of_amounts_lie_where_the_test_has_its_level(end: str, sign: int) -> None:
+    values = [sign * each for each in [1.0, 1.1] * 4]
+    limit = find_limits(mean_rows([*values, 1.0], 0.1), by=(), every="W").iloc[-1][end]
+    found = find_limits(mean_rows([*values, limit], 0.1), by=(), every="W").iloc[-1]
+    assert found["p_value"] == pytest.approx(0.0125)
+
+
+def test_find_limits_of_amounts_of_either_sign_are_plain() -> None:
+    # The error is ten times the mean, so nothing says on which side the long tail would be.
+    limits = find_limits(mean_rows([0.0, 0.2] * 4 + [0.1], 1.0), by=(), every="W").iloc[-1]
+    assert limits["limit_high"] - 0.1 == pytest.approx(0.1 - limits["limit_low"])
+
+
+@pytest.mark.parametrize("end", [0.0, np.nan])
+@pytest.mark.parametrize("note", ["", "n = 0, needs 30"])
+def test_find_limits_judge_a_total_that_falls_to_zero_by_the_variance_of_before(end: float, note: str) -> None:
+    # The sum is 360 a week with an error of 30, then nothing comes: no amount, so no interval.
+    table = mean_rows([350.0, 370.0] * 4 + [0.0], 30.0, metric="sum of value")
+    table.loc[8, ["ci_lower", "ci_upper"]] = end
+    table.loc[8, "note"] = note
+    limits = find_limits(table, by=(), every="W")
+    assert limits["expected"].iloc[-1] == pytest.approx(360)
+    assert limits["p_value"].iloc[-1] == pytest.approx(2 * scipy_stats.t.sf(360 / (30 * np.sqrt(9 / 8)), 0.62 * 7))
+    compared = compare_periods(table, limits, by=()).iloc[-1]
+    assert compared["change"] == -370
+    assert compared["change_q_value"] == pytest.approx(2 * scipy_stats.t.sf(370 / (30 * np.sqrt(2)), 0.62 * 7))
+
+
+def test_find_limits_take_no_interval_from_too_few_amounts_and_no_mean() -> None:
+    table = mean_rows([350.0, 370.0] * 4 + [10.0], 30.0, metric="sum of value")
+    table.loc[8, "note"] = "n = 1, needs 30"
+    assert find_limits(table, by=(), every="W")["limit_low"].notna().iloc[-1]
+    assert find_limits(table.assign(metric="mean of value"), by=(), every="W")["limit_low"].isna().iloc[-1]
+    assert find_limits(table.assign(exposed=29), by=(), every="W")["limit_low"].isna().iloc[-1]
+
+
+def visit_rows(counts: list[int], effect: float, exposed: int = 1_000, **more: Any) -> pd.DataFrame:
+    """Give a share of visits, of which so many are worth one independent visit."""
+    low, high = wilson_interval(np.array(counts) / effect, np.full(len(counts), exposed / effect))
+    known: dict[str, Any] = {"metric": "rate by session", "ci_lower": low, "ci_upper": high}
+    return share_rows(counts, exposed, **known | more)
+
+
+@pytest.mark.parametrize("effect", [1.0, 10.0])
+def test_find_limits_count_visits_as_many_as_are_worth_independent_ones(effect: float) -> None:
+    # A share of 1,000 visits, ten of which tell as much as one, is one of 100 visits.
+    counts = [300, 320, 280, 300, 310, 290, 300, 300, 450]
+    visits = find_limits(visit_rows(counts, effect), by=(), every="W").iloc[-1]
+    few = [round(count / effect) for count in counts]
+    units = find_limits(share_rows(few, round(1_000 / effect)), by=(), every="W").iloc[-1]
+    names = ["expected", "limit_low", "limit_high", "p_value", "sampling_error"]
+    assert visits[names].tolist() == pytest.approx(units[names].tolist())
+
+
+def test_find_limits_of_visits_stay_within_zero_and_one_and_need_variation() -> None:
+    limits = find_limits(visit_rows([10, 0] * 4 + [1_000], 10.0), by=(), every="W").iloc[-1]
+    assert limits["limit_low"] == 0
+    assert limits["limit_high"] < 1
+    assert limits["p_value"] < 0.0125
+    never = find_limits(visit_rows([0] * 8 + [10], 10.0), by=(), every="W").iloc[-1]
+    assert never["limit_note"] == "it never varied"
+    assert np.isnan(never["p_value"])
+
+
+def test_compare_periods_counts_visits_as_many_as_are_worth_independent_ones() -> None:
+    # 300, 360 and no visit of 1,000: as 30, 36 and none of 100; who does nothing does not tell how alike visits are.
+    table = visit_rows([300, 360, 0], 10.0)
+    compared = compare_periods(table, find_limits(table, by=(), every="W"), by=())
+    for row, hits in ((1, 66), (2, 36)):
+        share = hits / 200
+        error = np.sqrt(share * (1 - share) * 2 / 100)
+        change = abs(compared["change"].iloc[row])
+        assert compared["change_q_value"].iloc[row] == pytest.approx(2 * scipy_stats.norm.sf(change / error))
+
+
+def test_compare_periods_raises_no_alarm_of_users_who_are_alike_in_all_their_visits() -> None:
+    # 200 users of about ten visits each, in all of which they convert, or in none.
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(400):
+        visits, did = rng.poisson(9, (2, 200)) + 1, rng.random((2, 200)) < 0.3
+        hits, total = (visits * did).sum(axis=1), visits.sum(axis=1)
+        share = hits / total
+        squares = (visits**2 * (did - share[:, None]) ** 2).sum(axis=1)
+        effect = squares / (total * share * (1 - share))
+        low, high = wilson_interval(hits / effect, total / effect)
+        table = share_rows(hits.tolist(), total.tolist(), metric="rate by session", ci_lower=low, ci_upper=high)
+        compared = compare_periods(table, find_limits(table, by=(), every="W"), by=())
+        found.append(compared["change_q_value"].iloc[1] < 0.05)
+    assert 0.02 < np.mean(found) < 0.08
 
 
 def test_find_limits_say_when_a_mean_never_varied() -> None:
@@ -145,13 +244,13 @@ def test_find_limits_has_its_columns_without_rows() -> None:
     limits = find_limits(share_rows([1]).iloc[:0], by=(), every="W")
     assert limits.empty
     assert list(limits) == [
-        *("expected", "limit_low", "limit_high", "dispersion", "dispersion_df", "history", "p_value", "q_value"),
-        "limit_note",
+        *("expected", "limit_low", "limit_high", "dispersion", "dispersion_df", "sampling_error", "history"),
+        *("p_value", "q_value", "limit_note"),
     ]
 
 
 def test_find_limits_keep_a_false_alarm_rare_and_find_a_change() -> None:
-    assert simulate_quiet_years(3, 1, correlated=0.0) <= 0.05
+    assert simulate_year(np.random.SeedSequence(3), correlated=0.0)["period"].nunique() <= 0.05 * 52
     for week in (13, 30):
         assert measure_power(4, 20, week=week, share=0.1, dispersed=True) >= 0.9
 
@@ -255,6 +354,8 @@ def test_split_change_leaves_out_sums_and_a_single_period() -> None:
     alone = split_change(table[table["period"] == MONDAY], by=["device"])
     assert alone.empty
     assert "device" in alone
+    whole = split_change(device_rows(([100, 90], [1_000] * 2), ([10, 20], [1_000] * 2)), by=["device"])
+    assert alone.dtypes.to_dict() == whole.dtypes.to_dict()
 
 
 def test_forecast_targets_is_the_predictive_t_of_a_straight_line() -> None:
@@ -331,7 +432,32 @@ def test_forecast_targets_are_calibrated() -> None:
         assert abs(outcome[rows].mean() - probability[rows].mean()) < 4 * error
 
 
-def test_forecast_targets_has_its_columns_without_targets() -> None:
-    found = forecast_targets(share_rows([1, 2]), by=(), every="W", goals=goal())
+def test_forecast_targets_counts_visits_as_many_as_are_worth_independent_ones() -> None:
+    counts = [200, 220, 240, 230, 250]
+    visits = forecast(visit_rows(counts, 10.0, target=0.3), metric="rate by session", due="2026-02-22")
+    units = forecast(share_rows([count // 10 for count in counts], 100, target=0.3), due="2026-02-22")
+    assert visits["probability"] == pytest.approx(units["probability"])
+
+
+def test_forecast_targets_looks_past_a_period_in_which_nothing_varied() -> None:
+    table = mean_rows([350.0, 370.0, 340.0, 360.0, 0.0], 30.0, metric="sum of value", target=300.0)
+    table.loc[4, ["ci_lower", "ci_upper"]] = np.nan
+    assert forecast(table, metric="sum of value")["forecast_note"] == ""
+    table[["ci_lower", "ci_upper"]] = np.nan
+    assert forecast(table, metric="sum of value")["forecast_note"] == "it never varied"
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_forecast_targets_has_its_columns_without_targets(rows: int) -> None:
+    found = forecast_targets(share_rows([1, 2]).iloc[:rows], by=(), every="W", goals=goal())
+    full = forecast_targets(share_rows([1, 2], target=0.1), by=(), every="W", goals=goal())
     assert found.empty
-    assert "probability" in found
+    assert found.dtypes.to_dict() == full.dtypes.to_dict()
+    assert str(found["due"].dtype) == "datetime64[us]"
+
+
+def test_rates_without_targets_or_units_show_no_targets(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, "macros:\n  - {id: buy, match: {event_name: buy}}\n")
+    log = make_log("a visit 1h\na buy 2h\nb visit 8D\n", plan)
+    for seen in (log, log.segment({"event_name": "none"})):
+        assert measure_rates(seen, plan).show_targets()._repr_html_() == '<p class="empty">Nothing to show.</p>'
