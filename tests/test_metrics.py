@@ -9,7 +9,7 @@ from convlib.metrics import find_slices
 from convlib.plan import Plan
 from convlib.rates import Rates, measure_rates
 
-# A week of a shop: ann comes twice (a1, a2), bob once (b1), cat by mail and again (c1, c2), dan by push (d1), zed later.
+# ann comes twice (a1, a2), bob once (b1), cat by mail and again (c1, c2), dan by push (d1), zed later.
 ROWS = """
 ann page_view 0s session_id=a1 page_path=/ source=google device_type=mobile
 ann newsletter_signup 20s session_id=a1 page_path=/
