@@ -55,6 +55,7 @@ macros:
     name: Purchase
     match: {event_name: purchase}
     owner: commerce
+    target: {value: 0.9, by: 2030-12-31}
     micros:
       - {id: view_item, name: Product viewed, match: {event_name: view_item}, stage: consideration,
          kind: process_milestone}
@@ -215,7 +216,7 @@ class Watched:
     @property
     def address(self) -> str:
         """Give the dashboard's address, with its token."""
-        return re.findall(r"http://\S+", "".join(self.lines))[-1]
+        return str(re.findall(r"http://\S+", "".join(self.lines))[-1])
 
     @property
     def memory(self) -> float:
@@ -330,8 +331,8 @@ def look_at_page(address: str) -> dict[str, Any]:
     """Open the dashboard in a headless browser, on a phone's screen, without and with its token."""
     from playwright.sync_api import sync_playwright
 
-    place = urlsplit(address)
-    if not wait_for(lambda: _answers(str(place.hostname), int(place.port or 0)), 60):
+    where = urlsplit(address)
+    if not wait_for(lambda: _answers(str(where.hostname), int(where.port or 0)), 60):
         raise RuntimeError("the dashboard does not answer")
     flags = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
     with sync_playwright() as playwright:
@@ -349,7 +350,9 @@ def look_at_page(address: str) -> dict[str, Any]:
         live = time.monotonic() - began
         page.wait_for_selector(LAST, timeout=120_000)
         whole = time.monotonic() - began
-        page.screenshot(path=os.environ.get("CONVLIB_SHOT", str(Path(tempfile.gettempdir()) / "watch_page.png")))
+        page.wait_for_timeout(3_000)  # the cells after it
+        place = os.environ.get("CONVLIB_SHOT", str(Path(tempfile.gettempdir()) / "watch_page.png"))
+        page.screenshot(full_page=True, path=place)
         found = {
             "refused without token": refused,
             "seconds to the live part, to the whole": (round(live, 1), round(whole, 1)),
@@ -375,7 +378,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=300)
     parser.add_argument("--interval", type=int, default=5)
-    parser.add_argument("--window", type=int, default=15)
+    parser.add_argument("--window", type=int, default=10)
     parser.add_argument("--port", type=int, default=8877)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,7 +1,7 @@
 """What is wrong within minutes: events that stopped, odd volumes and errors, from counts in short rolling windows."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from scipy import stats as scipy_stats
 
+from convlib import takeaways
 from convlib.documents import FieldError
 from convlib.durations import MICROSECONDS, parse_duration, write_duration
 from convlib.plan_entries import Duration
@@ -24,6 +25,8 @@ DAYS = 7
 #: Events, corrected for their dispersion, from which a usual rate is known well enough to miss them.
 FEWEST_EVENTS = 30
 FEWEST_ERRORS = 5
+#: The probability of a share of errors below which it is odd.
+ERROR_LEVEL = 1e-6
 #: What is judged every minute, for many events, must be far out in size too, and not only beyond chance.
 FAR = 2.0
 COLUMNS = ("rule", "severity", "conversion", "metric", "period", "evidence")
@@ -51,7 +54,6 @@ class Watch(BaseModel):
         late: How far back a database is asked again for rows that come late.
         stopped: Probability of a silence below which an event has stopped; None for no such alert.
         volume: Probability of a window's events below which their number is odd; None for no such alert.
-        error_level: The same for the share of errors.
         errors: Which events are errors, as a match rule; empty for none.
     """
 
@@ -61,7 +63,6 @@ class Watch(BaseModel):
     late: Duration = "15min"
     stopped: Level | None = 1e-6
     volume: Level | None = 1e-6
-    error_level: Level = 1e-6
     errors: Annotated[dict[str, Any], AfterValidator(_check_rule)] = {"event_name": ["error", "field_error"]}
 
     @property
@@ -78,16 +79,15 @@ class Watch(BaseModel):
 
 @dataclasses.dataclass(frozen=True)
 class _Counts:
-    """How many events fell into each bin that has any, in order."""
+    """How many events fell into each bin that has any, in order; a bin may come several times."""
 
     bins: Ints
     total: Ints
 
     @classmethod
     def of(cls, rows: pd.DataFrame, column: str = "rows") -> "_Counts":
-        sums = rows.groupby("bin")[column].sum()
-        sums = sums[sums > 0]
-        return cls(sums.index.to_numpy(np.int64), np.concatenate([[0], np.cumsum(sums.to_numpy(np.int64))]))
+        counted = np.cumsum(rows[column].to_numpy(np.int64))
+        return cls(rows["bin"].to_numpy(np.int64), np.concatenate([[0], counted]))
 
     def between(self, start: Ints | int, end: Ints | int) -> Ints:
         """Count from one bin to before another."""
@@ -122,7 +122,7 @@ def find_oddities(counts: pd.DataFrame, watch: Watch, *, until: int) -> pd.DataF
     Returns:
         One row an alert, with `COLUMNS`. `period` is the start of the window in which it shows.
     """
-    counts = counts[counts["bin"] < until]
+    counts = counts[counts["bin"] < until].sort_values("bin")
     found = [*_find_stopped(counts, watch, until), *_find_volume(counts, watch, until)]
     found += _find_errors(counts, watch, until)
     table = pd.DataFrame(found, columns=list(COLUMNS))
@@ -151,11 +151,9 @@ def volume_probability(windows: Ints, count: int) -> float:
     Negative binomial: the mean of the latest `FEWEST_WINDOWS`, and that times the dispersion, raised by the uncertainty
     of the mean, as variance.
     """
-    mean = float(windows[:FEWEST_WINDOWS].mean())
-    if mean == 0:
+    if not windows[:FEWEST_WINDOWS].any():
         return 1.0
-    spread = dispersion(windows) * (1 + 1 / FEWEST_WINDOWS)
-    law = scipy_stats.nbinom(mean / (spread - 1), 1 / spread)
+    law = _find_law(windows)
     return min(1.0, 2 * float(min(law.cdf(count), law.sf(count - 1))))
 
 
@@ -188,10 +186,13 @@ def _find_stopped(counts: pd.DataFrame, watch: Watch, until: int) -> Iterator[tu
             continue
         chance = silence_probability(usual, (until - since) / length)
         if chance < watch.stopped and (known.on_like_days(since, until, watch=watch, first=first) > 0).all():
-            evidence = (
-                f"`{name}` has not come for {write_duration((until - since) * size)}, since {_at(since * size)}; at "
-                f"its usual {usual.mean():,.1f} in {watch.window} (n = {usual.sum():,} in {len(usual)} windows) "
-                f"such a silence has a probability of {_word_chance(chance)}."
+            evidence = takeaways.word_stopped(
+                str(name),
+                usual.tolist(),
+                silence=write_duration((until - since) * size),
+                since=_time(since * size),
+                window=watch.window,
+                odds=chance,
             )
             yield "event_stopped", "critical", name, "events", _time(since * size), evidence
 
@@ -211,11 +212,9 @@ def _find_volume(counts: pd.DataFrame, watch: Watch, until: int) -> Iterator[tup
     earlier = known.on_like_days(start, until, watch=watch, first=first)
     if ((earlier <= count) if is_low else (earlier >= count)).any():
         return
-    begin = start * watch.bin_microseconds
-    evidence = (
-        f"{count:,} events in the {watch.window} from {_at(begin)}, {'below' if is_low else 'above'} the usual "
-        f"{mean:,.0f} (95% of windows {_word_range(usual)}; n = {usual.sum():,} in {len(usual)} windows)."
-    )
+    begin = _time(start * watch.bin_microseconds)
+    likely = _find_law(usual).interval(0.95)
+    evidence = takeaways.word_volume(count, usual.tolist(), begin=begin, window=watch.window, mean=mean, likely=likely)
     yield "volume", "warning", ALL_EVENTS, "events", _begin(start, watch), evidence
 
 
@@ -230,13 +229,17 @@ def _find_errors(counts: pd.DataFrame, watch: Watch, until: int) -> Iterator[tup
     if len(usual) < FEWEST_WINDOWS or count < FEWEST_ERRORS:
         return
     share = errors.sum() / max(usual.sum(), 1)
-    if count < FAR * share * total or error_probability(errors, usual, count=count, total=total) >= watch.error_level:
+    if count < FAR * share * total or error_probability(errors, usual, count=count, total=total) >= ERROR_LEVEL:
         return
     (low,), (high,) = wilson_interval(count, total)
-    begin = start * watch.bin_microseconds
-    evidence = (
-        f"{count / total:.1%} of {total:,} events in the {watch.window} from {_at(begin)} are errors ({count:,}; 95% "
-        f"interval {low:.1%} to {high:.1%}), above the usual {share:.1%} (n = {usual.sum():,})."
+    evidence = takeaways.word_errors(
+        count,
+        total,
+        begin=_time(start * watch.bin_microseconds),
+        window=watch.window,
+        interval=(low, high),
+        usual=share,
+        among=int(usual.sum()),
     )
     yield "errors", "warning", ALL_EVENTS, "share of errors", _begin(start, watch), evidence
 
@@ -253,46 +256,31 @@ def _begin(start: int, watch: Watch) -> pd.Timestamp:
     return _time(start // length * length * watch.bin_microseconds)
 
 
-def _word_range(windows: Ints) -> str:
+def _find_law(windows: Ints) -> Any:
+    """Give the distribution of the next window's count."""
     mean = float(windows[:FEWEST_WINDOWS].mean())
     spread = dispersion(windows) * (1 + 1 / FEWEST_WINDOWS)
-    low, high = scipy_stats.nbinom(mean / (spread - 1), 1 / spread).interval(0.95)
-    return f"{low:,.0f} to {high:,.0f}"
-
-
-def _word_chance(chance: float) -> str:
-    return f"1 in {1 / chance:,.0f}" if chance > 1e-9 else "less than 1 in 1,000,000,000"
+    return scipy_stats.nbinom(mean / (spread - 1), 1 / spread)
 
 
 def _time(microseconds: int) -> pd.Timestamp:
     return pd.Timestamp(microseconds, unit="us")
 
 
-def _at(microseconds: int) -> str:
-    return f"{_time(microseconds):%Y-%m-%d %H:%M:%S} UTC"
-
-
-def has_gone_quiet(arrivals: list[float], now: float, *, interval: float) -> bool:
+def find_quiet_source(arrivals: Sequence[float], now: float, *, interval: float) -> pd.DataFrame:
     """Say whether a source that brought rows regularly has brought none for far too long, by the clock on the wall.
 
     Args:
         arrivals: When rows came, in seconds, in order.
         now: The time now, in seconds.
         interval: Seconds between two looks.
+
+    Returns:
+        One row when it has gone quiet, as `find_oddities` gives it.
     """
-    if len(arrivals) < FEWEST_WINDOWS:
-        return False
-    longest = float(np.diff(arrivals).max())
-    return now - arrivals[-1] > max(5 * interval, 3 * longest)
-
-
-def word_quiet_source(arrivals: list[float], now: float) -> pd.DataFrame:
-    """Raise that a source has gone quiet, as `find_oddities` raises other things."""
-    longest, since = float(np.diff(arrivals).max()), pd.Timestamp.now("UTC").tz_localize(None)
-    since = (since - pd.Timedelta(now - arrivals[-1], "s")).floor("s")
-    evidence = (
-        f"No new rows have come since {since:%Y-%m-%d %H:%M:%S} UTC by the clock; before, they came at least every "
-        f"{longest:.0f} s (n = {len(arrivals)} looks with rows)."
-    )
-    row = ("no_data", "critical", ALL_EVENTS, "events", since, evidence)
-    return pd.DataFrame([row], columns=list(COLUMNS)).astype({"period": "datetime64[us]"})
+    pauses, rows = np.diff(arrivals), list[tuple[object, ...]]()
+    if len(arrivals) >= FEWEST_WINDOWS and now - arrivals[-1] > max(5 * interval, 3 * float(pauses.max())):
+        since = (pd.Timestamp.now("UTC").tz_localize(None) - pd.Timedelta(now - arrivals[-1], "s")).floor("s")
+        evidence = takeaways.word_quiet_source(since, longest=float(pauses.max()), looks=len(arrivals))
+        rows.append(("no_data", "critical", ALL_EVENTS, "events", since, evidence))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"period": "datetime64[us]"})

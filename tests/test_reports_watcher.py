@@ -1,8 +1,9 @@
 """The watcher: rows counted once whatever ends it, units of the period so far, and alerts that outlive it."""
 
 import os
-from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import duckdb
@@ -11,7 +12,7 @@ import pytest
 from reports_project import PLAN, SEGMENTS, write_notebook
 
 from convlib.errors import RunError
-from convlib.reports.watcher import Watcher, clean_cache, judge_periods, open_watcher
+from convlib.reports.watcher import Watcher, clean_cache, open_watcher
 
 NOTEBOOK = """\
 events: str = ""
@@ -126,11 +127,12 @@ def test_alerts_survive_a_restart_with_their_ids(run: Path) -> None:
 
 def test_a_closed_period_is_judged_once(run: Path) -> None:
     with open_shop(run) as watcher:
-        asked: list[Future[pd.DataFrame]] = []
+        asked: list[Connection] = []
 
-        def judge() -> Future[pd.DataFrame]:
-            asked.append(Future())
-            return asked[-1]
+        def judge() -> Connection:
+            receiver, sender = Pipe(duplex=False)
+            asked.append(sender)
+            return receiver
 
         watcher.judge = judge
         watcher.look()
@@ -138,19 +140,18 @@ def test_a_closed_period_is_judged_once(run: Path) -> None:
         watcher.look()
         watcher.look()
         assert len(asked) == 1
+        with asked[0] as first:
+            first.send(RunError("No."))
+        watcher.look()
+        assert list(watcher.warnings) == ["The closed period could not be judged: No. It is tried again."]
         row = {"rule": "change", "severity": "warning", "segment": "all", "conversion": "visit", "metric": "rate"}
-        asked[0].set_result(pd.DataFrame([{**row, "evidence": "It fell.", "still_open": True}]))
+        with asked[1] as second:
+            second.send(pd.DataFrame([{**row, "evidence": "It fell.", "still_open": True}]))
         watcher.look()
         assert watcher.alerts["evidence"].tolist() == ["It fell."]
         watcher.look()
         assert watcher.alerts["still_open"].tolist() == [True]
-        assert len(asked) == 1
-
-
-def test_judge_periods_looks_at_every_segment_of_the_run(run: Path) -> None:
-    append(run, "purchase,2024-03-20 10:00:00,ann,mobile")
-    found = judge_periods(str(run), "reports")
-    assert set(found["segment"]) <= {"all", "device=mobile", "device=desktop"}
+        assert len(asked) == 2
 
 
 def test_a_changed_plan_counts_anew(run: Path) -> None:
@@ -184,6 +185,19 @@ def test_rows_of_a_database_are_counted_once_though_asked_for_again(run: Path) -
             for second in (0, 2):  # one more that is alike and comes late, and a new one
                 base.execute(insert.format(second, second))
         assert [watcher.look(), watcher.look()] == [2, 0]
+
+
+def test_rows_that_come_too_late_to_a_database_are_not_counted_twice(run: Path) -> None:
+    place = run.parent.parent / "shop.duckdb"
+    with duckdb.connect(str(place)) as base:
+        base.execute(
+            "CREATE TABLE events AS SELECT 'visit' AS event_name, '2024-03-05 10:00:00' AS timestamp, 'ann' AS user_id,"
+            " 'mobile' AS device_type UNION ALL SELECT 'purchase', '2024-03-05 15:00:00+00', 'ann', 'mobile'"
+        )
+    (run.parent / "map.yaml").write_text("timezone: America/New_York\n")
+    run.write_text(run.read_text().replace("../data", "../shop.duckdb\nmapping: map.yaml"))
+    with open_shop(run) as watcher:  # both at 15:00 UTC
+        assert [watcher.look(), watcher.look(), watcher.look()] == [2, 0, 0]
 
 
 def test_clean_cache_keeps_the_newest_and_what_a_page_may_need(tmp_path: Path) -> None:

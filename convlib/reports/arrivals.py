@@ -13,8 +13,9 @@ from typing import Any
 import pandas as pd
 
 from convlib.durations import parse_duration
+from convlib.engine import quote
 from convlib.errors import ConvlibError, EventDataError, RunError
-from convlib.events import find_mapping, read_events
+from convlib.events import EventLog, find_mapping, read_events
 from convlib.mapping import Mapping as SourceMapping
 from convlib.prepare import Prepared, prepare
 from convlib.reports.run_file import RunFile
@@ -57,12 +58,20 @@ class Batch:
     files: dict[str, Facts] = dataclasses.field(default_factory=dict)
     warnings: list[str] = dataclasses.field(default_factory=list)
 
-    def read(self, source: Source, mapping: SourceMapping, explain: Callable[[str], str] = str) -> None:
-        """Read a source as any log is read; what can't be read is a warning."""
+    def read(self, source: Source, mapping: SourceMapping, explain: Callable[[str], str] = str) -> bool:
+        """Read a source as any log is read; what can't be read is a warning.
+
+        Returns:
+            Whether it was there: what has gone, or can't be opened now, is to be tried again.
+        """
         try:
             self.logs.append(prepare(source, plan=None, mapping=mapping))
         except ConvlibError as error:
             self.warnings += map(explain, error.problems)
+        except OSError as error:
+            self.warnings.append(f"`{error.filename}` can't be read now: {error.strerror}. It is tried again.")
+            return False
+        return True
 
     def remove(self) -> None:
         """Delete what reading wrote."""
@@ -76,8 +85,6 @@ class Files:
     A file is taken when its size and its time of change are what they were at the last look. Of a growing text file
     all whole lines are taken at once, and a last line without an end as soon as the file rests.
     """
-
-    keeps_rows = False
 
     def __init__(self, run_file: RunFile, mapping: SourceMapping) -> None:
         self.place, self.mapping = run_file.resolve(run_file.events), mapping
@@ -106,38 +113,44 @@ class Files:
 
     def _read(self, batch: Batch, source: Source, known: Mapping[str, Facts], folder: Path) -> None:
         arrivals = [each for name in source.files if (each := self._find(name, known.get(name), batch)) is not None]
-        whole = [each for each in arrivals if each.is_whole]
-        self._read_together(batch, source, whole)
+        self._read_together(batch, source, [each for each in arrivals if each.is_whole])
         for number, each in enumerate(each for each in arrivals if not each.is_whole):
             place = folder / str(number) / Path(each.name).name
             place.parent.mkdir()
-            _copy_lines(each, place)
             skipped = f"`{place.name}` from byte {each.start:,} on is not counted: {{}}".format
-            batch.read(dataclasses.replace(source, files=(str(place),)), self.mapping, skipped)
-        batch.files |= {each.name: each.facts for each in arrivals}
+            with contextlib.suppress(FileNotFoundError):  # it has just gone
+                _copy_lines(each, place)
+                batch.read(dataclasses.replace(source, files=(str(place),)), self.mapping, skipped)
+                batch.files[each.name] = each.facts
 
     def _read_together(self, batch: Batch, source: Source, arrivals: list[Arrival]) -> None:
         """Read files at once; when that fails, one by one, so that a broken one does not hold the others up."""
-        tried = Batch()
-        if arrivals:
-            first = Path(arrivals[0].name).name
-            files = tuple(each.name for each in arrivals)
-            tried.read(dataclasses.replace(source, files=files), self.mapping, f"`{first}` is not counted: {{}}".format)
+        if not arrivals:
+            return
+        tried, first = Batch(), Path(arrivals[0].name).name
+        files = tuple(each.name for each in arrivals)
+        was_there = tried.read(
+            dataclasses.replace(source, files=files), self.mapping, f"`{first}` is not counted: {{}}".format
+        )
         if tried.warnings and len(arrivals) > 1:
             for each in arrivals:
                 self._read_together(batch, source, [each])
             return
         batch.logs += tried.logs
         batch.warnings += tried.warnings
+        batch.files |= {each.name: each.facts for each in arrivals if was_there}
 
     def _find(self, name: str, known: Facts | None, batch: Batch) -> Arrival | None:
+        try:
+            return self._judge(name, known, batch)
+        except FileNotFoundError:  # it has just gone
+            return None
+
+    def _judge(self, name: str, known: Facts | None, batch: Batch) -> Arrival | None:
         path = Path(name)
         if path.name.startswith((".", "_")):
             return None
-        try:
-            size, changed = path.stat().st_size, path.stat().st_mtime_ns
-        except OSError:  # it has just gone
-            return None
+        size, changed = path.stat().st_size, path.stat().st_mtime_ns
         if known and (known["size"], known["changed"]) == (size, changed) and known["read_to"] == size:
             return None
         rests = self.seen.get(name) == (size, changed)
@@ -178,8 +191,6 @@ class Files:
 class Database:
     """A table of a DuckDB file or of a database that Ibis reads, whose latest rows are asked for again and again."""
 
-    keeps_rows = True
-
     def __init__(self, run_file: RunFile, mapping: SourceMapping, late: str) -> None:
         self.place, self.mapping, self.engine = run_file.resolve(run_file.events), mapping, run_file.engine
         self.late = pd.Timedelta(parse_duration(late), "us")
@@ -201,11 +212,10 @@ class Database:
         batch = Batch()
         try:
             source = self._open(None if since is None else since - self.late)
-        except ConvlibError as error:
-            batch.warnings += error.problems
-        else:
             if source is not None:
                 batch.read(source, self.mapping)
+        except ConvlibError as error:
+            batch.warnings += error.problems
         try:
             yield batch
         finally:
@@ -216,15 +226,42 @@ class Database:
             source = find_source(self.place)
             table = source.query or "events"
             origin = f"({table})" if re.match(r"\s*(select|from|with)\s", table, re.IGNORECASE) else table
-            name = '"' + self.column.replace('"', '""') + '"'
-            after = "" if since is None else f" WHERE CAST({name} AS TIMESTAMP) >= TIMESTAMP '{since}'"
+            after = "" if since is None else f" WHERE {self._write_test(since)}"
             return dataclasses.replace(source, query=f"SELECT * FROM {origin}{after}")  # noqa: S608  # the user's own query
-        log: Any = read_events(self.place, mapping=self.mapping, engine=self.engine).engine
-        table = log.log.table
-        if since is not None:
-            zone = getattr(table[self.column].type(), "timezone", None)
-            table = table.filter(table[self.column] >= (since.tz_localize(zone) if zone else since).to_pydatetime())
-        rows = table.to_pyarrow()
+        try:
+            return self._fetch(since)
+        except ConvlibError:
+            raise
+        except Exception as error:  # noqa: BLE001  # drivers have no error in common
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            raise EventDataError(f"`{self.place}` can't be read now: {said[0]}. It is tried again.") from None
+
+    def _localize(self, moment: pd.Timestamp) -> pd.Timestamp:
+        """Give a moment, UTC, as a column without a zone has it."""
+        return moment.tz_localize("UTC").tz_convert(self.mapping.timezone).tz_localize(None)
+
+    def _write_test(self, since: pd.Timestamp) -> str:
+        """Write which rows are new enough, for a column of times with or without a zone, or of texts."""
+        name = quote(self.column)
+        # Texts may carry a zone or not.
+        zoned, plain = (t.value // 1_000 for t in (since, min(since, self._localize(since))))
+        return (
+            f"CASE typeof({name}) WHEN 'TIMESTAMP WITH TIME ZONE' "
+            f"THEN epoch_us(TRY_CAST({name} AS TIMESTAMPTZ)) >= {zoned} "
+            f"ELSE epoch_us(TRY_CAST({name} AS TIMESTAMP)) >= {plain} END"
+        )
+
+    def _fetch(self, since: pd.Timestamp | None) -> Source | None:
+        log = read_events(self.place, mapping=self.mapping, engine=self.engine)
+        table: Any = log.engine.log.table if log.engine else None
+        try:
+            if since is not None:
+                zone = getattr(table[self.column].type(), "timezone", None)
+                after = since.tz_localize("UTC") if zone else self._localize(since)
+                table = table.filter(table[self.column] >= after.to_pydatetime())
+            rows = table.to_pyarrow()
+        finally:
+            disconnect(log)
         return find_source(rows) if rows.num_rows else None
 
 
@@ -235,8 +272,13 @@ def open_source(run_file: RunFile, *, late: str) -> Files | Database:
         RunError: It is one that can't be watched.
     """
     mapping = find_mapping(run_file.resolve(run_file.mapping) or None)
-    if run_file.engine != "duckdb":
+    if run_file.engine == "ibis":
         return Database(run_file, mapping, late)
+    if run_file.engine != "duckdb":
+        raise RunError(
+            f"{run_file.locate('engine')}: `engine` is {run_file.engine!r}, which can't be watched: give 'duckdb', or "
+            "'ibis' for a database."
+        )
     place = run_file.resolve(run_file.events)
     if place.startswith("dataset:") or ADDRESS.match(place):
         raise RunError(
@@ -247,6 +289,12 @@ def open_source(run_file: RunFile, *, late: str) -> Files | Database:
         raise RunError(f"{run_file.locate('mapping')}: `identity` needs the whole log, so it can't be watched.")
     is_database = re.search(r"\.(duckdb|ddb|db)(#|$)", place)
     return Database(run_file, mapping, late) if is_database else Files(run_file, mapping)
+
+
+def disconnect(log: EventLog) -> None:
+    """Close the connection of a log that stays in its database."""
+    if log.engine:
+        log.engine.log.table.get_backend().disconnect()
 
 
 def hash_tail(path: Path, end: int) -> str:

@@ -110,8 +110,14 @@ class State:
         self._map(_fill(rows, self._columns)).create_view("convlib_arriving", replace=True)
         connect().execute("INSERT INTO convlib_arrived FROM convlib_arriving")
 
-    def drop_known(self) -> None:
-        """Drop staged rows that an earlier look at a database has brought already, copy by copy."""
+    def drop_known(self, since: pd.Timestamp | None) -> None:
+        """Drop staged rows that an earlier look at a database has brought already, copy by copy.
+
+        Args:
+            since: What is older comes too late: whether it was counted is not known any more.
+        """
+        if since is not None:
+            self.base.execute("DELETE FROM memory.convlib_arrived WHERE timestamp < ?", [since.to_pydatetime()])
         self.base.execute("""
             CREATE OR REPLACE TABLE memory.convlib_arrived AS SELECT * EXCLUDE (number, copies) FROM (
                 SELECT arrived.*, coalesce(known.copies, 0) AS copies,

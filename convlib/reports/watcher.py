@@ -2,38 +2,36 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from convlib.alerts import find_alerts, merge_alerts, read_alerts, write_alerts
+from convlib.alerts import SEVERITIES, merge_alerts, read_alerts, write_alerts
 from convlib.durations import MICROSECONDS, parse_duration
+from convlib.errors import ConvlibError
 from convlib.notify import Channel, deliver, queue_message, read_channels
 from convlib.periods import Calendar, find_day
-from convlib.quality import check_quality
-from convlib.rates import measure_rates
-from convlib.reports.arrivals import Batch, open_source
-from convlib.reports.dashboard import OVERVIEW, read_token, serve_dashboard, write_dashboard
+from convlib.reports.arrivals import Batch, Database, disconnect, open_source
+from convlib.reports.dashboard import read_token, serve_dashboard, write_dashboard
 from convlib.reports.files import digest_files, write_text
+from convlib.reports.judging import read_calendar, receive_judged, start_judging
 from convlib.reports.live import LIVE
 from convlib.reports.preparation import Preparation, prepare_run
 from convlib.reports.watch_state import State
-from convlib.upkeep import list_actions
-from convlib.watch import ALL_EVENTS, find_oddities, has_gone_quiet, word_quiet_source
+from convlib.watch import ALL_EVENTS, find_oddities, find_quiet_source
 
 ROLLING = ("event_stopped", "volume", "errors")
-CALENDAR = ("every", "week_start", "timezone")
 #: Prepared logs that no page needs any more are deleted after so many seconds.
 CACHE_SECONDS = 600
 #: The state's fact that says up to which period alerts were judged.
@@ -48,7 +46,7 @@ class Watcher:
         preparation: The checked run.
         state: What is known from earlier looks.
         folder: The watcher's folder.
-        judge: Judges the closed periods, in the background.
+        judge: Judges the closed periods, in the background: what gives their alerts, or what went wrong.
         channels: Who is told of alerts.
         say: Takes one line for the person who started the watcher.
     """
@@ -56,7 +54,7 @@ class Watcher:
     preparation: Preparation
     state: State
     folder: Path
-    judge: Callable[[], "Future[pd.DataFrame]"]
+    judge: Callable[[], Connection]
     channels: tuple[Channel, ...] = ()
     say: Callable[[str], None] = print
 
@@ -67,7 +65,7 @@ class Watcher:
         self.source = open_source(run_file, late=self.watch.late)
         self.calendar, self.lag = read_calendar(self.preparation)
         self.arrivals: deque[float] = deque(maxlen=50)
-        self.judging: Future[pd.DataFrame] | None = None
+        self.judging: Connection | None = None
         self.sending: Future[dict[str, str]] | None = None
         self.sender = ThreadPoolExecutor(1, thread_name_prefix="convlib deliveries")
         self.warnings: deque[str] = deque(maxlen=5)
@@ -91,15 +89,15 @@ class Watcher:
 
     def _count(self, batch: Batch, clock: pd.Timestamp | None) -> int:
         """Commit one look: its rows, files and alerts, or nothing of it."""
-        if self.source.keeps_rows:
-            self.state.drop_known()
+        if isinstance(self.source, Database):
+            self.state.drop_known(clock and clock - self.source.late)
         count, last = self.state.count_staged()
         if count:
             self.arrivals.append(time.monotonic())
         clock = max(filter(None, (clock, last)), default=None)
         self.state.begin()
         try:
-            self.state.add(batch.files, keeps_rows=self.source.keeps_rows)
+            self.state.add(batch.files, keeps_rows=isinstance(self.source, Database))
             if clock is not None:
                 self._judge_all(clock)
                 self.state.remember(clock=clock.isoformat(), rows=self.state.recall("rows", 0) + count)
@@ -130,9 +128,9 @@ class Watcher:
 
     def _find_rolling(self, clock: pd.Timestamp) -> pd.DataFrame:
         until = clock.value // 1_000 // self.watch.bin_microseconds
-        found = find_oddities(self.state.read_counts(), self.watch, until=until)
-        if has_gone_quiet(list(self.arrivals), time.monotonic(), interval=self.interval):
-            found = pd.concat([found, word_quiet_source(list(self.arrivals), time.monotonic())], ignore_index=True)
+        odd = find_oddities(self.state.read_counts(), self.watch, until=until)
+        quiet = find_quiet_source(self.arrivals, time.monotonic(), interval=self.interval)
+        found = pd.concat([odd, quiet], ignore_index=True)
         owners = {c.id: getattr(c, "owner", None) or "" for c in self.preparation.plan.conversions}
         known = self.state.read_conversions()
         named = [
@@ -142,15 +140,15 @@ class Watcher:
 
     def _take_judged(self, known: pd.DataFrame, clock: pd.Timestamp) -> pd.DataFrame:
         """Take over what the judging of closed periods found, once it is done."""
-        if self.judging is None or not self.judging.done():
+        if self.judging is None or not self.judging.poll():
             return known
-        done, self.judging = self.judging, None
-        error = done.exception()
-        if error is not None:
-            self._warn(f"The closed period could not be judged: {error}; it is tried again.")
+        with self.judging as receiver:
+            self.judging, found = None, receive_judged(receiver)
+        if isinstance(found, ConvlibError):
+            self._warn(f"The closed period could not be judged: {found} It is tried again.")
             return known
         self.state.remember(judged=self.judges.isoformat())
-        return merge_alerts(done.result().query("still_open"), known, clock)
+        return merge_alerts(found.query("still_open"), known, clock)
 
     @property
     def alerts(self) -> pd.DataFrame:
@@ -188,10 +186,13 @@ class Watcher:
         if clock is None:
             return
         period, counts = self._period(clock), self.state.read_counts()
-        progress = self.state.read_progress(period)
+        counted = {
+            segment: dict(zip(rows["conversion"], map(int, rows["units"]), strict=True))
+            for segment, rows in self.state.read_progress(period).groupby("segment")
+        }
         size = self.watch.bin_microseconds
         since = clock.value // 1_000 // size - parse_duration(self.watch.window) // size
-        still_open = self.alerts.query("still_open").sort_values("severity", key=lambda s: s.map(_rank))
+        still_open = self.alerts.query("still_open").sort_values("severity", key=lambda s: s.map(SEVERITIES.index))
         facts = {
             "looked": f"{pd.Timestamp.now('UTC'):%Y-%m-%d %H:%M:%S} UTC",
             "clock": f"{clock:%Y-%m-%d %H:%M:%S} UTC",
@@ -201,10 +202,7 @@ class Watcher:
             "rows": self.state.recall("rows", 0),
             "rejected": self.state.recall("rejected", 0),
             "period": f"{ {'D': 'Day', 'W': 'Week', 'M': 'Month'}[self.calendar.every] } from {period.date()}",
-            "progress": {
-                segment: dict(zip(rows["conversion"], map(int, rows["units"]), strict=True))
-                for segment, rows in progress.groupby("segment")
-            },
+            "progress": {name: counted.get(name, {}) for name in self.preparation.segments if self._is_counted(name)},
             "conversions": {c.id: c.name for c in self.preparation.plan.conversions},
             "alerts": json.loads(
                 still_open[["id", "severity", "segment", "evidence", "owner", "first_seen"]]
@@ -213,8 +211,6 @@ class Watcher:
             ),
             "warnings": list(self.warnings),
         }
-        names = self.preparation.segments
-        facts["progress"] = {n: facts["progress"].get(n, {}) for n in names if self._is_counted(n)}
         write_text(self.folder / LIVE, json.dumps(facts, ensure_ascii=False, indent=1))
 
     def _is_counted(self, segment: str) -> bool:
@@ -241,51 +237,7 @@ class Watcher:
         """Give up what runs in the background; it is begun anew after the next start."""
         self.sender.shutdown(wait=False, cancel_futures=True)
         if self.judging is not None:
-            self.judging.cancel()
-
-
-def _rank(severity: str) -> int:
-    return ("critical", "warning", "info").index(severity)
-
-
-def read_calendar(preparation: Preparation) -> tuple[Calendar, pd.Timedelta]:
-    """Give the calendar of the run's overview, and how long its periods stay open for late events."""
-    given = _overview(preparation)
-    calendar = Calendar(**{name: given[name] for name in CALENDAR if given.get(name)})
-    lag = given.get("lag")
-    return calendar, pd.Timedelta(parse_duration(lag) if lag else 0, "us")
-
-
-def _overview(preparation: Preparation) -> dict[str, Any]:
-    """Give the parameters of the run's overview notebook."""
-    template = next((t for t in preparation.notebooks.templates if t.name == OVERVIEW), None)
-    return {**template.parameters, **preparation.notebooks.parameters[OVERVIEW]} if template else {}
-
-
-def judge_periods(path: str, reports: str) -> pd.DataFrame:
-    """Raise the alerts on periods, for every segment of a run, from the whole log.
-
-    Args:
-        path: The run file.
-        reports: The reports folder, with the alerts of the run's reports.
-
-    Returns:
-        Alerts, as `find_alerts` gives them.
-    """
-    preparation = prepare_run(path)
-    run_file, given = preparation.run_file, _overview(preparation)
-    calendar, _ = read_calendar(preparation)
-    history = Path(reports) / run_file.run / "alerts.json"
-    found = []
-    actions = list_actions(preparation.plan, on=preparation.log.last.date())
-    for segment in preparation.segments:
-        log = preparation.log.segment(segment)
-        lag, window, entry = (given.get(name) or None for name in ("lag", "window", "entry"))
-        clock = dataclasses.asdict(calendar)
-        rates = measure_rates(log, preparation.plan, **clock, lag=lag, window=window, entry=entry)
-        quality, rules = check_quality(log, preparation.plan), list(run_file.alerts.rules)
-        found.append(find_alerts(rates, quality=quality, actions=actions, history=history, rules=rules).table)
-    return pd.concat(found, ignore_index=True)
+            self.judging.close()
 
 
 @contextlib.contextmanager
@@ -308,12 +260,11 @@ def open_watcher(
         RunError: The run file, or anything that it names, is wrong, or another watcher runs.
     """
     with contextlib.ExitStack() as stack:
-        pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1)
-        stack.callback(_end_pool, pool)
         given, cache = os.environ.get("CONVLIB_CACHE"), Path(reports).resolve() / ".watch-cache"
         stack.callback(_set_cache, given)
         _set_cache(str(cache))
         preparation = prepare_run(path)
+        stack.callback(disconnect, preparation.log)
         run_file = preparation.run_file
         if interval:
             watch = type(run_file.watch).model_validate({**run_file.watch.model_dump(), "interval": interval})
@@ -335,18 +286,10 @@ def open_watcher(
         )
         if state.forget_other(_digest(preparation, calendar)):
             say("The plan, the segments, the mapping or the calendar changed: everything is counted anew.")
-        judge = lambda: pool.submit(judge_periods, str(path), str(reports))  # noqa: E731
+        judge = functools.partial(start_judging, str(path), str(reports))
         watcher = Watcher(preparation, state, folder, judge, channels, say)
         stack.callback(watcher.close)
         yield watcher
-
-
-def _end_pool(pool: ProcessPoolExecutor) -> None:
-    """End judging under way: it is begun anew after the next start."""
-    children = multiprocessing.active_children()
-    pool.shutdown(wait=False, cancel_futures=True)
-    for child in children:
-        child.terminate()
 
 
 def _set_cache(folder: str | None) -> None:
