@@ -106,7 +106,7 @@ def watch(
 ) -> None:
     """Look again and again at a growing source: counts, alerts within one interval, and a live dashboard.
 
-    Example: [bold]convlib watch params/weekly.yaml --interval 30s[/bold]
+    Example: [bold]convlib watch params/own.yaml --interval 30s[/bold], whose `events` are a folder that grows
     """
     import signal
     import threading
