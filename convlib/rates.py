@@ -14,7 +14,7 @@ from convlib.conversions import microseconds
 from convlib.durations import parse_duration
 from convlib.events import EventLog, Unit, list_columns
 from convlib.metrics import Reader, Tally, tally
-from convlib.periods import Calendar, find_day
+from convlib.periods import Calendar, find_day, find_midnights
 from convlib.plan import Plan
 from convlib.plan_entries import Macro, Measure, Metric, Micro, Range, is_share
 from convlib.results import Kind, Result, Shown, Takeaways, show_table
@@ -56,6 +56,8 @@ FORECAST: tuple[tuple[str, str, Kind], ...] = (
 )
 PARTIAL = "partial period"
 NO_DATA = "no data"
+#: A log rarely ends at midnight: its last day is whole when it has events in the evening.
+EVENING = pd.Timedelta(hours=6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -341,8 +343,7 @@ def _lay_grid(
     first, last = find_day(log.first, calendar.timezone), find_day(log.last, calendar.timezone)
     days = calendar.list_days(max(first, log.period[0]), min(last, log.period[1]))
     starts = calendar.find_starts(days)
-    # A day is whole when the log has any event in it: a log rarely ends at midnight.
-    data = log.between(first, last).span
+    data = find_midnights(pd.DatetimeIndex([first, find_day(log.last + EVENING, calendar.timezone)]), calendar.timezone)
     begins, ends = starts[:-1], starts[1:]
     cut = (begins < max(log.span[0], data[0])) | (ends > min(log.span[1], data[1]))
     closes = ends + (length or 0) + wait

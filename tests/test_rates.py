@@ -251,8 +251,10 @@ def test_measure_rates_finds_no_change_where_there_is_none(small_plan: Plan) -> 
         (0, 335.5, ["", ""]),  # Monday to the second Sunday
         (26, 335.5, ["partial period", ""]),  # from Tuesday on
         (0, 300, ["", "partial period"]),  # until the second Saturday
+        (0, 329, ["", "partial period"]),  # until the second Sunday at 17:00
+        (0, 330, ["", ""]),
     ],
-    ids=["whole", "begins late", "ends early"],
+    ids=["whole", "begins late", "ends early", "no evening", "an evening"],
 )
 def test_measure_rates_marks_what_the_data_cut(small_plan: Plan, shift: float, end: float, notes: list[str]) -> None:
     rows = repeat("a", 40, f"visit {shift}h") + repeat("b", 40, "visit 170h") + f"z visit {end}h"
