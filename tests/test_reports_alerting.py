@@ -67,7 +67,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project
         yield Project(tmp_path, receiver)
 
 
-def test_a_run_raises_and_sends_each_alert_once(project: Project) -> None:
+def test_runs_raise_send_and_close_each_alert_once(project: Project) -> None:
     made = project.run(all=[FELL], mobile=[ROSE, MISSED])
     assert project.list_open() == [
         ("all", "Visits fell.", True),
@@ -86,34 +86,26 @@ def test_a_run_raises_and_sends_each_alert_once(project: Project) -> None:
     assert len(project.receiver.bodies) == 1
     # The report of the same data shows what it showed.
     assert again.notes == ("3 alerts are open, 3 new.",)
-
-
-def test_a_failed_report_leaves_its_segments_alerts_as_they_were(project: Project) -> None:
-    project.run(all=[FELL], mobile=[MISSED])
-    made = project.run(all=[], mobile=None)
-    assert made.status == "incomplete"
-    assert project.list_open() == [("device=mobile", "Visits miss the target.", False)]
-
-
-def test_a_run_closes_only_what_its_notebooks_looked_at(project: Project) -> None:
-    project.run(all=[FELL, MISSED], mobile=[])
-    project.run(all=[], mobile=[], looked=[])
-    assert project.list_open() == [("all", "Visits fell.", False), ("all", "Visits miss the target.", False)]
-    project.run(all=[], mobile=[], looked=["change"])
-    assert project.list_open() == [("all", "Visits miss the target.", False)]
-
-
-def test_a_run_of_an_older_period_raises_closes_and_sends_nothing(project: Project) -> None:
-    project.run(all=[FELL], mobile=[])
+    # A failed report leaves its segment's alerts as they were.
+    failed = project.run(all=[FELL], mobile=None)
+    assert failed.status == "incomplete"
+    still_open = ["Visits fell.", "Visits miss the target.", "Visits rose."]
+    assert [evidence for _, evidence, _ in project.list_open()] == still_open
+    # A run closes only what its notebooks looked at.
+    project.run(all=[], mobile=[ROSE, MISSED], looked=[])
+    assert [evidence for _, evidence, _ in project.list_open()] == still_open
+    project.run(all=[], mobile=[ROSE, MISSED], looked=["change"])
+    assert [evidence for _, evidence, _ in project.list_open()] == still_open[1:]
+    # A run of an older period raises, closes and sends nothing.
     before = (project.reports / "shop" / "alerts.json").read_text()
-    made = project.run(all=[], mobile=[MISSED], period="{start: 2024-03-01, end: 2024-03-03}")
+    made = project.run(all=[FELL], mobile=[], period="{start: 2024-03-01, end: 2024-03-03}")
     assert made.notes == (
         "The period ends on 2024-03-03, before the newest one with alerts, 2024-03-10: no alert was raised, closed or "
         "sent.",
     )
     assert (project.reports / "shop" / "alerts.json").read_text() == before
     assert len(project.receiver.bodies) == 1
-    assert read_alerts(made.folder / "alerts.json")["evidence"].tolist() == ["Visits miss the target."]
+    assert read_alerts(made.folder / "alerts.json")["evidence"].tolist() == ["Visits fell."]
 
 
 def test_a_failed_delivery_is_said_and_made_up_for_at_the_next_run(project: Project) -> None:
