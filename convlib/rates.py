@@ -241,27 +241,12 @@ def measure_rates(
     groups = list_columns(by)
     entries = _enter(log, unit, entry, groups, calendar, length=length, wait=wait)
     grid = _lay_grid(log, entries, groups, calendar, length=length, wait=wait)
-    mature = entries[~entries["pending"]].reset_index(drop=True)
-    reader = Reader(log, unit, mature, end=microseconds(log.last) - wait)
-    place = mature.merge(grid.reset_index(names="place"), on=[*groups, "period"], how="left")["place"].to_numpy(
-        np.int64
-    )
     measured = [
         (each, measure) for each in plan.conversions if isinstance(each, Macro | Micro) for measure in each.measures
     ]
-    parts = []
-    for order, (each, measure) in enumerate(measured):
-        macro = plan.macro_of(each.id)
-        found = tally(reader, each, measure.metric, macro)
-        part = _estimate(grid, place, found, measure.metric, confidence)
-        part = _mark_money(part, place, found, macro.currency)
-        tier = "macro" if isinstance(each, Macro) else "micro"
-        part = part.assign(
-            tier=tier, conversion=each.id, metric=str(measure.metric), owner=measure.owner or each.owner or ""
-        )
-        parts.append(_judge(_set_goals(part, measure, log.fixed), up=measure.direction == "up").assign(order=order))
-    table = pd.concat(parts, ignore_index=True)
-    table = table.sort_values([*groups, "period", "order"], kind="stable", ignore_index=True)
+    mature = entries[~entries["pending"]].reset_index(drop=True)
+    reader = Reader(log, unit, mature, end=microseconds(log.last) - wait)
+    table = _measure(reader, grid, measured, plan, groups, confidence)
     limits = control.find_limits(table, by=groups, every=every, confidence=confidence)
     compared = control.compare_periods(table, limits, by=groups, every=every, confidence=confidence)
     table = table.join(compared)
@@ -282,6 +267,29 @@ def measure_rates(
         confidence=confidence,
     )
     return dataclasses.replace(rates, takeaways=_word(rates, compared["compared_with"]))
+
+
+def _measure(
+    reader: Reader,
+    grid: pd.DataFrame,
+    measured: Sequence[tuple[Macro | Micro, Measure]],
+    plan: Plan,
+    by: list[str],
+    confidence: float,
+) -> pd.DataFrame:
+    """Give each metric's rows with its goals, by group, period and the plan's order."""
+    places = grid.reset_index(names="place")
+    place = reader.entries.merge(places, on=[*by, "period"], how="left")["place"].to_numpy(np.int64)
+    parts = []
+    for order, (each, measure) in enumerate(measured):
+        macro = plan.macro_of(each.id)
+        found = tally(reader, each, measure.metric, macro)
+        part = _mark_money(_estimate(grid, place, found, measure.metric, confidence), place, found, macro.currency)
+        tier, owner = "macro" if isinstance(each, Macro) else "micro", measure.owner or each.owner or ""
+        part = part.assign(tier=tier, conversion=each.id, metric=str(measure.metric), owner=owner, order=order)
+        parts.append(_judge(_set_goals(part, measure, reader.log.fixed), up=measure.direction == "up"))
+    table = pd.concat(parts, ignore_index=True)
+    return table.sort_values([*by, "period", "order"], kind="stable", ignore_index=True)
 
 
 def _word(rates: Rates, compared_with: pd.Series) -> Takeaways:
