@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lint lock environment bench quiet truth clean
+.PHONY: help report test coverage lint lock environment bench quiet truth clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -16,6 +16,9 @@ report: environment ## environment, then the reports of the Open University exam
 	$(BIN)/convlib run --resume params/oulad/weekly.yaml
 
 test: lint ## environment, then linter, formatter, type checker and all tests
+	$(BIN)/python -m pytest
+
+coverage: environment ## all tests, and which lines of the library they don't reach (slower)
 	$(BIN)/python -m pytest --cov
 
 lint: environment ## environment, then linter, formatter and type checker
