@@ -36,6 +36,8 @@ LEVELS = {
 }
 RATE_RULES = (*LEVELS, "macro_down", "no_data")
 RULES = (*RATE_RULES, "quality", "action_overdue")
+#: So many periods in a row had units enough before one without any is missed.
+STEADY_PERIODS = 3
 SEVERITIES = ("critical", "warning", "info")
 #: Before there are periods enough to measure by how much a rate varies more than chance, this is taken.
 ASSUMED_DISPERSION = 2.0
@@ -263,7 +265,7 @@ def _find_macros_down(rows: pd.DataFrame, every: str) -> list[Found]:
 
 
 def _find_gaps(rows: pd.DataFrame, rates: Rates, is_open: set[str]) -> list[Found]:
-    """Find the groups of which nothing came, though the period before had units enough, or still nothing comes."""
+    """Find the groups of which nothing came, though the periods before had units enough, or still nothing comes."""
     table = rates.table.assign(group=_name_groups(rates.table, rates.by))
     table = table[~table["note"].str.startswith("partial")]
     counts = table.groupby(["group", "period"])["exposed"].max()
@@ -273,7 +275,8 @@ def _find_gaps(rows: pd.DataFrame, rates: Rates, is_open: set[str]) -> list[Foun
         before = sizes[sizes.index < period]
         if sizes.get(period) != 0 or not (before > 0).any():
             continue
-        if before.iloc[-1] >= stats.FEW_UNITS or group in is_open:
+        # What comes in seasons only, as courses do, is not missed between them.
+        if (before.tail(STEADY_PERIODS) >= stats.FEW_UNITS).all() or group in is_open:
             last = before.index[before > 0][-1]
             evidence = takeaways.word_gap_in_data(str(group), period, last, every=rates.every)
             found.append(("no_data", "critical", group, "", "", period, evidence, ""))

@@ -186,7 +186,9 @@ def test_find_alerts_says_when_a_group_has_no_data() -> None:
     ]
 
 
-@pytest.mark.parametrize(("before", "raised"), [([29], False), ([30], True), ([30, 12], False), ([1_000, -1], False)])
+@pytest.mark.parametrize(
+    ("before", "raised"), [([29], False), ([30], True), ([30, 12], False), ([1_000, -1], False), ([-1, 1_000], False)]
+)
 def test_find_alerts_takes_an_empty_period_for_a_gap_only_beyond_chance(before: list[int], raised: bool) -> None:
     # As many units as did it entered; a period without units is written -1.
     table = pd.concat([series("buy", [each], max(each, 1)) for each in [1_000, *before, -1]], ignore_index=True)
