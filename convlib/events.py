@@ -456,10 +456,10 @@ class EventLog:
         return relation.filter(f"{unit} IS NOT NULL").project(", ".join([*known, *_texts(columns)])).df()
 
     def list_visits(self) -> pd.DataFrame:
-        """List the visits: `session` and `user` (codes), `start` and `end` (microseconds since 1970), `events`."""
+        """List the visits: `session` and `user` (codes), `start` and `end` (microseconds since 1970)."""
         rows = self.rows().filter("session IS NOT NULL")
         known = "session, min(user) AS user, min(epoch_us(timestamp)) AS start, max(epoch_us(timestamp)) AS end"
-        return rows.aggregate(f"{known}, count(*) AS events", "session").df()
+        return rows.aggregate(known, "session").df()
 
     def count(self, part: str, *groups: str) -> pd.DataFrame:
         """Count the segment's events in the period, and their users, for each group of columns.

@@ -181,7 +181,7 @@ class Reader:
 
     @functools.cached_property
     def visits(self) -> pd.DataFrame:
-        """Every visit of the log: `session`, `user`, `start`, `end`, `events`, in order of user and start."""
+        """Every visit of the log: `session`, `user`, `start`, `end`, in order of user and start."""
         return self.log.list_visits().sort_values(["user", "start", "session"], ignore_index=True)
 
     @functools.cached_property
