@@ -1,6 +1,7 @@
 """The measurement plan: which conversions count, what they are worth, who owns them, and where the plan has gaps."""
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -29,6 +30,7 @@ from convlib.plan_entries import (
     Target,
     ValueColumn,
 )
+from convlib.plan_experiments import PlannedExperiment
 from convlib.rules import All, Any_, Rule, Test, parse_rule
 from convlib.segments import Segment, read_segments
 from convlib.validation import word_errors
@@ -47,6 +49,7 @@ __all__ = [
     "Metric",
     "Micro",
     "Plan",
+    "PlannedExperiment",
     "Range",
     "Rule",
     "Segment",
@@ -60,6 +63,8 @@ __all__ = [
 
 STAGES = ("awareness", "consideration", "decision")
 FEWEST_MICROS, MOST_MICROS = 3, 5
+#: What else of a plan has entries with ids; only those of `leave_out` may be a conversion's too.
+OTHERS = ("leave_out", "friction", "experiments")
 GAP_FIELDS = ("owner", "target", "benchmark", "effort", "ux_outcome", "data_source", "touchpoint")
 PLAN_COLUMNS = {
     "tier": "str",
@@ -106,12 +111,14 @@ class Plan(Entry):
         macros: The macro-conversions, each with its micros and losses.
         leave_out: Traffic that is no customer's, such as bots and test accounts.
         friction: What may slow people down on a page.
+        experiments: Which arms are compared, by what.
     """
 
     stages: Annotated[tuple[str, ...], AfterValidator(_check_stages)] = STAGES
     macros: Annotated[tuple[Macro, ...], AfterValidator(_check_macros)] = Field(description="the macro-conversions")
     leave_out: tuple[LeaveOut, ...] = ()
     friction: tuple[Friction, ...] = ()
+    experiments: tuple[PlannedExperiment, ...] = ()
     _document: Document = PrivateAttr()
 
     @property
@@ -172,6 +179,18 @@ class Plan(Entry):
             raise ParamError(msg)
         return goals[macro]
 
+    def find_experiment(self, experiment: str) -> PlannedExperiment:
+        """Return an experiment by its id.
+
+        Raises:
+            ParamError: The plan has no such experiment; the message has the nearest id.
+        """
+        known = {each.id: each for each in self.experiments}
+        if experiment not in known:
+            listed = f"the plan's experiments are {quote_names(known)}" if known else "the plan has no `experiments`"
+            raise ParamError(f"`experiment` is {experiment!r}; {listed}.{did_you_mean(experiment, known)}")
+        return known[experiment]
+
     def macro_of(self, conversion_id: str) -> Macro:
         """Return the macro that a conversion belongs to; a macro belongs to itself.
 
@@ -192,7 +211,7 @@ class Plan(Entry):
         ]
 
     def locate(self, entry_id: str, field: str = "match") -> str:
-        """Return where a field of a conversion, or of an entry of `friction` or `leave_out`, stands, as `file:line`.
+        """Return where a field of a conversion, or of another entry, stands, as `file:line`.
 
         A field that is left out stands where its entry begins.
 
@@ -200,7 +219,7 @@ class Plan(Entry):
             PlanError: The plan has no such entry.
         """
         data = self._document.data
-        others = (each for key in ("friction", "leave_out") for each in _ids(_list_entries(data, (), key)))
+        others = (each for key in OTHERS for each in _ids(_list_entries(data, (), key)))
         places = {found: where for where, found in (*others, *list_ids(data))}
         if entry_id not in places:
             raise self._miss(entry_id)
@@ -250,9 +269,9 @@ def read_plan(path: str | Path) -> Plan:
     """
     document = read_document(path)
     ids = list_ids(document.data)
-    context = {"ids": [each for _, each in ids], "stages": _list_stages(document.data)}
-    friction, left_out = (_ids(_list_entries(document.data, (), key)) for key in ("friction", "leave_out"))
-    problems = _find_twins(document, [*ids, *friction], within="a plan")
+    context = {"ids": {each: where for where, each in ids}, "stages": _list_stages(document.data)}
+    left_out, *others = (_ids(_list_entries(document.data, (), key)) for key in OTHERS)
+    problems = _find_twins(document, [*ids, *itertools.chain(*others)], within="a plan")
     problems += _find_twins(document, left_out, within="`leave_out`")
     try:
         plan = Plan.model_validate(document.data, context=context)

@@ -119,7 +119,7 @@ class Entry(BaseModel):
         return {key: value for key, value in raw.items() if value is not None or key not in known}
 
 
-def _or_plain(field: str) -> BeforeValidator:
+def or_plain(field: str) -> BeforeValidator:
     """Take a plain value for a mapping with this one field."""
     return BeforeValidator(lambda raw: raw if isinstance(raw, dict | Entry) else {field: raw})
 
@@ -210,7 +210,7 @@ class Metric(Entry):
             problems.append(((), f"has no `of`. Add `of:` one of {quote_names(get_args(Depth))}."))
         if self.type == "follow_up" and self.over is not None and self.column is None:
             problems.append((("over",), "needs `column`, whose sum is taken over these events. Add it."))
-        _refuse(problems)
+        refuse(problems)
         return self
 
     @property
@@ -301,12 +301,11 @@ class Dedupe(Entry):
     same: tuple[str, ...] = ()
 
 
-class Named(Entry):
-    """What has an id, a name, and a rule that says which events it means."""
+class Identified(Entry):
+    """What has an id, and a name for people."""
 
     id: Id = Field(description="a short name in lower-case letters, digits and _")
     name: str = ""
-    match: Match = Field(description="the events that are meant, such as {event_name: purchase}")
 
     @model_validator(mode="before")
     @classmethod
@@ -315,6 +314,12 @@ class Named(Entry):
             words = raw["id"].replace("_", " ")
             return {**raw, "name": words[:1].upper() + words[1:]}
         return raw
+
+
+class Named(Identified):
+    """What has an id, a name, and a rule that says which events it means."""
+
+    match: Match = Field(description="the events that are meant, such as {event_name: purchase}")
 
     @property
     def columns(self) -> frozenset[str]:
@@ -337,7 +342,7 @@ class Friction(Named):
     @model_validator(mode="after")
     def _check_unit(self) -> "Friction":
         if self.unit is not None and self.column is None:
-            _refuse([(("unit",), "has no meaning without `column`: events are counted. Remove it, or add `column`.")])
+            refuse([(("unit",), "has no meaning without `column`: events are counted. Remove it, or add `column`.")])
         return self
 
     @property
@@ -349,7 +354,7 @@ class Friction(Named):
 class Conversion(Named):
     """What every conversion has: the events it means, and which of them are the same one reported twice."""
 
-    dedupe: Annotated[Dedupe, _or_plain("within")] | None = None
+    dedupe: Annotated[Dedupe, or_plain("within")] | None = None
 
     @property
     def columns(self) -> frozenset[str]:
@@ -372,13 +377,13 @@ def _find_share_problems(numbers: list[tuple[FieldPath, float | None]]) -> list[
 
 def _check_share_target(target: Target) -> Target:
     own = [(("per", column, value), number) for column, each in target.per.items() for value, number in each.items()]
-    _refuse(_find_share_problems([(("value",), target.value), *own]))
+    refuse(_find_share_problems([(("value",), target.value), *own]))
     return target
 
 
 def _check_share_benchmark(benchmark: Benchmark) -> Benchmark:
     ends = [((*where, end), getattr(each, end)) for where, each in benchmark.ranges for end in ("low", "high")]
-    _refuse(_find_range_problems(benchmark) + _find_share_problems(ends))
+    refuse(_find_range_problems(benchmark) + _find_share_problems(ends))
     return benchmark
 
 
@@ -389,7 +394,7 @@ def _check_target(target: Target, info: ValidationInfo) -> Target:
 def _check_benchmark(benchmark: Benchmark, info: ValidationInfo) -> Benchmark:
     if _is_share(info):
         return _check_share_benchmark(benchmark)
-    _refuse(_find_range_problems(benchmark))
+    refuse(_find_range_problems(benchmark))
     return benchmark
 
 
@@ -399,7 +404,8 @@ def _is_share(info: ValidationInfo) -> bool:
     return isinstance(metric, Metric) and is_share(str(metric))
 
 
-def _refuse(problems: list[tuple[FieldPath, str]]) -> None:
+def refuse(problems: list[tuple[FieldPath, str]]) -> None:
+    """Raise the problems of one field, if there are any."""
     if problems:
         raise FieldError(problems)
 
@@ -435,7 +441,7 @@ def _check_stage(stage: str, info: ValidationInfo) -> str:
     return stage
 
 
-PlainOrTarget = Annotated[Target, _or_plain("value")]
+PlainOrTarget = Annotated[Target, or_plain("value")]
 PlainOrMetric = Annotated[Metric, BeforeValidator(_accept_plain_metric)]
 
 
@@ -527,7 +533,7 @@ class Macro(Measured):
     def _check_metrics(self) -> "Macro":
         places: list[tuple[FieldPath, Macro | Micro]] = [((), self)]
         places += [(("micros", i), micro) for i, micro in enumerate(self.micros)]
-        _refuse([problem for where, each in places for problem in _find_metric_problems(each, where, self.losses)])
+        refuse([problem for where, each in places for problem in _find_metric_problems(each, where, self.losses)])
         return self
 
     @property
@@ -559,16 +565,18 @@ def _find_metric_problems(
             problems.append(
                 (place, "is churn, and its macro has no `losses`, the events with which units leave. Add them.")
             )
-        problems += [((*place, *inner), text) for inner, text in _find_itself(measure.metric, each)]
+        itself = find_itself(measure.metric, each.id, is_macro=isinstance(each, Macro))
+        problems += [((*place, *inner), text) for inner, text in itself]
         known.add(words)
     return problems
 
 
-def _find_itself(metric: Metric, each: Macro | Micro) -> Iterator[tuple[FieldPath, str]]:
+def find_itself(metric: Metric, conversion: str, *, is_macro: bool) -> Iterator[tuple[FieldPath, str]]:
+    """Find where a metric compares a conversion with itself, as places in the metric and what is wrong there."""
     # How often those do it who do it at all is a question of its own.
-    if metric.over == each.id and metric.type not in {"per_unit", "sum"}:
-        yield ("over",), f"is {each.id!r}, the conversion itself; it must be another one."
-    if metric.from_ == each.id:
-        yield ("from",), f"is {each.id!r}, the conversion itself; it must be another one."
-    if metric.type == "abandonment" and metric.over is None and isinstance(each, Macro):
+    if metric.over == conversion and metric.type not in {"per_unit", "sum"}:
+        yield ("over",), f"is {conversion!r}, the conversion itself; it must be another one."
+    if metric.from_ == conversion:
+        yield ("from",), f"is {conversion!r}, the conversion itself; it must be another one."
+    if metric.type == "abandonment" and metric.over is None and is_macro:
         yield (), "has no `over`, so it is always 0% of a macro. Add `over:` what comes before it."

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+from scipy import stats
 
 from convlib.datasets import shop as shop_module
 from convlib.datasets.build_oulad import build_events
 from convlib.datasets.files import dataset_path, params_folder
 from convlib.datasets.load import list_datasets, load_dataset, simulate_shop
 from convlib.datasets.shop import shop_events
-from convlib.datasets.shop_model import list_friction, list_planted
+from convlib.datasets.shop_model import list_experiments, list_friction, list_planted
 from convlib.errors import ParamError
 from convlib.plan import read_plan, read_segments
 
@@ -201,6 +202,83 @@ def test_shop_events_are_slower_before_leaving_as_the_truth_says(shop: pd.DataFr
         assert ratio[page] == pytest.approx(planted.get(page, 1.0), rel=0.06)
     forms = shop.assign(leaves=leaves)[shop["form_fields"].notna()].groupby("leaves")["form_fields"]
     assert forms.apply(lambda fields: (fields == 14).mean()).tolist() == pytest.approx([0.30, 0.45], abs=0.04)
+
+
+def test_shop_events_draw_arms_apart_from_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    events, _ = shop_events(300, seed=7)
+    monkeypatch.setattr(shop_module, "draw_arms", lambda _rng, outcomes, *_: np.zeros(len(outcomes), dtype=bool))
+    without, _ = shop_events(300, seed=7)
+    arms = ["form_test", "promo_test"]
+    pd.testing.assert_frame_equal(events.drop(columns=arms), without.drop(columns=arms))
+    assert [set(without[column].dropna()) for column in arms] == [{"control"}, {"control"}]
+
+
+@pytest.mark.parametrize(
+    ("column", "arms", "first", "end"),
+    [
+        ("form_test", {"control", "short"}, "2026-06-08", "2026-08-10"),
+        ("promo_test", {"control", "banner"}, "2026-07-06", "2026-08-17"),
+    ],
+)
+def test_shop_events_carry_one_arm_from_the_first_event_in_the_days_of_the_test(
+    shop: pd.DataFrame, column: str, arms: set[str], first: str, end: str
+) -> None:
+    during = shop[(shop["timestamp"] >= first) & (shop["timestamp"] < end)]
+    assigned = during.groupby("user_id", observed=False)["timestamp"].min()
+    assert assigned.isna().any()
+    is_after = shop["timestamp"] >= shop["user_id"].map(assigned)  # false where there is none
+    assert (shop[column].notna() == is_after).all()
+    assert set(shop[column].dropna()) == arms
+    assert shop[is_after].groupby("user_id", observed=True)[column].nunique().eq(1).all()
+
+
+@pytest.mark.parametrize(("units", "seed"), [(20_000, 1), (100_000, 2)])
+def test_shop_events_differ_between_arms_as_planted(units: int, seed: int) -> None:
+    events, _ = shop_events(units, seed)
+    events = events.assign(event_name=events["event_name"].astype("str").replace(SYNONYMS))
+    planted = list_experiments().set_index("experiment")
+    for column, experiment in {"form_test": "checkout_form", "promo_test": "promo_banner"}.items():
+        entered = events[events[column].notna()].drop_duplicates("user_id").set_index("user_id")
+        arm = entered[column].astype("str")
+        assert stats.chisquare(arm.value_counts()).pvalue > 0.001
+        for before in ("device_type", "source"):
+            assert stats.chi2_contingency(pd.crosstab(entered[before], arm)).pvalue > 0.001
+        since = events["timestamp"] - events["user_id"].map(entered["timestamp"])
+        window = events[(since >= pd.Timedelta(0)) & (since <= 14 * DAY)]
+        for _, _, conversion, metric, effect in planted.loc[experiment].itertuples():
+            done = window[window["event_name"] == conversion].groupby("user_id", observed=True)["value"]
+            value = done.size().clip(upper=1) if metric == "rate" else done.sum()
+            value = value.reindex(arm.index, fill_value=0)
+            expected = (1 + effect) * value[arm == "control"]
+            assert stats.ttest_ind(value[arm != "control"], expected, equal_var=False).pvalue > 0.001, conversion
+
+
+def test_list_experiments_says_what_the_arms_change() -> None:
+    truth = list_experiments()
+    assert truth.columns.tolist() == ["experiment", "arm", "conversion", "metric", "true_relative_effect"]
+    assert list(truth.itertuples(index=False, name=None)) == [
+        ("checkout_form", "short", "begin_checkout", "rate", 0.0),
+        ("checkout_form", "short", "add_shipping_info", "rate", 0.12),
+        ("checkout_form", "short", "purchase", "rate", 0.05),
+        ("checkout_form", "short", "purchase", "sum of value", 0.05),
+        ("promo_banner", "banner", "view_cart", "rate", 0.0),
+        ("promo_banner", "banner", "apply_promo", "rate", 0.30),
+        ("promo_banner", "banner", "purchase", "rate", -0.14),
+        ("promo_banner", "banner", "purchase", "sum of value", -0.20),
+    ]
+
+
+def test_list_experiments_lists_those_of_the_plan() -> None:
+    plan = read_plan(params_folder("shop") / "plan.yaml")
+    truth = list_experiments().drop_duplicates("experiment")
+    assert [each.id for each in plan.experiments] == truth["experiment"].tolist()
+    assert [each.arm_names for each in plan.experiments] == [("control", arm) for arm in truth["arm"]]
+
+
+@pytest.mark.parametrize("units", [1, 2, 5, 40])
+def test_shop_events_can_be_few(units: int) -> None:
+    events, _ = shop_events(units, seed=3)
+    assert events["user_id"].nunique() == units
 
 
 def test_shop_events_list_the_truth_of_every_micro_of_the_plan() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from convlib.errors import PlanError
+from convlib.errors import ParamError, PlanError
 from convlib.plan import PLAN_COLUMNS, Dedupe, LeaveOut, Macro, Micro, Test, read_plan
 
 PARAMS = Path(__file__).parent.parent / "params"
@@ -256,9 +256,9 @@ STAGES = "it must list at least one stage, each once and by a name."
         ("macros: [{id: a, match: {b: 1}}]\nstages: [x, x]\n", f":2: stages is ['x', 'x']; {STAGES}"),
         ("macros: [{id: a, match: {b: 1}}]\nstages: x\n", ":2: stages is 'x'; it must be a list."),
         (
-            "macros: [{id: a, match: {b: 1}}]\nexperiments: []\n",
-            ":2: the file has an unknown field 'experiments'; the fields are 'stages', 'macros', 'leave_out', "
-            "'friction'.",
+            "macros: [{id: a, match: {b: 1}}]\nexperiment: []\n",
+            ":2: the file has an unknown field 'experiment'; the fields are 'stages', 'macros', 'leave_out', "
+            "'friction', 'experiments'. Did you mean 'experiments'?",
         ),
     ],
 )
@@ -394,6 +394,71 @@ def test_the_templates_start_from_usual_benchmarks(template: str, conversion: st
     assert isinstance(found, Micro)
     assert found.benchmark
     assert (found.benchmark.low, found.benchmark.high) == (low, high)
+
+
+EXPERIMENTS = """\
+experiments:
+  - id: cart_test
+    assignment: {column: arm}
+    arms: {old: 0.5, new: 0.5}
+    start: 2026-07-06
+    primary: add_to_cart
+    guardrails: [{conversion: purchase, margin: 0.05}]
+    segments: [device_type]
+"""
+
+
+def test_plan_finds_an_experiment_and_its_fields(tmp_path: Path) -> None:
+    path = write(tmp_path, EXPERIMENTS + SHOP)
+    plan = read_plan(path)
+    assert plan.find_experiment("cart_test") is plan.experiments[0]
+    assert (plan.locate("cart_test"), plan.locate("cart_test", "primary")) == (f"{path}:2", f"{path}:6")
+    assert "cart_test" not in plan
+    assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+def test_plan_does_not_need_the_columns_of_experiments_for_anything_else(tmp_path: Path) -> None:
+    plan = read_plan(write(tmp_path, EXPERIMENTS + SHOP))
+    assert plan.columns == {"event_name", "source", "value", "amount"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            EXPERIMENTS + SHOP,
+            "`experiment` is 'cart_tset'; the plan's experiments are 'cart_test'. Did you mean 'cart_test'?",
+        ),
+        (SHOP, "`experiment` is 'cart_tset'; the plan has no `experiments`."),
+    ],
+    ids=["another one", "none"],
+)
+def test_plan_names_the_nearest_experiment(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ParamError) as caught:
+        read_plan(write(tmp_path, text)).find_experiment("cart_tset")
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("{old: 0.5, new: 0.5}", "{new: 0.5, old: 0.5}"), ("margin: 0.05", "margin: 0.06"), ("column: arm", "column: a")],
+)
+def test_plan_digest_follows_the_experiments_and_which_arm_is_the_control(tmp_path: Path, old: str, new: str) -> None:
+    digest = read_plan(write(tmp_path, EXPERIMENTS + SHOP)).digest
+    assert read_plan(write(tmp_path, EXPERIMENTS.replace(old, new) + SHOP)).digest != digest
+
+
+@pytest.mark.parametrize("taken", ["add_to_cart", "slow"])
+def test_an_experiment_has_an_id_of_its_own(tmp_path: Path, taken: str) -> None:
+    friction = "friction: [{id: slow, match: {event_name: page_view}}]\n"
+    path = write(tmp_path, friction + SHOP + EXPERIMENTS.replace("id: cart_test", f"id: {taken}"))
+    with pytest.raises(PlanError) as caught:
+        read_plan(path)
+    line = {"add_to_cart": 14, "slow": 1}[taken]
+    assert str(caught.value) == (
+        f"{path}:37: experiments[{taken}].id is '{taken}', as on line {line}; each id may stand once in a plan. "
+        "Rename one of them."
+    )
 
 
 def test_read_plan_does_not_judge_stages_by_a_list_that_is_wrong_itself(tmp_path: Path) -> None:

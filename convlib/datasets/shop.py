@@ -19,9 +19,13 @@ from convlib.datasets.shop_model import (
     MICROS,
     MOBILE,
     SECOND,
+    TEST_WINDOW,
+    TESTS,
     Flags,
     Floats,
     Ints,
+    Test,
+    draw_arms,
     draw_friction,
     draw_micros,
     draw_outcome,
@@ -72,7 +76,7 @@ NUMBERS = ("value", "discount", "fill_seconds")
 COLUMNS = (
     *("event_name", "timestamp", "user_id", "session_id", "land", "page_path", "referrer", "source", "medium"),
     *("campaign", "device_type", "geo", "product_id", "value", "currency", "platform", "discount", "fill_seconds"),
-    *("load_seconds", "form_fields"),
+    *("load_seconds", "form_fields", *(test.column for test in TESTS)),
 )
 
 Block = tuple[pd.DataFrame, pd.DataFrame]
@@ -86,8 +90,9 @@ def shop_events(units: int = 20_000, seed: int = 1) -> tuple[pd.DataFrame, pd.Da
         seed: Same units and seed, same log.
 
     Returns:
-        The events in time order (text columns are categoricals, times UTC, `value` and `discount` USD), and the truth:
-        a row a micro, with `micro`, `planted`, `true_lift`.
+        The events in time order (text columns are categoricals, times UTC, `value` and `discount` USD; `form_test` and
+        `promo_test` hold the unit's arm from its assignment on), and the truth: a row a micro, with `micro`, `planted`,
+        `true_lift`.
 
     Raises:
         ParamError: `units` is less than 1, or `seed` is negative.
@@ -102,7 +107,8 @@ def shop_events(units: int = 20_000, seed: int = 1) -> tuple[pd.DataFrame, pd.Da
     rng = np.random.default_rng([seed, units])
     people = draw_people(rng, units)
     visits, rows = _join_blocks(_simulate_blocks(rng, people))
-    return _assemble_events(np.random.default_rng([seed, units, 1]), visits, rows, units), list_planted()
+    rng, chance = (np.random.default_rng([seed, units, number]) for number in (1, 2))
+    return _assemble_events(rng, visits, rows, units, chance), list_planted()
 
 
 def _simulate_blocks(rng: np.random.Generator, people: pd.DataFrame) -> Iterator[Block]:
@@ -287,7 +293,9 @@ def _list_rows(name: str, at: Ints, time: Ints, *, page: Ints | int, **columns: 
     return pd.DataFrame({"visit": at.astype(np.int32), "time": time, "kind": kind, "page": pages, **numbers})
 
 
-def _assemble_events(rng: np.random.Generator, visits: pd.DataFrame, rows: pd.DataFrame, units: int) -> pd.DataFrame:
+def _assemble_events(
+    rng: np.random.Generator, visits: pd.DataFrame, rows: pd.DataFrame, units: int, chance: np.random.Generator
+) -> pd.DataFrame:
     """Sort the events and describe each by its visit; messages are sent by a server, outside any visit."""
     rows = rows[rows["time"] < LOG_DAYS * DAY].sort_values(["time", "visit", "kind"], ignore_index=True)
     sessions, session_names = _number_sessions(visits)
@@ -314,7 +322,34 @@ def _assemble_events(rng: np.random.Generator, visits: pd.DataFrame, rows: pd.Da
     ends = rows["page"].groupby(described["session"]).transform("last")
     seen = {"name": np.array(EVENTS, dtype=object)[kind], "page": np.array(PAGES, dtype=object)[rows["page"]]}
     friction = draw_friction(rng, described[["device"]].assign(**seen, leaves=rows["page"] == ends))
-    return pd.DataFrame({**texts, "timestamp": timestamp, **rows[list(NUMBERS)], **friction})[list(COLUMNS)]
+    lived = rows.assign(unit=described["unit"], device=described["device"], channel=described["channel"])
+    arms = {test.column: _assign_arms(chance, lived, test) for test in TESTS}
+    return pd.DataFrame({**texts, "timestamp": timestamp, **rows[list(NUMBERS)], **friction, **arms})[list(COLUMNS)]
+
+
+def _assign_arms(rng: np.random.Generator, rows: pd.DataFrame, test: Test) -> "pd.Categorical[str]":
+    """Give each unit's events its arm, from its first event in the days of a test on."""
+    first, last = ((pd.Timestamp(day) - FIRST_DAY).days * DAY for day in test.days)
+    is_within = rows["time"].between(first, last + DAY, inclusive="left")
+    assigned = rows[is_within].drop_duplicates("unit").set_index("unit")["time"].sort_index()
+    since = rows["time"] - rows["unit"].map(assigned)  # not a number for those who were not there in these days
+    names = list(dict.fromkeys(name for name, _, _ in test.effects))
+    did = {name: rows["kind"] == EVENTS.index(name) for name in names}
+    counted = rows[["unit"]].assign(**did, revenue=rows["value"].where(did["purchase"], 0.0))
+
+    def sum_up(chosen: pd.Series) -> pd.DataFrame:
+        sums = counted[chosen].groupby("unit").sum().reindex(assigned.index, fill_value=0)
+        return sums.assign(**(sums[names] > 0))
+
+    kinds = sum_up(since < 0)[names].assign(
+        was_there=assigned.index.isin(rows.loc[since < 0, "unit"]),
+        **rows.drop_duplicates("unit").set_index("unit")[["device", "channel"]],
+    )
+    alike = kinds.groupby(list(kinds.columns)).ngroup()
+    effects = [effect for *_, effect in test.effects]
+    is_second = draw_arms(rng, sum_up(since.between(0, TEST_WINDOW)).astype(float), alike, effects)
+    arm = rows["unit"].map(pd.Series(is_second.astype(int), index=assigned.index))
+    return _name_codes(arm.where(since >= 0, -1).astype("int8"), test.arms)
 
 
 def _number_sessions(visits: pd.DataFrame) -> tuple[Ints, list[str]]:

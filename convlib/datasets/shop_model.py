@@ -7,7 +7,7 @@ So among units of equal device, medium and number of plain pages, the difference
 number, whatever the weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,52 @@ LOAD_SECONDS, LOAD_SPREAD = np.array([2.6, 1.4, 1.9]), 0.5
 SLOWER_BEFORE_LEAVING = {"/category/bags": 1.35, "/help/sizes": 1.2}
 #: The form's fields, the longer one's share of those who begin the checkout, and of those whose visit ends there.
 FORM_FIELDS, LONG_FORM_SHARE, LONG_FORM_SHARE_LEFT = (9, 14), 0.3, 0.45
+
+#: How long after their assignment the planted differences between the arms hold, both ends included.
+TEST_WINDOW = 14 * DAY
+
+
+@dataclass(frozen=True)
+class Test:
+    """What is planted for one experiment: by which share the second arm has more of each outcome, revenue last."""
+
+    __test__ = False  # pytest would collect a class of this name
+
+    experiment: str
+    column: str
+    arms: tuple[str, str]
+    days: tuple[str, str]
+    effects: tuple[tuple[str, str, float], ...]
+
+
+# The step before what changes is planted to stay, and so do all before it, since every later one implies it.
+TESTS = (
+    Test(
+        "checkout_form",
+        "form_test",
+        ("control", "short"),
+        ("2026-06-08", "2026-08-09"),
+        (
+            ("begin_checkout", "rate", 0.0),
+            ("add_shipping_info", "rate", 0.12),
+            ("purchase", "rate", 0.05),
+            ("purchase", "sum of value", 0.05),
+        ),
+    ),
+    # People leave the cart to look for a code, and those who find one pay less.
+    Test(
+        "promo_banner",
+        "promo_test",
+        ("control", "banner"),
+        ("2026-07-06", "2026-08-16"),
+        (
+            ("view_cart", "rate", 0.0),
+            ("apply_promo", "rate", 0.30),
+            ("purchase", "rate", -0.14),
+            ("purchase", "sum of value", -0.20),
+        ),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -122,6 +168,40 @@ def list_friction() -> pd.DataFrame:
     slow = [("page_load", page, factor) for page, factor in SLOWER_BEFORE_LEAVING.items()]
     long = ("form_length", "/checkout", LONG_FORM_SHARE_LEFT / LONG_FORM_SHARE)
     return pd.DataFrame([*slow, long], columns=["signal", "page", "factor"])
+
+
+def list_experiments() -> pd.DataFrame:
+    """List what the arms of the planted experiments change.
+
+    Returns:
+        One row for each experiment and outcome: `experiment`, `arm`, `conversion`, `metric`, and
+        `true_relative_effect`, the change within 14 days of the assignment, as a share of the control's value.
+    """
+    rows = [(test.experiment, test.arms[1], *effect) for test in TESTS for effect in test.effects]
+    return pd.DataFrame(rows, columns=["experiment", "arm", "conversion", "metric", "true_relative_effect"])
+
+
+def draw_arms(rng: np.random.Generator, outcomes: pd.DataFrame, alike: pd.Series, effects: Sequence[float]) -> Flags:
+    """Draw who was in the second arm, knowing what everyone did: nothing else of the log depends on it.
+
+    Half of the units of each kind are in each arm by chance. Within a kind the chance rises straight with the outcomes,
+    by the slopes at which the arms' expected means differ as planted: twice the outcomes' covariances times the slopes.
+
+    Args:
+        rng: The source of chance, of its own.
+        outcomes: A row a unit, a column an outcome.
+        alike: Which units were of one kind before they were assigned.
+        effects: The planted relative difference of each outcome.
+
+    Returns:
+        Whether each unit was in the second arm.
+    """
+    centred = (outcomes - outcomes.groupby(alike).transform("mean")).to_numpy()
+    share = np.asarray(effects)
+    wanted = outcomes.sum().to_numpy() * share / (1 + share / 2)
+    slopes = np.linalg.lstsq(2 * centred.T @ centred, wanted)[0]
+    chance: Floats = (1 + centred @ slopes) / 2
+    return rng.random(len(outcomes)) < chance
 
 
 def draw_friction(rng: np.random.Generator, rows: pd.DataFrame) -> dict[str, Floats]:
