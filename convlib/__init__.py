@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from convlib.event_map import map_events as map_events
     from convlib.events import EventLog as EventLog
     from convlib.events import read_events as read_events
+    from convlib.experiment import Experiment as Experiment
+    from convlib.experiment import analyse_experiment as analyse_experiment
+    from convlib.experiment import measure_experiments as measure_experiments
     from convlib.friction import PageFriction as PageFriction
     from convlib.friction import measure_friction as measure_friction
     from convlib.funnel import Funnel as Funnel
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from convlib.paths import trace_paths as trace_paths
     from convlib.plan import Plan as Plan
     from convlib.plan import read_plan as read_plan
+    from convlib.power import ExperimentPlan as ExperimentPlan
+    from convlib.power import plan_experiment as plan_experiment
     from convlib.quality import Quality as Quality
     from convlib.quality import check_quality as check_quality
     from convlib.rates import Rates as Rates
@@ -71,6 +76,7 @@ _HOMES = {
     "errors": ["ConvlibError", "EventDataError", "ParamError", "PlanError", "RunError"],
     "event_map": ["EventMap", "map_events"],
     "events": ["EventLog", "read_events"],
+    "experiment": ["Experiment", "analyse_experiment", "measure_experiments"],
     "friction": ["PageFriction", "measure_friction"],
     "funnel": ["Funnel", "measure_funnel"],
     "impact": ["Impact", "score_impact"],
@@ -79,6 +85,7 @@ _HOMES = {
     "parameters": ["Parameters", "check_parameters"],
     "paths": ["Paths", "trace_paths"],
     "plan": ["Plan", "read_plan"],
+    "power": ["ExperimentPlan", "plan_experiment"],
     "quality": ["Quality", "check_quality"],
     "rates": ["Rates", "measure_rates"],
     "reports.run": ["Run", "run_reports"],

@@ -455,6 +455,38 @@ class EventLog:
         known = [f"{unit} AS unit", "epoch_us(timestamp) AS time", "value", "event"]
         return relation.filter(f"{unit} IS NOT NULL").project(", ".join([*known, *_texts(columns)])).df()
 
+    def find_assignments(
+        self, arms: Mapping[str, Sequence[str]], *, rule: Rule | None = None, unit: Unit = "user"
+    ) -> pd.DataFrame:
+        """Find the first arm of each unit among the rows of the period.
+
+        Args:
+            arms: For each column that names an arm, the values that do; rows without one of each assign nobody.
+            rule: What a row must match besides; None for any row.
+            unit: What is assigned.
+
+        Returns:
+            One row a unit: `unit` (code), `time` (microseconds since 1970) and `event` of its first assignment, the
+            columns' values then, and `several`: whether it was seen in more than one arm.
+        """
+        self._check_columns([*arms, *sorted(rule.columns if rule else ())])
+        self._check_unit(unit)
+        rows = self._members("events").filter(f"{unit} IS NOT NULL")
+        rows = rows.filter(compile_rule(rule)) if rule else rows
+        for name, values in arms.items():
+            rows = rows.filter(ColumnExpression(name).cast("VARCHAR").isin(*map(ConstantExpression, values)))
+        names = [f"CAST({quote(name)} AS VARCHAR)" for name in arms]
+        firsts = [f"arg_min({value}, event) AS {quote(name)}" for value, name in zip(names, arms, strict=True)]
+        known = ["min(epoch_us(timestamp)) AS time", "min(event) AS event", *firsts]
+        several = f"count(DISTINCT ({', '.join(names)})) > 1 AS several"
+        found = rows.aggregate(", ".join([f"{unit} AS unit", *known, several]), unit).order("unit")
+        return found.df()
+
+    def read_texts(self, column: str, events: NDArray[np.int64]) -> NDArray[np.object_]:
+        """Read a column of some events, as text."""
+        codes, names = read_texts(self.prepared.find("events.parquet", self.plan), column)
+        return np.asarray(names, object)[codes[events]]
+
     def list_visits(self) -> pd.DataFrame:
         """List the visits: `session` and `user` (codes), `start` and `end` (microseconds since 1970)."""
         rows = self.rows().filter("session IS NOT NULL")

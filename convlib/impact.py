@@ -2,20 +2,21 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from convlib import plots, stats, takeaways
+from convlib import plots, sizes, stats, takeaways
 from convlib.correlation import Correlation
 from convlib.documents import quote_names
-from convlib.durations import MICROSECONDS
+from convlib.durations import MICROSECONDS, parse_duration, write_duration
 from convlib.errors import ParamError
 from convlib.measured import MeasuredEffect, check_measured, unknown_micro
 from convlib.plan import Plan
 from convlib.plan_entries import Macro, Micro
+from convlib.power import ARMS, MARGIN, ExperimentPlan, find_layout_problems, size_experiment
 from convlib.results import Kind, Result, Shown, show_table
 
 if TYPE_CHECKING:
@@ -114,6 +115,56 @@ class Impact(Result):
         if problems:
             raise ParamError(*problems)
         return _rank_micros(self._evidence, {**self.goals, **goals})
+
+    def plan_test(
+        self,
+        micro: str,
+        *,
+        margin: float = MARGIN,
+        arms: int = ARMS,
+        power: float = stats.POWER,
+        confidence: float = stats.CONFIDENCE,
+    ) -> ExperimentPlan:
+        """Say how many units and days a test needs to show that a micro got to its goal and did not hurt the macro.
+
+        The micro's size and traffic are those of the table; units are those that could do it, each followed as long as
+        for the associations. `plan_experiment` plans any other test.
+
+        Args:
+            micro: A micro of the macro; what is to be found is the way from its rate to its goal.
+            margin: By how much the macro's rate among these units may be worse, as a share of it.
+            arms: How many arms share the units equally.
+            power: With which both are to be shown.
+            confidence: Level of the intervals.
+
+        Returns:
+            As of `plan_experiment`; without a goal still to reach NaN, and a note.
+
+        Raises:
+            ParamError: The name is no micro of the macro, or a number makes no sense.
+        """
+        macro, correlation = self._evidence.macro, self._evidence.correlation
+        table = _set_goals(self._evidence, self.goals).set_index("micro")
+        known = [each.id for each in macro.micros]
+        problems = [] if micro in table.index else [unknown_micro(micro, known, macro=self.macro)]
+        problems += find_layout_problems(arms=arms, power=power, confidence=confidence, margin=margin)
+        if problems:
+            raise ParamError(*problems)
+        row: dict[Any, Any] = table.loc[micro].to_dict()
+        change = float(stats.divide(row["added"], row["did"]))
+        worse = -margin if macro.direction == "up" else margin
+        baselines = [
+            sizes.describe_share(
+                "primary", micro, self.names[micro], did=row["did"], units=row["could"], change=change
+            ),
+            sizes.describe_share(
+                "guardrail", macro.id, macro.name, did=row["converted"], units=row["could"], change=worse
+            ),
+        ]
+        length = parse_duration(correlation.exposure[-1]) + parse_duration(correlation.horizon)
+        per_day = correlation.entries_per_day * float(stats.divide(row["could"], row["units"]))
+        layout = sizes.Layout((1 / arms,) * arms, per_day, write_duration(length), power, confidence)
+        return size_experiment(baselines, layout, segment=self.segment)
 
     def show_tests(self) -> Shown:
         """Show what testing the first three would take, beside what the macro itself would."""
@@ -275,7 +326,7 @@ def _rank_micros(evidence: _Evidence, goals: Mapping[str, float]) -> Impact:
         **_multiply(table, "score", value),
         **_multiply(table, "opportunity", gains),
         probability_top_3=_probability_top_3(evidence.draws * gains[:, None], usable),
-        sample_size_to_test=stats.size_tests(table["baseline_rate"].where(usable), table["goal_rate"]),
+        sample_size_to_test=sizes.size_rates(table["baseline_rate"].where(usable), table["goal_rate"]),
         per_day=correlation.entries_per_day * stats.divide(table["could"], table["units"]),
     )
     frame["opportunity_per_effort"] = stats.divide(frame["opportunity"], frame["effort"])
@@ -410,14 +461,14 @@ def _plan_tests(rows: pd.DataFrame, *, in_value: bool) -> pd.DataFrame:
     """Say what testing each micro takes, and what the macro, which moves far less, would."""
     macro_rate = stats.divide(rows["converted"], rows["could"])
     effect = (rows["lift"] * (rows["goal_rate"] - rows["baseline_rate"])).to_numpy() * (np.nan if in_value else 1)
-    sizes = stats.size_tests(macro_rate, macro_rate + effect)
+    needed = sizes.size_rates(macro_rate, macro_rate + effect)
     return rows.assign(
-        detectable_2_weeks=stats.least_moves(rows["baseline_rate"], rows["goal_rate"], 14 * rows["per_day"]),
-        detectable_4_weeks=stats.least_moves(rows["baseline_rate"], rows["goal_rate"], 28 * rows["per_day"]),
+        detectable_2_weeks=sizes.least_moves(rows["baseline_rate"], rows["goal_rate"], 14 * rows["per_day"]),
+        detectable_4_weeks=sizes.least_moves(rows["baseline_rate"], rows["goal_rate"], 28 * rows["per_day"]),
         macro_rate=macro_rate,
         macro_effect=effect,
-        macro_sample_size=sizes,
-        macro_days=np.ceil(stats.divide(sizes, rows["per_day"])),
+        macro_sample_size=needed,
+        macro_days=np.ceil(stats.divide(needed, rows["per_day"])),
     )[list(TEST_COLUMNS)]
 
 

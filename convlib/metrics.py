@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Self
 
 import numba
 import numpy as np
@@ -13,7 +14,7 @@ from convlib.canonical import NO_VALUE
 from convlib.columns import read_texts
 from convlib.durations import parse_duration
 from convlib.events import EventLog, Unit
-from convlib.plan_entries import Macro, Metric, Micro
+from convlib.plan_entries import Loss, Macro, Metric, Micro
 from convlib.rules import Rule
 
 Ints = NDArray[np.int64]
@@ -137,6 +138,12 @@ class Reader:
         self.log, self.unit, self.entries, self.end = log, unit, entries, end
         self._streams: dict[tuple[str, Unit, tuple[str, ...]], Stream] = {}
 
+    def over(self, entries: pd.DataFrame) -> Self:
+        """Give a reader of other entries of the same log, which reads no stream again."""
+        other = type(self)(self.log, self.unit, entries, end=self.end)
+        other._streams = self._streams
+        return other
+
     def read(self, what: str | Rule, *, per: Unit, columns: Sequence[str] = ()) -> Stream:
         """Read the events of a conversion, or those that match a rule, in order of key and time."""
         key = (str(what), per, tuple(columns))
@@ -205,7 +212,7 @@ class Reader:
         return self.sessions if per == "session" else self.units
 
 
-def tally(reader: Reader, conversion: Macro | Micro, metric: Metric, macro: Macro) -> Tally:
+def tally(reader: Reader, conversion: Macro | Micro | Loss, metric: Metric, macro: Macro) -> Tally:
     """Say what each unit or visit adds to a metric.
 
     Args:

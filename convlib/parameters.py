@@ -26,7 +26,7 @@ from convlib.takeaways import word_provenance, word_reasons, word_rows
 T = TypeVar("T")
 ANALYSIS = (
     *("macro", "steps", "window", "horizon", "exposure", "every", "week_start", "lag", "entry", "by", "adjust"),
-    *("properties", "rules", "history"),
+    *("properties", "rules", "history", "experiment"),
 )
 
 
@@ -102,7 +102,7 @@ def check_parameters(
         engine: Where funnels are counted: `duckdb`, here; `ibis` or `spark`, where the events are.
         timezone: Zone in which days, weeks and months begin and end, by its IANA name.
         analysis: What the analyses of the notebook take: `macro`, `steps`, `window`, `horizon`, `exposure`, `every`,
-            `week_start`, `lag`, `entry`, `by`, `adjust`, `properties`, `rules`, `history`.
+            `week_start`, `lag`, `entry`, `by`, `adjust`, `properties`, `rules`, `history`, `experiment`.
 
     Returns:
         The plan and the log, ready to use.
@@ -167,6 +167,9 @@ def _find_analysis(analysis: dict[str, object], plan: Plan | None) -> list[str]:
     macro = analysis.get("macro")
     if plan and macro:
         _collect(problems, lambda: plan.find_macro(str(macro)))
+    experiment = analysis.get("experiment")
+    if plan and experiment:
+        _collect(problems, lambda: plan.find_experiment(str(experiment)))
     if "steps" in analysis and len(_texts(analysis["steps"])) < 2:
         problems.append(f"`steps` is {analysis['steps']!r}; a funnel needs at least two.")
     return problems

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from convlib.periods import PERIODS
 from convlib.plan_entries import is_share
-from convlib.results import find_kind, format_seconds, format_value
+from convlib.results import Kind, find_kind, format_seconds, format_value
+from convlib.stats import SIGNIFICANCE
 
 #: Okabe and Ito's palette, safe for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
@@ -35,7 +36,10 @@ STATUS_CELLS = {
     "outside benchmark": ("#F9E1A0", "! "),
 }
 LEAK_COLOURS = {"leaks more": RED, "leaks less": GREEN}
+EFFECT_COLOURS = {"better": GREEN, "within margin": GREEN, "worse": RED}
 MOST_ROWS, MOST_GROUPS, MOST_LEAKS, MOST_TICKS = 25, 8, 12, 7
+#: Intervals so many times as wide as the narrowest are not shown to their ends.
+WIDEST = 5
 #: Times that axes are marked at: seconds, minutes, hours, days, weeks, months, years.
 ROUND_SECONDS = (
     *(1, 10, 60, 600, 3_600, 6 * 3_600),
@@ -563,6 +567,8 @@ def draw_opportunities(table: pd.DataFrame, *, worth: str, segment: str, ax: Axe
     _label_rows(ax, rows["rank"].astype("str") + ". " + rows["micro"], rows["units_with"])
     ax.axvline(0, color="#111827", linewidth=1)
     tested = "; green: measured in an experiment" if (rows["verdict"] == "measured").any() else ""
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(value, "number")))
     _xlabel(ax, f"{worth} at its goal, with 95% interval; grey: no evidence{tested}")
     _title(ax, f"What each would be worth, if the association held: {segment}")
     return ax
@@ -592,6 +598,26 @@ def draw_effort(table: pd.DataFrame, *, worth: str, segment: str, ax: Axes | Non
     _xlabel(ax, f"effort, as the plan says; the numbers are the ranks of {len(rows)} micro-conversions")
     ax.set_ylabel(worth)
     _title(ax, f"Opportunity against effort: {segment}")
+    return ax
+
+
+def draw_power(curve: pd.DataFrame, *, power: float, segment: str, ax: Axes | None = None) -> Axes:
+    """Draw the chance that each metric shows what it is to show, by weeks of assignment."""
+    ax = _axes(ax, height=3.8)
+    groups = list(curve.groupby("name", sort=False))
+    for number, (name, rows) in enumerate(groups[: len(CYCLE)]):
+        style = "--" if rows["role"].iloc[0] == "guardrail" else "-"
+        ax.plot(rows["weeks"], rows["power"], style, color=CYCLE[number], linewidth=1.8, label=_label(str(name)))
+    ax.axhline(power, color=GREY, linewidth=1)
+    ax.text(1, power + 0.01, f"{power:.0%}", transform=ax.get_yaxis_transform(), ha="right", fontsize=9, color=GREY)
+    ax.set_ylim(0, 1.02)
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.set_ylabel("power")
+    traffic = f"; {curve['units'].iloc[0]:,} units a week" if len(curve) else ""
+    _xlabel(ax, f"weeks of assignment{traffic}; solid: change is found, dashed: margin is kept")
+    _title(ax, f"How long does the test take? ({segment})" if len(curve) else f"Too little data to plan: {segment}")
+    _legend(ax)
     return ax
 
 
@@ -739,6 +765,122 @@ def draw_coverage(coverage: pd.DataFrame, *, segment: str, ax: Axes | None = Non
     _xlabel(ax, "users (share of all users); orange macro, blue micro, red loss")
     _title(ax, f"What the plan's conversions cover: {segment}")
     return ax
+
+
+def draw_effects(
+    table: pd.DataFrame,
+    *,
+    title: str = "What changed against the control?",
+    segment: str,
+    confidence: float = 0.95,
+    valid: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the relative change of each metric in each arm with its interval, and how much worse it may get at most."""
+    labels = table["conversion"] + (": " + table["arm"] if table["arm"].nunique() > 1 else "")
+    known = table["relative_effect"].notna()
+    rows = table[known]
+    ax = _axes(ax, height=1.6 + 0.5 * max(1, len(rows)))
+    _draw_changes(ax, rows, [EFFECT_COLOURS.get(each, GREY) if valid else GREY for each in rows["status"]])
+    ax.axvline(0, color="#111827", linewidth=1)
+    _draw_margins(ax, rows["margin"].to_numpy(float))
+    _label_rows(ax, labels[known], rows["units"] + rows["units_control"])
+    _finish_changes(ax, rows)
+    said = "green better, dark orange worse, grey not shown"
+    if rows["margin"].notna().any():
+        said = "dashed: its limit, shaded: too bad; green safe, dark orange worse, grey undecided"
+    said = said if valid else "all grey: the test is not valid"
+    _xlabel(ax, f"change against the control, with {confidence:.0%} interval; {said}")
+    _title(ax, f"{title} ({segment})")
+    return ax
+
+
+def draw_effect_days(
+    days: pd.DataFrame, *, name: str, kind: Kind, segment: str, confidence: float = 0.95, ax: Axes | None = None
+) -> Axes:
+    """Draw the effect on the primary metric by days since a unit was assigned, one line an arm."""
+    ax = _axes(ax, height=3.4)
+    arms = list(dict.fromkeys(days["arm"]))
+    for number, (arm, colour) in enumerate(zip(arms, CYCLE, strict=False)):
+        rows = days[days["arm"] == arm]
+        at = rows["day"] + 0.15 * (number - (len(arms) - 1) / 2)
+        error = _errors(rows, "effect")
+        label = f"{arm} (n = {rows['units'].max():,})"
+        ax.errorbar(at, rows["effect"], yerr=error, fmt="o-", color=colour, markersize=4, capsize=2, label=label)
+    ax.axhline(0, color="#111827", linewidth=1)
+    unit: Kind = "points" if kind == "percent" else kind
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _write_change(value, unit)))
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    _xlabel(ax, f"days since assignment; above 0: more than the control; {confidence:.0%} intervals")
+    _title(ax, f"When does the effect on {name} come? ({segment})")
+    _legend(ax)
+    if days.empty:
+        ax.text(0.0, 0.5, "Not known when units did it.", transform=ax.transAxes)
+        ax.set_axis_off()
+    return ax
+
+
+def draw_effect_segments(
+    segments: pd.DataFrame, *, name: str, segment: str, confidence: float = 0.95, ax: Axes | None = None
+) -> Axes:
+    """Draw the relative change of the primary metric in each group, in blue where it is beyond chance."""
+    rows = segments[(segments["role"] == "primary") & segments["relative_effect"].notna()].head(MOST_ROWS)
+    ax = _axes(ax, height=1.6 + 0.44 * max(1, len(rows)))
+    _draw_changes(ax, rows, [BLUE if q_value < SIGNIFICANCE else GREY for q_value in rows["q_value"]])
+    ax.axvline(0, color="#111827", linewidth=1)
+    arms = ": " + rows["arm"] if rows["arm"].nunique() > 1 else ""
+    labels = rows["column"].str.replace("_", " ") + " " + rows["group"].astype("str") + arms
+    _label_rows(ax, labels, rows["units"] + rows["units_control"])
+    _fit_changes(ax, rows)
+    _finish_changes(ax, rows)
+    _xlabel(ax, f"change against the control, with {confidence:.0%} interval; blue: beyond chance (q below 0.05)")
+    _title(ax, f"Is the effect on {name} the same for all? ({segment})")
+    return ax
+
+
+def _draw_changes(ax: Axes, rows: pd.DataFrame, colours: Sequence[str]) -> None:
+    """Draw one relative change a row; a hollow mark has an interval that holds no change."""
+    for y, (colour, (_, row)) in enumerate(zip(colours, rows.iterrows(), strict=True)):
+        low, high = (row[f"relative_effect_ci_{end}"] for end in ("lower", "upper"))
+        ax.plot([low, high], [y, y], color=colour, linewidth=2)
+        face = "white" if low <= 0 <= high else colour
+        ax.plot(row["relative_effect"], y, "o", color=colour, markerfacecolor=face, markersize=7)
+
+
+def _fit_changes(ax: Axes, rows: pd.DataFrame) -> None:
+    """Let the intervals of small groups run off the figure, so that they do not squeeze the others."""
+    low, high = (rows[f"relative_effect_ci_{end}"] for end in ("lower", "upper"))
+    usual = (high - low) <= WIDEST * (high - low).min()
+    if usual.any():
+        known = [0, *low[usual], *high[usual], *rows["relative_effect"]]
+        room = 0.05 * np.ptp(known)
+        ax.set_xlim(min(known) - room, max(known) + room)
+
+
+def _draw_margins(ax: Axes, margins: NDArray[np.float64]) -> None:
+    """Shade in each row what lies beyond its margin, on the side on which that is."""
+    known = margins[np.isfinite(margins)]
+    low, high = ax.get_xlim()
+    low, high = min([low, *1.2 * known]), max([high, *1.2 * known])
+    for y, margin in enumerate(margins):
+        if np.isfinite(margin):
+            edge = low if margin < 0 else high
+            ax.add_patch(Rectangle((margin, y - 0.4), edge - margin, 0.8, facecolor="#F6C29B", alpha=0.5, zorder=0))
+            ax.plot([margin, margin], [y - 0.4, y + 0.4], color="#111827", linewidth=1.6, linestyle="--")
+    ax.set_xlim(low, high)
+
+
+def _finish_changes(ax: Axes, rows: pd.DataFrame) -> None:
+    ax.set_ylim(max(1, len(rows)) - 0.4, -0.6)
+    if rows.empty:
+        ax.text(0.0, 0.5, "Too few units or conversions to show a change.", transform=ax.transAxes, fontsize=9)
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+.3g}%" if share else "0"))
+
+
+def _write_change(value: float, kind: Kind) -> str:
+    text = format_value(float(value), kind)
+    return f"+{text}" if value > 0 and not text.startswith("+") else text
 
 
 def draw_quality(table: pd.DataFrame, daily: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats as scipy_stats
+from scipy.optimize import brentq
 from statsmodels.duration.survfunc import SurvfuncRight
-from statsmodels.stats.power import NormalIndPower
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint, proportion_effectsize
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from convlib.errors import ParamError
 
@@ -17,7 +17,6 @@ CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
 #: What a test is to find an effect with.
 POWER = 0.8
-TEST = {"alpha": SIGNIFICANCE, "power": POWER}
 #: A rate on fewer units is marked as too few.
 FEW_UNITS = 30
 #: A table with fewer in a cell than this, by expectation, needs an exact test.
@@ -333,34 +332,90 @@ def measure_area(
     return area, float(low), float(high)
 
 
-def size_tests(now: ArrayLike, then: ArrayLike) -> Floats:
-    """Say how many units two equal arms need to tell two rates apart, at `POWER` and `SIGNIFICANCE`, two-sided.
+def sequence_reach(units: ArrayLike, planned: float, *, confidence: float = CONFIDENCE) -> Floats:
+    """Say how many standard errors an interval reaches that may be looked at as often as one likes; infinite at none.
 
-    NaN where a rate is not between 0 and 1 or the two are equal.
+    Args:
+        units: How many units the estimate rests on.
+        planned: At how many it is to be as short as it can be.
+        confidence: With which it holds at all times together.
 
-    Source: Cohen (1988), by the difference of arcsines, through statsmodels `NormalIndPower`.
+    Source: the asymptotic confidence sequence of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (2024), Annals of
+        Statistics 52:2613, theorem 2.2: the mixture of Robbins (1970), with its scale as in Howard, Ramdas, McAuliffe
+        and Sekhon (2021), Annals of Statistics 49:1055, proposition 3.
     """
-    sizes = []
-    for before, after in np.broadcast(np.asarray(now, float), np.asarray(then, float)):
-        known = 0 < before < 1 and 0 < after < 1 and before != after
-        effect = abs(proportion_effectsize(after, before)) if known else np.nan
-        sizes.append(NormalIndPower().solve_power(effect_size=effect, **TEST) if known else np.nan)
-    pairs: Floats = 2 * np.ceil(np.asarray(sizes, float))
-    return pairs
+    check_confidence(confidence)
+    level = 1 - confidence
+    time = np.asarray(units, float) * _mixture_scale(planned, level)
+    return np.sqrt(divide(2 * (time + 1), time) * np.log(np.sqrt(time + 1) / level))
 
 
-def least_moves(now: ArrayLike, towards: ArrayLike, units: ArrayLike) -> Floats:
-    """Give the least move of a rate in a direction that two equal arms of so many units together find.
+def sequence_p_value(z: ArrayLike, units: ArrayLike, planned: float, *, confidence: float = CONFIDENCE) -> Floats:
+    """Give the least level at which such an interval leaves zero out: a p-value that may be looked at at any time.
 
-    NaN where there is no direction, or not even a rate of 0 or 1 would be found.
-
-    Source: as `size_tests`.
+    Args:
+        z: The estimate in standard errors.
+        units: As for `sequence_reach`.
+        planned: As for `sequence_reach`.
+        confidence: The one for which the intervals are made as short as they can be.
     """
-    rate, goal = np.asarray(now, float), np.asarray(towards, float)
-    arms = [NormalIndPower().solve_power(nobs1=each / 2, **TEST) if each >= 2 else np.nan for each in np.asarray(units)]
-    turned = np.arcsin(np.sqrt(rate)) + np.sign(goal - rate) * np.asarray(arms, float) / 2
-    possible = (turned >= 0) & (turned <= np.pi / 2) & (goal != rate)
-    return np.where(possible, np.sin(turned) ** 2 - rate, np.nan)
+    time = np.asarray(units, float) * _mixture_scale(planned, 1 - confidence)
+    exponent = divide(np.square(np.asarray(z, float)) * time, 2 * (time + 1))
+    return np.minimum(np.sqrt(time + 1) * np.exp(-exponent), 1.0)
+
+
+def _mixture_scale(planned: float, level: float) -> float:
+    """Give the variance of the mixing normal that makes the interval short after so many units."""
+    once = 2 * np.log(1 / level)
+    return float((once + np.log(1 + once)) / planned)
+
+
+def simultaneous_level(shared: ArrayLike, *, confidence: float = CONFIDENCE) -> float:
+    """Give the level of each of several comparisons with one control at which all hold together.
+
+    Args:
+        shared: For each comparison, the share of its variance that comes from the control.
+        confidence: With which all hold.
+
+    Source: Dunnett (1955), Journal of the American Statistical Association 50:1096, for large samples.
+    """
+    shares = _check_shared(shared)
+    if len(shares) < 2:
+        return confidence
+    reach = brentq(lambda reach: float(_hold_together(reach, shares)) - confidence, 0.5, 12)
+    return float(1 - 2 * scipy_stats.norm.sf(reach))
+
+
+def adjust_for_control(p_values: ArrayLike, shared: ArrayLike) -> Floats:
+    """Give the p-values of comparisons with one control, each adjusted for all of them; NaN stays.
+
+    Args:
+        p_values: Of each comparison alone, two-sided.
+        shared: As for `simultaneous_level`.
+    """
+    alone = np.asarray(p_values, float)
+    known = np.isfinite(alone)
+    shares = _check_shared(np.asarray(shared, float)[known])
+    adjusted = alone.copy()
+    if len(shares) > 1:
+        reach = scipy_stats.norm.isf(alone[known] / 2)
+        adjusted[known] = np.maximum([1 - _hold_together(each, shares) for each in reach], alone[known])
+    return adjusted
+
+
+def _check_shared(shared: ArrayLike) -> Floats:
+    shares = np.asarray(shared, float)
+    # A correlation of one has no density; so near to it nothing changes any more.
+    return np.minimum(shares[np.isfinite(shares)], 0.999)
+
+
+def _hold_together(reach: float, shared: Floats) -> float:
+    """Give the chance that no comparison is off by more than so many standard errors, over the control's error."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(199)
+    centre, spread = np.sqrt(shared)[:, None] * nodes, np.sqrt(1 - shared)[:, None]
+    normal = scipy_stats.norm.cdf
+    inside = normal((reach - centre) / spread) - normal((-reach - centre) / spread)
+    return float(inside.prod(axis=0) @ weights / weights.sum())
 
 
 def number_groups(frame: pd.DataFrame) -> NDArray[np.int64]:

@@ -12,6 +12,8 @@ from convlib.results import MISSING, Takeaways, find_kind, format_number, format
 from convlib.stats import FEW_UNITS, SIGNIFICANCE
 
 MOST = 5
+#: Days of assignment beyond which a test is long.
+LONG_TEST = 56
 WHEN = {"D": "on {:%-d %B %Y}", "W": "in the week from {:%-d %B %Y}", "M": "in {:%B %Y}"}
 SEVERITIES = {"error": "error", "warning": "warning", "info": "note"}
 #: How what follows a stop is called when nothing does.
@@ -26,6 +28,14 @@ MODEL_NAMES = {
     "position": "Position (40/20/40)",
     "markov": "Markov",
     "shapley": "Shapley",
+}
+#: What an experiment's decision means.
+DECISIONS = {
+    "ship": "ship {arm}",
+    "roll back": "roll back {arm}",
+    "keep running": "keep running",
+    "no effect": "no effect shown",
+    "invalid": "not valid, so there is no winner",
 }
 #: What a micro is to reach: the plan's target, or without one a tenth.
 TARGET, TENTH = "its target", "a tenth {}"
@@ -577,6 +587,183 @@ def word_experiment(name: str, macro: str) -> str:
     return f"measured{which}, assuming that the change acts on {macro} only through it"
 
 
+def word_experiment_result(
+    table: pd.DataFrame,
+    decisions: pd.DataFrame,
+    validity: pd.DataFrame,
+    assigned: pd.DataFrame,
+    *,
+    name: str,
+    decision: str,
+    arm: str,
+    rule: str,
+    reading: str,
+    arms: Sequence[str],
+    dates: tuple[dt.date, dt.date] | None,
+    window: str,
+    segment: str,
+    confidence: float,
+) -> Takeaways:
+    """Say what to do and by which rule, what the change caused, and how the numbers are to be read.
+
+    The table's metrics have their names for people in `conversion`.
+    """
+    chosen = [arm] if arm else list(decisions.loc[decisions["decision"] == decision, "arm"])
+    what = DECISIONS[decision].format(arm=_list(chosen or list(arms[1:])))
+    where = "" if segment == "all" else f" (segment {segment})"
+    head = f"{name}{where}: {what}. {rule}"
+    units = _word_assigned(assigned, dates, window)
+    if decision == "invalid":
+        return Takeaways((head, f"{units}. Its effects are not to be read."))
+    # The arms that the decision is about come first; two are enough for one minute.
+    rows = _records(table.assign(later=~table["arm"].isin(chosen)).sort_values("later", kind="stable"))
+    primary = [row for row in rows if row["role"] == "primary"]
+    said = [_word_caused(row) for row in primary[:2]]
+    guards = [row for row in rows if row["role"] == "guardrail" and row["arm"] == rows[0]["arm"]]
+    said += [_word_guardrails(guards)] if guards else []
+    doubts = [f"A doubt: {each}" for each in _word_checks(validity, "warning")[:1]]
+    return Takeaways((head, *said, *doubts, f"{units}. {_word_reading(reading, confidence)}"))
+
+
+def word_rule(reason: str, rows: pd.DataFrame) -> str:
+    """Say which rule decided about an arm, from the checks or metrics (named for people) that it rests on."""
+    if reason in {"invalid", "waiting"}:
+        return " ".join(rows["evidence"])
+    each = _records(rows)
+    changes = [f"{row['conversion']} {word_effect(row)}" for row in each if np.isfinite(row["effect"])]
+    primary = each[0]["conversion"]
+    said = {
+        "worse": f"Shown worse than no change: {'; '.join(changes)}.",
+        "better": f"{primary} is shown better, and every guardrail keeps its limit.",
+        "open": f"Not yet shown to keep its limit: {_list([row['conversion'] for row in each])}.",
+        "too few": f"Too few units or conversions to compare {primary}.",
+        "running": f"No difference in {primary} is shown yet, and there is time left.",
+        "nothing": f"No difference in {primary} is shown.",
+    }
+    return said[reason]
+
+
+def word_experiment_steps(
+    table: pd.DataFrame,
+    validity: pd.DataFrame,
+    *,
+    decision: str,
+    arm: str,
+    control: str,
+    reading: str,
+    until: dt.date | None,
+) -> Takeaways:
+    """Say what follows from a decision: what to switch on or off, what to watch, how long to go on."""
+    own = _records(table[table["arm"] == arm])
+    guarded = _list([row["conversion"] for row in own if row["role"] == "guardrail"] or ["the macro"])
+    if decision == "ship":
+        kept = "Leave the entry in the plan: the impact report takes the measured effect from there."
+        return Takeaways(
+            (
+                f"Give {arm} to everybody and retire {control}.",
+                f"Go on watching {guarded} by week: a guardrail within its limit may still get a little worse.",
+                *([kept] if reading == "final" else []),
+            )
+        )
+    if decision == "roll back":
+        return Takeaways(
+            (
+                f"Switch {arm} off: everybody gets {control}.",
+                "See in the groups below where it hurt, before another try.",
+            )
+        )
+    if decision == "invalid":
+        failed = _list(list(validity.loc[validity["status"] == "failed", "check"]) or ["a check"])
+        return Takeaways((f"Find out why this failed: {failed}.", "Then start again, with units that were in no arm."))
+    if decision == "keep running":
+        return Takeaways(
+            (
+                *_word_checks(validity, "waiting"),
+                _word_until(reading, until),
+                "Meanwhile leave the arms, their shares and the metrics as they are.",
+            )
+        )
+    return Takeaways((f"Keep {control}, the simpler choice.", *_word_ruled_out(own)))
+
+
+def _word_until(reading: str, until: dt.date | None) -> str:
+    if reading == "final":
+        return "Its time is over and it can't tell: plan a longer one (`cv.plan_experiment`)."
+    return f"Go on until {_word_date(until)}." if until else "Go on until every guardrail is decided."
+
+
+def _word_checks(validity: pd.DataFrame, status: str) -> list[str]:
+    rows = _records(validity[validity["status"] == status])
+    return [f"{row['check'].capitalize()}: {row['evidence']}" for row in rows]
+
+
+def _word_ruled_out(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say which effects on the primary metric a test without an effect leaves open."""
+    return [
+        f"Changes of {row['conversion']} beyond {row['relative_effect_ci_lower']:+.1%} to "
+        f"{row['relative_effect_ci_upper']:+.1%} are unlikely; if a smaller one pays, plan a larger test."
+        for row in rows
+        if row["role"] == "primary" and np.isfinite(row["relative_effect"])
+    ]
+
+
+def _word_caused(row: Mapping[str, Any]) -> str:
+    label: str = row["conversion"]
+    if not np.isfinite(row["effect"]):
+        why = f": {row['note']}" if row["note"] else ""
+        return f"{label}: too little to compare {row['arm']} (n = {row['units']:,}) with the control{why}."
+    value, control = (_value(row[name], row["metric"]) for name in ("value", "value_control"))
+    against = f"{value} (n = {row['units']:,}) against {control} (n = {row['units_control']:,})"
+    if row["status"] not in ("better", "worse"):
+        return f"No effect of {row['arm']} on {label} is shown: {word_effect(row)}; {against}."
+    verb = "rise" if row["effect"] > 0 else "fall"
+    return f"{row['arm']} caused {label} to {verb}: {word_effect(row)}; {against}."
+
+
+def _word_guardrails(rows: Sequence[Mapping[str, Any]]) -> str:
+    counts = f"n = {rows[0]['units']:,} against {rows[0]['units_control']:,}"
+    return f"Guardrails of {rows[0]['arm']} ({counts}): {'; '.join(map(_word_guardrail, rows))}."
+
+
+def _word_guardrail(row: Mapping[str, Any]) -> str:
+    label, limit = row["conversion"], f"its limit ({row['margin']:+.1%})"
+    if not np.isfinite(row["effect"]):
+        return f"{label} has too little to tell"
+    states = {"within margin": f"within {limit}", "worse": "shown worse"}
+    return f"{label} is {states.get(row['status'], f'not shown to keep {limit}')}, {word_effect(row)}"
+
+
+def word_effect(row: Mapping[str, Any] | pd.Series) -> str:
+    """Write the relative change with its interval; where the control's value is not above zero, the difference."""
+    if np.isfinite(row["relative_effect"]):
+        return _word_relative(row)
+    if not np.isfinite(row["effect"]):
+        return MISSING
+    value, low, high = (
+        _value(row[f"effect{end}"], row["metric"], signed=True) for end in ("", "_ci_lower", "_ci_upper")
+    )
+    return f"{value} ({low} to {high})"
+
+
+def _word_assigned(assigned: pd.DataFrame, dates: tuple[dt.date, dt.date] | None, window: str) -> str:
+    total, pending = int(assigned["assigned"].sum()), int(assigned["pending"].sum())
+    when = f" from {_word_date(dates[0])} to {_word_date(dates[1])}" if dates else ""
+    followed = f", each followed for {word_duration(window)}" if window else ""
+    waiting = f"; {pending:,} of them are still being followed and in no number" if pending else ""
+    return f"{total:,} units were assigned{when}{followed}{waiting}"
+
+
+def _word_reading(reading: str, confidence: float) -> str:
+    often = f"in {confidence:.0%} of such tests"
+    if reading == "running":
+        return f"Still running. The ranges in brackets hold the true change {often}, however often you look."
+    return f"Final: to be read once. The ranges in brackets hold the true change {often}."
+
+
+def _word_date(day: dt.date) -> str:
+    return f"{day.day} {day:%B %Y}"
+
+
 def word_impact(
     table: pd.DataFrame,
     *,
@@ -626,6 +813,50 @@ def _word_opportunity(row: Mapping[str, Any], name: str, worth: str, among: str)
         f"{among}, {condition}; in the top 3 with probability {word_probability(row['probability_top_3'])}"
         f"{'; ' if row['together'] else ''}{row['together']}."
     )
+
+
+def word_plan(
+    table: pd.DataFrame,
+    *,
+    units: float,
+    days: float,
+    per_day: float,
+    follow_up: str,
+    arms: int,
+    power: float,
+    is_assigned: bool,
+) -> Takeaways:
+    """Say how long a test takes at the log's traffic, what decides that, and what other lengths would show."""
+    rows = _records(table)
+    primary, known = rows[0], [row for row in rows if np.isfinite(row["units_needed"])]
+    sentences = []
+    if np.isfinite(units):
+        sentences.append(
+            f"At {per_day:,.0f} units a day, the test needs {units:,.0f} units in {arms} arms: {days:,.0f} days of "
+            f"assignment and {word_duration(follow_up)} to follow the last of them."
+        )
+        weeks = int(np.ceil(days / 7))
+        rounded = f"{weeks:,} week{'' if weeks == 1 else 's'}"
+        sentences.append(f"Rounded up to whole weeks, so that each weekday counts alike: {rounded} of assignment.")
+        if days > LONG_TEST:
+            sentences.append("That is long: a larger change, a wider margin or fewer arms would take less.")
+        most_first = sorted(known, key=lambda row: -float(row["units_needed"]))
+        sentences += [_word_planned(row, power) for row in most_first]
+    if np.isfinite(primary["detectable_2_weeks"]):
+        shown = ", ".join(f"{primary[f'detectable_{weeks}_weeks']:+.1%} in {weeks} weeks" for weeks in (2, 4, 8))
+        sentences.append(f"Change of {primary['conversion']} that would be found by time of assignment: {shown}.")
+    sentences += [f"{row['conversion']} can't be planned: {row['note']}." for row in rows if row not in known]
+    if not is_assigned:
+        sentences.append("Nobody has been assigned yet, so these are numbers of all who entered.")
+    return Takeaways(sentences)
+
+
+def _word_planned(row: Mapping[str, Any], power: float) -> str:
+    now = f"{row['conversion']}, now {row['shown_value']} (n = {row['units_measured']:,})"
+    wanted = f"to find a change of {row['effect']:+.1%} of {now}"
+    if row["role"] == "guardrail":
+        wanted = f"to show that {now}, gets no worse by {row['margin']:.1%}, if nothing changes"
+    return f"{row['units_needed']:,.0f} units are needed {wanted}, with {power:.0%} power."
 
 
 def word_threshold(
@@ -706,6 +937,92 @@ def _word_friction(row: Mapping[str, Any], names: Mapping[str, str], units: Mapp
         f"{row['visits_without']:,} others, {_points(lift[0])} points ({_points(lift[1])} to {_points(lift[2])})"
         f"{within}; that is {extra[0]:,.0f} exits more ({extra[1]:,.0f} to {extra[2]:,.0f})."
     )
+
+
+#: Why a check of an experiment's validity could not be made.
+NOT_CHECKED = {
+    "crossed": "Not known: each unit of the table has one arm.",
+    "unnamed exposure": "The plan names no `exposure`, the event with which a unit first sees the change.",
+    "exposure": "Not known when units first saw the change.",
+    "no pre-period": "Not known what units did before the test: no `pre_period` in the plan, or no such columns.",
+    "nobody before": "Before the test no unit did what the primary metric and the guardrails count.",
+    "halves": "Not known when in their window units did it.",
+    "few in a half": "Too few units did it in a half of the window: each arm needs 5.",
+    "values": "No metric adds up values, so no single unit can pull it.",
+    "entered": "Not known when units were assigned.",
+}
+
+
+def word_sample_ratio(arms: Sequence[str], assigned: Sequence[int], shares: Sequence[float], p_value: float) -> str:
+    """Say how many units each arm has, and how many it was to have."""
+    total = sum(assigned)
+    if not total:
+        return "No unit was assigned."
+    parts = [
+        f"{arm} {count:,} ({count / total:.2%}, planned {share / sum(shares):.2%})"
+        for arm, count, share in zip(arms, assigned, shares, strict=True)
+    ]
+    return f"Assigned units: {_list(parts)}; {_word_p(p_value)}."
+
+
+def word_misplaced(units: int, assigned: int, what: str) -> str:
+    """Say how many of the assigned units were not where they should be."""
+    share = f" ({units / assigned:.2%})" if units else ""
+    return f"{units:,} of {assigned:,} assigned units{share} {what}."
+
+
+def word_before(
+    name: str, arms: Sequence[str], compared: Mapping[str, Any], did: Sequence[int], *, p_value: float, tests: int
+) -> str:
+    """Say which metric differed most between an arm and the control before the test, when none should."""
+    change = f" {_word_relative(compared)}," if np.isfinite(compared["relative_effect"]) else ""
+    counts = zip(did, (compared["units"], compared["units_control"]), arms, strict=True)
+    parts = [f"{count:,} of {units:,} units in {arm}" for count, units, arm in counts]
+    among = f", the smallest of {tests}, times {tests}" if tests > 1 else ""
+    return f"Before the test, {name}:{change} done by {_list(parts)}; {_word_p(p_value)}{among}."
+
+
+def word_novelty(arm: str, early: float, late: float, *, half: str, p_value: float) -> str:
+    """Say how large the primary metric's relative effect is in the first half of the window, and in the second."""
+    first, last = (f"{which} {word_duration(half) if half else 'half'}" for which in ("first", "last"))
+    return f"{arm}: {early:+.1%} in the {first}, {late:+.1%} in the {last}; {_word_p(p_value)}."
+
+
+def word_outliers(
+    name: str, arm: str, effects: Sequence[Mapping[str, Any]], *, largest: int, units: int, held: float
+) -> str:
+    """Say how much the largest units hold, and what the effect is when they are capped."""
+    known = [
+        f"{format_number(each['effect'])} "
+        f"({format_number(each['effect_ci_lower'])} to {format_number(each['effect_ci_upper'])})"
+        for each in effects
+    ]
+    who = "The largest unit holds" if largest == 1 else f"The largest {largest:,} units hold"
+    effect = f"Effect in {arm}: {known[0]}; with the largest capped {known[1]}."
+    return f"{who} {held:.1%} of {name} (n = {units:,}). {effect}"
+
+
+def word_days(days: int, minimum: int) -> str:
+    """Say over how many days units were assigned."""
+    if days < minimum:
+        return f"Units were assigned over {days} days, and the plan asks for {minimum}."
+    partial = "" if days % 7 == 0 else ", which are not whole weeks: some weekdays count more than others"
+    return f"Units were assigned over {days} days{partial}."
+
+
+def word_sample_size(units: int, pending: int, minimum: int) -> str:
+    """Say how many units were followed to the end, and how many must be."""
+    more = f", {pending:,} more are pending" if pending else ""
+    return f"{units:,} units were followed to the end{more}; the plan asks for {minimum:,}."
+
+
+def _word_relative(compared: Mapping[str, Any] | pd.Series) -> str:
+    low, high = compared["relative_effect_ci_lower"], compared["relative_effect_ci_upper"]
+    return f"{compared['relative_effect']:+.1%} ({low:+.1%} to {high:+.1%})"
+
+
+def _word_p(p_value: float) -> str:
+    return f"p = {format_value(p_value, 'p_value')}".replace("= <", "< ")
 
 
 def word_event_map(

@@ -21,6 +21,7 @@ BORDERS = {
     "nbclient": {"convlib.reports"},
     "nbconvert": {"convlib.reports"},
     "papermill": {"convlib.reports"},
+    "tea_tasting": {"convlib.arms"},
 }
 # `impact` and `alerts` are not among them: they read other results, as the flow says.
 ANALYSES = {

@@ -43,6 +43,7 @@ class Page:
     provenance: tuple[str, ...] = ()
     previous: Link | None = None
     following: Link | None = None
+    title: str = ""
 
 
 def export_page(notebook: NotebookNode, page: Page) -> str:
@@ -50,7 +51,7 @@ def export_page(notebook: NotebookNode, page: Page) -> str:
 
     Args:
         notebook: The executed notebook; figures get their alternative text and size as output metadata.
-        page: Title, segment, period, provenance and neighbours to show around it.
+        page: Title (empty: the notebook's), segment, period, provenance and neighbours to show around it.
 
     Returns:
         The page: no script, no request to anywhere, prompts and code left out.
@@ -62,14 +63,16 @@ def export_page(notebook: NotebookNode, page: Page) -> str:
     exporter = HTMLExporter(template_name="convlib_report", extra_template_basedirs=[str(TEMPLATES)])
     exporter.exclude_anchor_links = True
     exporter.register_filter("scroll_tables", scroll_tables)
+    found = find_title(notebook)
     resources = {
         "page": page,
-        "title": find_title(notebook) or page.notebook,
+        "title": page.title or found or page.notebook,
         "css": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
         "highlight": _find_takeaways(shown.cells),
     }
     body, _ = exporter.from_notebook_node(shown, resources=resources)
-    return str(body)
+    # One notebook may be several pages, each with a title of its own.
+    return str(body).replace(f">{found}</h1>", f">{html.escape(page.title or found)}</h1>", 1)
 
 
 def find_title(notebook: NotebookNode) -> str:

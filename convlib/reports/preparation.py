@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -14,11 +14,13 @@ from convlib.errors import ConvlibError, RunError
 from convlib.events import EventLog, read_events
 from convlib.notify import Channel, find_channel_problem, read_channels
 from convlib.parameters import ANALYSIS, check_parameters
-from convlib.plan import Plan, Segment, read_plan, read_segments
+from convlib.plan import Plan, PlannedExperiment, Segment, read_plan, read_segments
 from convlib.reports.notebooks import FOLDER, Template, check_names, check_value, find_notebooks_folder, read_templates
 from convlib.reports.run_file import RunFile, read_run_file
 
 SLUG_LENGTH = 80
+#: The parameter that makes one report a value; the plan has the values.
+EXPERIMENT = "experiment"
 #: What a run file names for every notebook.
 SOURCES = ("events", "mapping", "plan", "segments")
 P = ParamSpec("P")
@@ -98,6 +100,7 @@ def prepare_run(path: str | Path) -> Preparation:
     checks = _Checks()
     notebooks = checks.attempt(_choose_notebooks, run_file)
     plan = checks.attempt(read_plan, run_file.resolve(run_file.plan))
+    notebooks = checks.attempt(_list_experiments, run_file, notebooks, plan) if notebooks and plan else notebooks
     segments = checks.attempt(_read_segments, run_file)
     channels = checks.attempt(_read_channels, run_file)
     log = checks.attempt(_read_log, run_file, plan, segments) if plan and segments else None
@@ -146,6 +149,40 @@ def _choose_notebooks(run_file: RunFile) -> Notebooks:
     return Notebooks(folder, tuple(chosen), parameters)
 
 
+def _list_experiments(run_file: RunFile, notebooks: Notebooks, plan: Plan) -> Notebooks:
+    """Make of a notebook about one experiment one for each that the run file names, else for each of the plan."""
+    checks = _Checks()
+    templates: list[Template] = []
+    parameters: dict[str, Mapping[str, Any]] = {}
+    for template in notebooks.templates:
+        own = notebooks.parameters[template.name]
+        if EXPERIMENT not in template.parameters:
+            templates.append(template)
+            parameters[template.name] = own
+            continue
+        given = own.get(EXPERIMENT) or [each.id for each in plan.experiments]
+        for wanted in dict.fromkeys([given] if isinstance(given, str) else given):
+            if found := checks.attempt(_find_experiment, run_file, plan, template, wanted):
+                name = f"{template.name}_{found.id}"
+                templates.append(replace(template, name=name, title=f"{template.title}: {found.name}"))
+                parameters[name] = {**own, EXPERIMENT: found.id}
+    if not templates and not checks.problems:
+        checks.problems.append(f"{run_file.locate('notebooks')}: the plan has no `experiments` to report on. Add one.")
+    if checks.problems:
+        raise RunError(*checks.problems)
+    return Notebooks(notebooks.folder, tuple(templates), parameters)
+
+
+def _find_experiment(run_file: RunFile, plan: Plan, template: Template, wanted: str) -> PlannedExperiment:
+    try:
+        return plan.find_experiment(wanted)
+    except ConvlibError as error:
+        own = (run_file.notebooks or {}).get(template.name) or {}
+        place = ("notebooks", template.name) if EXPERIMENT in own else ("parameters",)
+        where = run_file.locate(*place, EXPERIMENT)
+        raise RunError(*(f"{where}: {problem}" for problem in error.problems)) from None
+
+
 def _check_shared(run_file: RunFile, templates: Iterable[Template]) -> list[str]:
     """Check the parameters for all notebooks: some notebook has each, and its value is of the right kind."""
     defaults = {name: value for template in templates for name, value in template.parameters.items()}
@@ -163,9 +200,9 @@ def _check_parameters(
     problems = check_names(given, defaults, owner=owner)
     misnamed = {name for name, _ in problems}
     for name, value in given.items():
-        problem = "" if name in misnamed else check_value(value, defaults[name])
-        if problem:
-            problems.append((name, f"parameter `{name}` {problem}"))
+        each = value if name == EXPERIMENT and isinstance(value, list) else [value]
+        wrong = [check_value(item, defaults[name]) for item in each] if name not in misnamed else []
+        problems += [(name, f"parameter `{name}` {problem}") for problem in wrong if problem]
     return [f"{run_file.locate(*place, name)}: {problem}" for name, problem in problems]
 
 

@@ -186,6 +186,7 @@ def _frame_page(preparation: Preparation, manifest: Manifest, *, segment: str, p
         provenance=word_provenance(manifest),
         previous=links[position - 1] if position else None,
         following=links[position + 1] if position + 1 < len(links) else None,
+        title=templates[position].title,
     )
 
 

@@ -1,0 +1,470 @@
+"""Whether a change worked, and whether it hurt what pays: arms compared, guardrails judged, one decision."""
+
+import contextlib
+import dataclasses
+import datetime as dt
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+
+from convlib import plots, stats, takeaways
+from convlib.decisions import choose_arm, decide
+from convlib.documents import did_you_mean, quote_names
+from convlib.durations import parse_duration
+from convlib.errors import EventDataError, ParamError
+from convlib.events import EventLog
+from convlib.measured import MeasuredEffect
+from convlib.periods import find_day
+from convlib.plan import Plan
+from convlib.plan_entries import Direction
+from convlib.plan_experiments import Margin, Minimum, PlannedExperiment
+from convlib.readout import Reading, tabulate_days, tabulate_factors, tabulate_metrics, tabulate_segments
+from convlib.results import Kind, Result, Shown, Takeaways, find_kind, format_value
+from convlib.samples import Sample, check_counts, read_sample
+from convlib.unit_tables import UnitTable
+from convlib.validity import check_validity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Columns = tuple[tuple[str, str, Kind], ...]
+EFFECTS: Columns = (
+    ("conversion", "Metric", "text"),
+    ("arm", "Arm", "text"),
+    ("status", "Result", "text"),
+    ("change", "Change", "text"),
+    ("limit", "Limit", "text"),
+    ("value", "In the arm", "text"),
+    ("value_control", "In the control", "text"),
+    ("units", "Units", "count"),
+    ("units_control", "Units in the control", "count"),
+    ("p_value", "p", "p_value"),
+    ("variance_reduction", "Variance saved", "percent"),
+    ("note", "Note", "text"),
+)
+GROUPS: Columns = (
+    ("column", "By", "text"),
+    ("group", "Group", "text"),
+    ("arm", "Arm", "text"),
+    ("conversion", "Metric", "text"),
+    ("change", "Change", "text"),
+    ("units", "Units", "count"),
+    ("units_control", "Units in the control", "count"),
+    ("q_value", "q", "p_value"),
+    ("homogeneity_p_value", "p, same in all groups", "p_value"),
+    ("note", "Note", "text"),
+)
+FACTORS: Columns = (
+    ("effect_of", "Effect of", "text"),
+    ("conversion", "Metric", "text"),
+    ("change", "Difference", "text"),
+    ("p_value", "p", "p_value"),
+)
+CHECKS: Columns = (("check", "Check", "text"), ("status", "Result", "text"), ("evidence", "Evidence", "text"))
+ARMS: Columns = (
+    ("arm", "Arm", "text"),
+    ("decision", "Decision", "text"),
+    ("rule", "Why", "text"),
+    ("share", "Planned share", "percent"),
+    ("assigned", "Units assigned", "count"),
+    ("pending", "Not yet followed", "count"),
+    ("units", "Units counted", "count"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Design:
+    """How a sample is read."""
+
+    name: str
+    window: str
+    running: bool
+    minimum: Minimum
+    confidence: float
+    factors: Mapping[str, Sequence[str]]
+    exposure_named: bool = False
+    timezone: str = "UTC"
+    end: dt.date | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(Result):
+    """What an experiment's arms changed against the control, and what to do.
+
+    Attributes:
+        name: The experiment's name.
+        decision: `ship`, `keep running`, `no effect`, `roll back` or `invalid`.
+        arm: The arm to ship; empty if none.
+        rule: Why, in a sentence.
+        decisions: For each arm its `arm`, `decision` and `rule`.
+        validity: What was checked before any result: `check`, `status`, `p_value`, `evidence`.
+        assigned: For each arm its planned `share`, units `assigned`, `pending`, and `units` followed to the end.
+        days: The effect on the primary metric by days since a unit was assigned.
+        segments: The effect on the primary metric and the guardrails in each group.
+        factors: Main effects and interactions, when the arms combine factors.
+        reading: `running` (intervals that may be looked at every day) or `final` (fixed horizon, read once).
+        measured: What the score of impact takes in an association's place; None while running or if not valid.
+        dates: The first and last day of assignment; None when not known.
+        window: How long each unit is followed.
+        end: The planned last day of assignment; None when not known.
+        confidence: Level of the intervals.
+    """
+
+    name: str
+    decision: str
+    arm: str
+    rule: str
+    decisions: pd.DataFrame
+    validity: pd.DataFrame
+    assigned: pd.DataFrame
+    days: pd.DataFrame
+    segments: pd.DataFrame
+    factors: pd.DataFrame
+    reading: str
+    measured: MeasuredEffect | None
+    dates: tuple[dt.date, dt.date] | None
+    window: str
+    end: dt.date | None
+    confidence: float
+    _titles: Mapping[tuple[str, str], str] = dataclasses.field(repr=False)
+
+    @classmethod
+    def from_units(
+        cls,
+        units: pd.DataFrame,
+        *,
+        arm: str,
+        control: str,
+        primary: str | tuple[str, str],
+        guardrails: Mapping[str | tuple[str, str], float | Margin],
+        metrics: Sequence[str | tuple[str, str]] = (),
+        covariates: Mapping[str, str] | None = None,
+        directions: Mapping[str, Direction] | None = None,
+        shares: Mapping[str, float] | None = None,
+        unit: str | None = None,
+        entered: str | None = None,
+        segments: Sequence[str] = (),
+        minimum_days: int = 14,
+        minimum_units: int = 1000,
+        running: bool = False,
+        name: str = "Experiment",
+        confidence: float = stats.CONFIDENCE,
+    ) -> Self:
+        """Read an experiment from a table with one row a unit, as many teams and public data sets have it.
+
+        Args:
+            units: The table; each unit must have been followed for an equal time.
+            arm: The column that says which arm a unit is in.
+            control: The control's value in it.
+            primary: The column of the metric to move (1 or 0 for a rate, an amount for a mean a unit), or a pair
+                (numerator, denominator) for a ratio such as ("clicks", "views").
+            guardrails: For each column or pair that must not get worse, its margin: a share of the control's value, or
+                a `Margin`.
+            metrics: Further columns or pairs.
+            covariates: For a column, the one that holds the same before the experiment (CUPED).
+            directions: Which way is better, `up` or `down`, for columns where that is not up.
+            shares: The planned share of each arm; None for equal ones.
+            unit: The column that names the unit, so that one in two arms is found; None: each row is a unit.
+            entered: The column with the time of assignment.
+            segments: Columns, known at the assignment, to compare within.
+            minimum_days: Days of assignment before which nothing is decided; needs `entered`.
+            minimum_units: Units before which nothing is decided.
+            running: Whether more units are to come: intervals may then be looked at every day.
+            name: The experiment's name.
+            confidence: Level of the intervals.
+
+        Returns:
+            As `analyse_experiment`; what a table can't tell (days in the window, exposure) is marked as not checked.
+
+        Raises:
+            ParamError: The arguments or columns don't fit together; every problem.
+            EventDataError: An arm ran at another time, or values are negative.
+        """
+        stats.check_confidence(confidence)
+        table = UnitTable(
+            units=units,
+            arm=arm,
+            control=control,
+            primary=primary,
+            guardrails=guardrails,
+            metrics=tuple(metrics),
+            covariates=covariates or {},
+            directions=directions or {},
+            shares=shares,
+            unit=unit,
+            entered=entered,
+            segments=tuple(segments),
+            name=name,
+        )
+        minimum = Minimum(days=minimum_days, units=minimum_units)
+        design = _Design(name=name, window="", running=running, minimum=minimum, confidence=confidence, factors={})
+        return cls(**_conclude(table.read(), design, segment="all"))
+
+    @property
+    def named(self) -> pd.DataFrame:
+        """Give the table with the metrics' names for people in place of the conversions' ids."""
+        return _name(self.table, self._titles)
+
+    def _repr_html_(self) -> str:
+        return Shown(self._write(self.table), EFFECTS)._repr_html_()
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw how much the primary metric and the further ones changed in each arm."""
+        return self._draw(("primary", "metric"), "What changed against the control?", ax)
+
+    def plot_guardrails(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw how much the guardrails changed in each arm, against their margins."""
+        return self._draw(("guardrail",), "Do the guardrails hold?", ax)
+
+    def plot_days(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw the effect on the primary metric by days since a unit was assigned."""
+        first = self.named.iloc[0]
+        kind = find_kind(first["metric"])
+        return plots.draw_effect_days(
+            self.days, name=first["conversion"], kind=kind, segment=self.segment, confidence=self.confidence, ax=ax
+        )
+
+    def plot_segments(self, ax: "Axes | None" = None) -> "Axes":
+        """Draw how much the primary metric changed in each group."""
+        name = self.named.iloc[0]["conversion"]
+        return plots.draw_effect_segments(
+            self.segments, name=name, segment=self.segment, confidence=self.confidence, ax=ax
+        )
+
+    def show_guardrails(self) -> Shown:
+        """Show how each guardrail stands against its margin."""
+        return Shown(self._write(self.table[self.table["role"] == "guardrail"]), EFFECTS)
+
+    def show_arms(self) -> Shown:
+        """Show each arm's decision, with the rule that decided, and its units."""
+        return Shown(self.assigned.merge(self.decisions, on="arm", how="left"), ARMS)
+
+    def show_validity(self) -> Shown:
+        """Show what was checked before any result."""
+        return Shown(self.validity, CHECKS)
+
+    def show_segments(self) -> Shown:
+        """Show the effects in each group; q controls for how many there are (Benjamini and Hochberg)."""
+        return Shown(self._write(self.segments), GROUPS)
+
+    def show_factors(self) -> Shown:
+        """Show what each factor does over all levels of the others, and whether factors change one another's effect."""
+        return Shown(self._write(self.factors.assign(relative_effect=np.nan)), FACTORS)
+
+    @property
+    def next_steps(self) -> Takeaways:
+        """Say what follows from the decision."""
+        chosen = self.decisions.loc[self.decisions["decision"] == self.decision, "arm"]
+        until = None if self.end is None else self.end + _read_days(self.window)
+        return takeaways.word_experiment_steps(
+            self.named,
+            self.validity,
+            decision=self.decision,
+            arm=self.arm or next(iter(chosen), ""),
+            control=self.assigned["arm"].iloc[0],
+            reading=self.reading,
+            until=until,
+        )
+
+    def _draw(self, roles: Collection[str], title: str, ax: "Axes | None") -> "Axes":
+        return plots.draw_effects(
+            self.named[self.table["role"].isin(roles)],
+            title=title,
+            segment=self.segment,
+            confidence=self.confidence,
+            valid=self.decision != "invalid",
+            ax=ax,
+        )
+
+    def _write(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Write values, changes and limits as texts, each in its metric's unit."""
+        texts = {name: takeaways.word_values(rows, name) for name in ("value", "value_control") if name in rows}
+        changes = [takeaways.word_effect(row) for _, row in rows.iterrows()]
+        limits = [format_value(each, "percent") for each in rows["margin"]] if "margin" in rows else ""
+        return _name(rows, self._titles).assign(change=changes, limit=limits, **texts)
+
+
+def analyse_experiment(
+    log: EventLog, plan: Plan, experiment: str, *, confidence: float = stats.CONFIDENCE
+) -> Experiment:
+    """Say whether an experiment of the plan worked, and whether it hurt what pays.
+
+    Units are compared as assigned, by their first arm (intent to treat), over `window` from their assignment; those
+    whose window is not over are pending. docs/experiments.md defines metrics, intervals, checks and decisions.
+
+    Args:
+        log: The log; of its period nothing is used, since the experiment has days of its own.
+        plan: The plan by which the log was prepared.
+        experiment: The id of the experiment in the plan.
+        confidence: Level of the intervals.
+
+    Returns:
+        One row for each arm but the control, and metric: `role` (`primary`, `guardrail`, `metric`), `units` of the arm
+        and `units_control`, `value` and `value_control` (a share, a mean a unit, or a ratio; adjusted by the pre-period
+        when the plan names one), `effect` (their difference), `relative_effect` (as a share of the control's value),
+        `p_value` (two-sided, of no effect), `margin` (of a guardrail: the relative change that is tolerated, with its
+        sign), `variance_reduction` by the pre-period, `status` (`better`, `worse`, `no evidence`; of guardrails `within
+        margin`, `worse`, `undecided`; `too few`, and `invalid` when a check failed). With several arms, intervals and
+        p-values hold for all together.
+
+    Raises:
+        ParamError: There is no such experiment, the log lacks its columns, or the plan is another one.
+        EventDataError: An arm has no units, arms ran at different times, amounts are negative or of several currencies.
+
+    Source: Kohavi, Tang and Xu (2020), Trustworthy Online Controlled Experiments; decisions with guardrails as in
+        Schultzberg, Ankargren and Frånberg (2024), arXiv:2402.11609.
+    """
+    log.check_plan(plan)
+    stats.check_confidence(confidence)
+    planned = plan.find_experiment(experiment)
+    _check_columns(log, plan, planned)
+    sample = read_sample(log, plan, planned)
+    last = find_day(log.last, log.timezone)
+    is_over = planned.end is not None and last >= planned.end + _read_days(planned.window)
+    design = _Design(
+        name=planned.name,
+        window=planned.window,
+        running=not is_over or bool(sample.pending.any()),
+        minimum=planned.minimum,
+        confidence=confidence,
+        factors=planned.factors,
+        exposure_named=planned.exposure is not None,
+        timezone=log.timezone,
+        end=planned.end,
+    )
+    found = _conclude(sample, design, segment=log.segment_name)
+    names = {each.conversion: plan[each.conversion].name for each in sample.measurements}
+    is_usable = found["reading"] == "final" and found["decision"] != "invalid" and planned.unit == "user"
+    measured = _measure_effect(sample, planned) if is_usable else None
+    return Experiment(**{**found, "names": names, "measured": measured})
+
+
+def _check_columns(log: EventLog, plan: Plan, planned: PlannedExperiment) -> None:
+    problems = [
+        f"{plan.locate(planned.id, 'id')}: the experiment {planned.id!r} reads the column {name!r}, which the log does "
+        f"not have; its columns are {quote_names(log.columns)}.{did_you_mean(name, log.columns)}"
+        for name in sorted(planned.columns - set(log.columns))
+    ]
+    if problems:
+        raise ParamError(*problems)
+
+
+def measure_experiments(log: EventLog, plan: Plan, macro: str) -> list[MeasuredEffect]:
+    """Collect what the plan's experiments caused, for `score_impact(..., measured=...)`.
+
+    Args:
+        log: The log; effects are those on everybody, whatever its segment.
+        plan: The plan by which the log was prepared.
+        macro: The macro-conversion that the experiments' micros lead to.
+
+    Returns:
+        For each micro the effect of the latest experiment that is over, valid and has it as its primary metric.
+        Experiments that can't be analysed with this log are left out; `analyse_experiment` says why.
+    """
+    goal = plan.find_macro(macro)
+    micros = {micro.id for micro in goal.micros}
+    planned = [each for each in plan.experiments if each.primary.conversion in micros and each.end is not None]
+    found: dict[str, MeasuredEffect] = {}
+    for each in sorted(planned, key=lambda each: str(each.end)):
+        with contextlib.suppress(ParamError, EventDataError):
+            measured = analyse_experiment(log.whole(), plan, each.id).measured
+            found |= {measured.micro: measured} if measured else {}
+    return list(found.values())
+
+
+def _conclude(sample: Sample, design: _Design, *, segment: str) -> dict[str, Any]:
+    """Compare the arms, check what may spoil that, and decide: the fields of an `Experiment`."""
+    if not design.running:
+        check_counts(sample, what=design.name)
+    reading = Reading(running=design.running, planned=design.minimum.units, confidence=design.confidence)
+    table = tabulate_metrics(sample, reading)
+    validity = check_validity(
+        sample,
+        window=design.window,
+        minimum_days=design.minimum.days,
+        minimum_units=design.minimum.units,
+        exposure_named=design.exposure_named,
+        timezone=design.timezone,
+    )
+    titles = {(each.conversion, each.metric): each.name for each in sample.measurements}
+    decisions = decide(_name(table, titles), validity, running=design.running)
+    chosen = choose_arm(decisions, table)
+    if chosen["decision"] == "invalid":
+        table = table.assign(status="invalid")
+    known: dict[str, Any] = {
+        "name": design.name,
+        "decision": str(chosen["decision"]),
+        "arm": str(chosen["arm"]) if chosen["decision"] == "ship" else "",
+        "rule": str(chosen["rule"]),
+        "decisions": decisions,
+        "validity": validity,
+        "assigned": _count_assigned(sample),
+        "reading": "running" if design.running else "final",
+        "dates": _find_dates(sample, design.timezone),
+        "window": design.window,
+        "segment": segment,
+        "confidence": design.confidence,
+    }
+    return known | {
+        "table": table,
+        "takeaways": takeaways.word_experiment_result(_name(table, titles), arms=sample.arms, **known),
+        "names": {},
+        "days": tabulate_days(sample, reading),
+        "segments": tabulate_segments(sample, reading),
+        "factors": tabulate_factors(sample, reading, design.factors),
+        "measured": None,
+        "end": design.end,
+        "_titles": titles,
+    }
+
+
+def _read_days(window: str) -> dt.timedelta:
+    return dt.timedelta(microseconds=parse_duration(window))
+
+
+def _name(table: pd.DataFrame, titles: Mapping[tuple[str, str], str]) -> pd.DataFrame:
+    """Put the metrics' names for people in the place of the conversions' ids."""
+    pairs = zip(table["conversion"], table["metric"], strict=True)
+    return table.assign(conversion=[titles[pair] for pair in pairs])
+
+
+def _count_assigned(sample: Sample) -> pd.DataFrame:
+    followed = np.bincount(sample.arm, minlength=len(sample.arms))
+    columns = {"arm": sample.arms, "share": sample.shares, "assigned": sample.assigned, "pending": sample.pending}
+    return pd.DataFrame({**columns, "units": followed})
+
+
+def _find_dates(sample: Sample, timezone: str) -> tuple[dt.date, dt.date] | None:
+    if sample.entered is None or not len(sample.entered):
+        return None
+    ends = pd.to_datetime([sample.entered.min(), sample.entered.max()], unit="us")
+    return find_day(ends[0], timezone), find_day(ends[1], timezone)
+
+
+def _measure_effect(sample: Sample, planned: PlannedExperiment) -> MeasuredEffect | None:
+    """Give the effects on the shares of units that do the micro and the macro, of the arm that moves the micro most."""
+    if sample.did is None:
+        return None
+    did = np.stack(sample.did)
+    means, spreads = [], []
+    for arm in range(len(sample.arms)):
+        own = did[:, sample.arm == arm]
+        means.append(own.mean(axis=1))
+        spreads.append(np.cov(own) / own.shape[1])
+    found = [(means[arm] - means[0], spreads[arm] + spreads[0]) for arm in range(1, len(sample.arms))]
+    known = [(effect, spread) for effect, spread in found if (np.diag(spread) > 0).all()]
+    if not known:
+        return None
+    effect, spread = max(known, key=lambda each: abs(each[0][0]) / np.sqrt(each[1][0, 0]))
+    errors = np.sqrt(np.diag(spread))
+    return MeasuredEffect(
+        micro=planned.primary.conversion,
+        micro_effect=float(effect[0]),
+        micro_error=float(errors[0]),
+        macro_effect=float(effect[1]),
+        macro_error=float(errors[1]),
+        covariance=float(spread[0, 1]),
+        name=planned.name,
+    )

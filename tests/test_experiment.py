@@ -1,0 +1,273 @@
+"""Experiments read from logs and from tables of units: effects, checks and decisions, against scipy and pandas."""
+
+import datetime as dt
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+import convlib as cv
+from convlib.errors import EventDataError, ParamError
+from convlib.events import EventLog
+from convlib.experiment import Experiment, analyse_experiment, measure_experiments
+from convlib.measured import MeasuredEffect
+from convlib.plan import Plan
+from tests.small_logs import make_log, make_plan, pick
+
+PLAN = """
+macros:
+  - id: buy
+    match: {event_name: buy}
+    micros:
+      - {id: save, match: {event_name: save}, stage: decision, kind: process_milestone}
+      - {id: view, match: {event_name: view}, stage: awareness, kind: process_milestone}
+experiments:
+  - id: form
+    name: Form test
+    assignment: {match: {event_name: seen}, column: arm}
+    arms: [old, new]
+    start: 2024-01-01
+    end: 2024-01-14
+    window: 7D
+    minimum: {days: 14, units: 200}
+    primary: save
+    guardrails: [{conversion: buy, margin: 0.5}]
+    MORE
+"""
+Make = Callable[..., tuple[EventLog, Plan]]
+
+
+def write_units(saves: tuple[int, int], buys: tuple[int, int], *, units: int = 200, days: int = 14) -> pd.DataFrame:
+    """Write a log in which so many of each arm's units save, and so many buy, an hour after they were assigned."""
+    rows = []
+    for arm, saved, bought in zip(("old", "new"), saves, buys, strict=True):
+        for number in range(units):
+            seen = pd.Timestamp("2024-01-01 08:00") + pd.Timedelta(days=number % days)
+            events = [
+                ("seen", 0),
+                *([("save", 1)] if number < saved else []),
+                *([("buy", 2)] if number < bought else []),
+            ]
+            rows += [(f"{arm}{number}", name, seen + pd.Timedelta(hours=hour), arm) for name, hour in events]
+    return pd.DataFrame(rows, columns=["user_id", "event_name", "timestamp", "arm"])
+
+
+def ends_on(frame: pd.DataFrame, day: str) -> pd.DataFrame:
+    """Cut a log at the beginning of a day, at which something is seen."""
+    last = pd.DataFrame({"user_id": ["zoe"], "event_name": ["view"], "timestamp": [pd.Timestamp(day)]})
+    return pd.concat([frame[frame["timestamp"] < day], last], ignore_index=True)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def make_both(frame: pd.DataFrame, *, more: str = "", day: str = "2024-01-22") -> tuple[EventLog, Plan]:
+        plan = make_plan(tmp_path, PLAN.replace("MORE", more))
+        return make_log(ends_on(frame, day), plan), plan
+
+    return make_both
+
+
+@cache
+def shop() -> tuple[EventLog, Plan]:
+    return cv.load_dataset("shop")
+
+
+@cache
+def shop_experiment(name: str) -> Experiment:
+    return analyse_experiment(*shop(), name)
+
+
+def test_analyse_experiment_agrees_with_pandas_and_scipy_on_the_shop() -> None:
+    log, _ = shop()
+    events = log.to_pandas()
+    named = events[
+        events["form_test"].notna() & events["timestamp"].between("2026-06-08", "2026-08-09 23:59:59.999999")
+    ]
+    first = (
+        named.sort_values("timestamp").groupby("user_id").agg(entry=("timestamp", "first"), arm=("form_test", "first"))
+    )
+    joined = events.merge(first, left_on="user_id", right_index=True)
+    followed = joined[joined["timestamp"].between(joined["entry"], joined["entry"] + pd.Timedelta("14D"))]
+    is_purchase = followed["event_name"].isin(["purchase", "Order Completed"])
+    units = first.assign(
+        shipped=first.index.isin(followed.loc[followed["event_name"] == "add_shipping_info", "user_id"]),
+        bought=first.index.isin(followed.loc[is_purchase, "user_id"]),
+        revenue=followed[is_purchase].groupby("user_id")["value"].sum(),
+    ).fillna({"revenue": 0.0})
+    table = shop_experiment("checkout_form").table
+    for row, column in ((0, "shipped"), (1, "bought"), (2, "revenue")):
+        own, other = (units.loc[units["arm"] == arm, column].astype(float) for arm in ("short", "control"))
+        wanted = scipy_stats.ttest_ind(own, other, equal_var=False)
+        low, high = wanted.confidence_interval(0.95)
+        found = table.iloc[row]
+        assert (found["units"], found["units_control"]) == (len(own), len(other))
+        np.testing.assert_allclose(found["p_value"], wanted.pvalue, rtol=1e-10)
+        np.testing.assert_allclose([found["effect_ci_lower"], found["effect_ci_upper"]], [low, high], rtol=1e-10)
+
+
+def test_analyse_experiment_finds_what_is_planted_in_the_shop() -> None:
+    form, banner = shop_experiment("checkout_form"), shop_experiment("promo_banner")
+    assert (form.decision, form.arm, form.reading) == ("ship", "short", "final")
+    assert form.dates == (dt.date(2026, 6, 8), dt.date(2026, 8, 9))
+    assert (banner.decision, banner.arm) == ("roll back", "")
+    assert banner.table["status"].tolist()[:3] == ["better", "worse", "worse"]
+    assert banner.rule.startswith("Shown worse than no change: Purchase completed ")
+
+
+def test_analyse_experiment_ships_what_is_better_and_keeps_its_guardrail(make: Make) -> None:
+    experiment = analyse_experiment(*make(write_units((60, 100), (50, 54))), "form")
+    assert pick(experiment.table, "arm role conversion metric units value_control value effect status") == [
+        ("new", "primary", "save", "rate", 200, 0.3, 0.5, 0.2, "better"),
+        ("new", "guardrail", "buy", "rate", 200, 0.25, 0.27, pytest.approx(0.02), "within margin"),
+    ]
+    assert (experiment.decision, experiment.arm) == ("ship", "new")
+    assert experiment.rule == "Save is shown better, and every guardrail keeps its limit."
+    assert pick(experiment.assigned, "arm share assigned pending units") == [
+        ("old", 0.5, 200, 0, 200),
+        ("new", 0.5, 200, 0, 200),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("saves", "buys", "more", "day", "decision", "rule"),
+    [
+        (
+            (60, 100),
+            (90, 50),
+            "",
+            "2024-01-22",
+            "roll back",
+            "Shown worse than no change: Buy -44.4% (-58.3% to -26.0%).",
+        ),
+        ((60, 64), (50, 54), "", "2024-01-22", "no effect", "No difference in Save is shown."),
+        (
+            *((60, 100), (50, 50), "", "2024-01-12"),
+            *("keep running", "Units were assigned over 4 days, and the plan asks for 14."),
+        ),
+        ((60, 100), (50, 36), "", "2024-01-22", "keep running", "Not yet shown to keep its limit: Buy."),
+        ((0, 4), (50, 50), "", "2024-01-22", "keep running", "Too few units or conversions to compare Save."),
+    ],
+)
+def test_analyse_experiment_decides_by_the_first_rule_that_holds(
+    make: Make, saves: tuple[int, int], buys: tuple[int, int], more: str, day: str, decision: str, rule: str
+) -> None:
+    experiment = analyse_experiment(*make(write_units(saves, buys), more=more, day=day), "form")
+    assert (experiment.decision, experiment.arm) == (decision, "")
+    assert experiment.rule.startswith(rule)
+
+
+def test_analyse_experiment_shows_no_winner_of_an_invalid_test(make: Make) -> None:
+    frame = write_units((60, 100), (50, 54))
+    lost = frame[~frame["user_id"].isin([f"new{number}" for number in range(150, 200)])]
+    experiment = analyse_experiment(*make(lost.pipe(lambda rows: rows[rows["user_id"] != "new0"])), "form")
+    # 149 against 200 in equal shares: chi-square 7.45, p = 0.006, is not enough; 120 are.
+    assert experiment.decision == "ship"
+    lost = frame[~frame["user_id"].isin([f"new{number}" for number in range(120, 200)])]
+    experiment = analyse_experiment(*make(lost), "form")
+    assert (experiment.decision, experiment.arm) == ("invalid", "")
+    assert experiment.table["status"].tolist() == ["invalid", "invalid"]
+    assert not any("caused" in said for said in experiment.takeaways)
+    assert experiment.measured is None
+
+
+def test_analyse_experiment_is_final_once_the_last_window_is_over(make: Make) -> None:
+    frame = write_units((60, 100), (50, 54))
+    early = analyse_experiment(*make(frame, day="2024-01-20"), "form")
+    late = analyse_experiment(*make(frame, day="2024-01-22"), "form")
+    endless = make_plan_without_end(make, frame)
+    assert [each.reading for each in (early, late, endless)] == ["running", "final", "running"]
+    assert (early.assigned["pending"].sum(), late.assigned["pending"].sum()) == (56, 0)
+    # An interval that may be looked at every day is wider than one that is read once.
+    width = [float(each.table["effect_ci_upper"][0] - each.table["effect_ci_lower"][0]) for each in (endless, late)]
+    assert width[0] > 1.4 * width[1]
+
+
+def make_plan_without_end(make: Make, frame: pd.DataFrame) -> Experiment:
+    _, plan = make(frame)
+    path = Path(plan.path)
+    path.write_text(path.read_text("utf-8").replace("    end: 2024-01-14\n", ""), encoding="utf-8")
+    plan = cv.read_plan(path)
+    return analyse_experiment(make_log(ends_on(frame, "2024-01-22"), plan), plan, "form")
+
+
+def test_analyse_experiment_gives_the_effects_that_impact_takes(make: Make) -> None:
+    measured = analyse_experiment(*make(write_units((60, 100), (50, 70))), "form").measured
+    assert measured is not None
+    # The first units save, and the first of these buy: in `old` 50 of the 60, in `new` 70 of the 100.
+    saved = [np.arange(200) < count for count in (60, 100)]
+    bought = [np.arange(200) < count for count in (50, 70)]
+    spread = [np.cov(one, other) / 200 for one, other in zip(saved, bought, strict=True)]
+    wanted = spread[0] + spread[1]
+    assert (measured.micro, measured.name) == ("save", "Form test")
+    assert measured.micro_effect == pytest.approx(0.2)
+    assert measured.macro_effect == pytest.approx(0.1)
+    assert measured.micro_error**2 == pytest.approx(wanted[0, 0])
+    assert measured.macro_error**2 == pytest.approx(wanted[1, 1])
+    assert measured.covariance == pytest.approx(wanted[0, 1])
+    assert list(measured.find_problems()) == []
+
+
+def test_measure_experiments_takes_what_is_over_and_valid(make: Make) -> None:
+    frame = write_units((60, 100), (50, 70))
+    log, plan = make(frame)
+    found = measure_experiments(log.segment({"arm": "new"}), plan, "buy")
+    # On everybody, whatever the segment.
+    assert [(each.micro, round(each.micro_effect, 3)) for each in found] == [("save", 0.2)]
+    assert measure_experiments(*make(frame, day="2024-01-20"), "buy") == []
+    one_arm = frame[frame["arm"] == "old"]
+    assert measure_experiments(*make(one_arm), "buy") == []
+
+
+def test_measure_experiments_takes_the_latest_of_a_micro(tmp_path: Path) -> None:
+    second = PLAN.split("experiments:\n")[1].replace("id: form", "id: later").replace("Form test", "Later test")
+    text = (PLAN + second.replace("2024-01-14", "2024-01-15")).replace("    MORE\n", "")
+    plan = make_plan(tmp_path, text)
+    log = make_log(ends_on(write_units((60, 100), (50, 70)), "2024-01-23"), plan)
+    assert [each.name for each in measure_experiments(log, plan, "buy")] == ["Later test"]
+
+
+def test_measured_effects_replace_associations_in_impact() -> None:
+    log, plan = shop()
+    correlation = cv.correlate(log, plan, macro="purchase", adjust=["device_type", "medium"])
+    impact = cv.score_impact(correlation, plan, measured=measure_experiments(log, plan, "purchase"))
+    rows = impact.table.set_index("micro")
+    assert rows.loc["add_shipping_info", "verdict"] == "measured"
+    measured = shop_experiment("checkout_form").measured
+    assert isinstance(measured, MeasuredEffect)
+    assert rows.loc["add_shipping_info", "lift"] == pytest.approx(measured.ratio)
+
+
+def test_analyse_experiment_names_columns_that_the_log_lacks(make: Make) -> None:
+    frame = write_units((60, 100), (50, 54)).rename(columns={"arm": "arms"})
+    log, plan = make(frame, more="segments: [devise_type]")
+    with pytest.raises(ParamError) as error:
+        analyse_experiment(log, plan, "form")
+    columns = f"which the log does not have; its columns are {', '.join(map(repr, log.columns))}."
+    assert [problem.removeprefix(str(Path(plan.path))) for problem in error.value.problems] == [
+        f":9: the experiment 'form' reads the column 'arm', {columns} Did you mean 'arms'?",
+        f":9: the experiment 'form' reads the column 'devise_type', {columns} Did you mean 'device_type'?",
+    ]
+
+
+def test_analyse_experiment_names_the_nearest_experiment(make: Make) -> None:
+    log, plan = make(write_units((60, 100), (50, 54)))
+    with pytest.raises(ParamError) as error:
+        analyse_experiment(log, plan, "from")
+    assert str(error.value) == "`experiment` is 'from'; the plan's experiments are 'form'. Did you mean 'form'?"
+
+
+def test_analyse_experiment_refuses_a_primary_that_nobody_does(make: Make) -> None:
+    log, plan = make(write_units((0, 0), (50, 54)))
+    with pytest.raises(EventDataError) as error:
+        analyse_experiment(log, plan, "form")
+    assert str(error.value) == (
+        "None of the 400 units of 'Form test' adds anything to 'Save'. Check its `match` and the window, or take "
+        "another metric."
+    )
+    # While it is running that may still come.
+    log, plan = make(write_units((0, 0), (50, 54)), day="2024-01-16")
+    assert analyse_experiment(log, plan, "form").table["status"][0] == "too few"
