@@ -978,7 +978,7 @@ def word_before(
     change = f" {_word_relative(compared)}," if np.isfinite(compared["relative_effect"]) else ""
     counts = zip(did, (compared["units"], compared["units_control"]), arms, strict=True)
     parts = [f"{count:,} of {units:,} units in {arm}" for count, units, arm in counts]
-    among = f", the smallest of {tests}, times {tests}" if tests > 1 else ""
+    among = f" (the smallest of {tests} p-values, times {tests})" if tests > 1 else ""
     return f"Before the test, {name}:{change} done by {_list(parts)}; {_word_p(p_value)}{among}."
 
 

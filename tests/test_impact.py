@@ -15,7 +15,8 @@ from convlib.errors import ParamError
 from convlib.impact import COLUMNS, TEST_COLUMNS, Impact, score_impact
 from convlib.measured import MeasuredEffect
 from convlib.plan import Plan
-from convlib.stats import fieller_interval, least_moves, size_tests
+from convlib.sizes import least_moves, size_rates
+from convlib.stats import fieller_interval
 
 PLAN = """
 macros:
@@ -179,9 +180,8 @@ def test_score_impact_shrinks_what_is_uncertain(plan: Plan, make: Make) -> None:
 
 
 def test_score_impact_says_how_large_a_test_must_be(plan: Plan, make: Make) -> None:
-    # From 300 to 500 of 1,000, two-sided 5%, power 80%, by the arcsine effect size.
-    effect = 2 * (np.arcsin(np.sqrt(0.5)) - np.arcsin(np.sqrt(0.3)))
-    arm = NormalIndPower().solve_power(effect_size=effect, alpha=0.05, power=0.8, ratio=1)
+    # From 300 to 500 of 1,000, two-sided 5%, power 80%; the variances are 0.21 and 0.25.
+    arm = NormalIndPower().solve_power(effect_size=0.2 / np.sqrt(0.23), alpha=0.05, power=0.8, ratio=1)
     impact = score_impact(make([("save", 0.10, 300, 700, 1000, 300), ("form", 0.02, 300, 700, 1000, 300)]), plan)
     row = row_of(impact, "save")
     assert row["sample_size_to_test"] == 2 * np.ceil(arm)
@@ -381,7 +381,7 @@ def test_impact_plans_the_tests_of_the_first_three(plan: Plan, make: Make) -> No
     first = tests.iloc[0]
     # 100 of the 1,000 that could convert, and the macro moves by a tenth of the 20 points: from 10% to 12%.
     assert first[["macro_rate", "macro_effect"]].tolist() == pytest.approx([0.1, 0.02], rel=1e-4)
-    assert first["macro_sample_size"] == pytest.approx(size_tests([0.1], [0.12])[0], rel=1e-3)
+    assert first["macro_sample_size"] == pytest.approx(size_rates([0.1], [0.12])[0], rel=1e-3)
     assert first["macro_days"] == np.ceil(first["macro_sample_size"] / 100)
     # 100 units a day in two arms.
     assert first["detectable_2_weeks"] == least_moves([0.3], [0.5], [1_400])[0]
@@ -392,15 +392,57 @@ def test_impact_plans_the_tests_of_the_first_three(plan: Plan, make: Make) -> No
 def test_impact_shows_tests_and_says_how_long_the_macro_would_take(plan: Plan, make: Make) -> None:
     impact = score_impact(make(SAVE), plan)
     assert impact.takeaways[3:-1] == (
-        "To show Buy itself move by the +2.0 points that this predicts would take 7,670 units, about 77 days of "
+        "To show Buy itself move by the +2.0 points that this predicts would take 7,678 units, about 77 days of "
         "entries.",
     )
     page = impact.show_tests()._repr_html_()
-    for shown in ("Rate now", "30.0%", "Units to test the macro", "7,670", "+2.0 pts"):
+    for shown in ("Rate now", "30.0%", "Units to test the macro", "7,678", "+2.0 pts"):
         assert shown in page
-    # 184 units in two arms find the micro's move, at 100 a day.
+    # 182 units in two arms find the micro's move, at 100 a day.
     cells = page.split("<tbody>")[1].split("</tr>")[0]
     assert [cells.count(f">{days}<") for days in (2, 77)] == [1, 1]
+
+
+def test_plan_test_says_of_a_micro_what_the_table_says_and_guards_the_macro(plan: Plan, make: Make) -> None:
+    impact = score_impact(make([("save", 0.10, 300, 700, 1000, 300), ("cart", 0.10, 120, 1880, 200, 120)]), plan)
+    planned, row = impact.plan_test("save"), row_of(impact, "save")
+    assert pick(planned.table, "role conversion metric units_measured value effect margin note") == [
+        ("primary", "save", "rate", 1000, 0.3, pytest.approx(2 / 3), pytest.approx(np.nan, nan_ok=True), ""),
+        ("guardrail", "buy", "rate", 1000, 0.1, pytest.approx(np.nan, nan_ok=True), 0.05, ""),
+    ]
+    first = planned.table.iloc[0]
+    assert first["units_needed"] == row["sample_size_to_test"] == 182
+    assert (first["days_needed"], row["days_to_test"]) == (7, 2)  # a test takes a week at least
+    # The table of tests has points: 0.3 times the relative change.
+    tests = impact.tests.set_index("micro").T["save"]
+    assert 0.3 * first["detectable_2_weeks"] == pytest.approx(tests["detectable_2_weeks"], rel=1e-9)
+    assert 0.3 * first["detectable_4_weeks"] == pytest.approx(tests["detectable_4_weeks"], rel=1e-9)
+    # The macro: (z + z)^2 times twice (1 - p) / p, over the square of log(0.95), in each of two arms.
+    assert planned.units == 2 * np.ceil(2.801585**2 * 2 * 9 / np.log(0.95) ** 2)
+    assert (planned.per_day, planned.follow_up, planned.shares) == (100, "3D", (0.5, 0.5))
+
+
+def test_plan_test_follows_the_goals_and_waits_for_the_units_that_could(plan: Plan, make: Make) -> None:
+    rows: Rows = [("cart", 0.10, 120, 1880, 200, 120), ("error", -0.05, 200, 800, 1000, 200)]
+    impact = score_impact(make(rows, units=2_000), plan)
+    assert impact.plan_test("cart").per_day == 10  # 200 of 2,000
+    assert impact.plan_test("error").table["effect"].iloc[0] == pytest.approx(-0.5)  # 20% to 10%
+    assert impact.at(error=0.18).plan_test("error").table["effect"].iloc[0] == pytest.approx(-0.1)
+    met = impact.at(error=0.2).plan_test("error")
+    assert met.table["note"].iloc[0] == "no change to find"
+    assert np.isnan(met.units)
+
+
+def test_plan_test_refuses_what_makes_no_sense(plan: Plan, make: Make) -> None:
+    impact = score_impact(make(SAVE), plan)
+    with pytest.raises(ParamError) as caught:
+        impact.plan_test("safe", margin=5, arms=1)
+    assert caught.value.problems == (
+        "`safe` is no micro-conversion of `buy`; its micro-conversions are 'save', 'read', 'form', 'error', 'cart'. "
+        "Did you mean 'save'?",
+        "`margin` is 5; it must be a tolerated worsening above 0 and below 1, such as 0.05 for 5%. Did you mean 0.05?",
+        "`arms` is 1; it must be a whole number, at least 2: the control is one of them.",
+    )
 
 
 def test_impact_plans_no_test_without_an_opportunity(plan: Plan, make: Make) -> None:

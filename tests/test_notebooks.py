@@ -20,7 +20,7 @@ from convlib.reports.notebooks import check_value
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
-NAMES = ["00_overview", "01_event_map", "02_funnel", "03_correlation", "04_impact"]
+NAMES = ["00_overview", "01_event_map", "02_funnel", "03_correlation", "04_impact", "05_experiments"]
 SHARED = ["events", "mapping", "engine", "plan", "segments", "segment", "start", "end", "timezone", "output"]
 RUN_FILES = sorted((ROOT / "params").glob("**/[!_]*.yaml"))
 SEGMENTS = ["all", "device=mobile"]
@@ -52,7 +52,7 @@ def read_run_files() -> list[tuple[str, dict[str, Any]]]:
     return [(name, data) for name, data in texts if "run" in data]
 
 
-def test_notebooks_are_the_five_templates() -> None:
+def test_notebooks_are_the_six_templates() -> None:
     assert [path.stem for path in sorted(FOLDER.glob("*.ipynb"))] == NAMES
 
 

@@ -11,6 +11,11 @@ import convlib as cv
 PROMISED = [
     "Actions",
     "Alerts",
+    "Experiment",
+    "ExperimentPlan",
+    "analyse_experiment",
+    "measure_experiments",
+    "plan_experiment",
     "PageFriction",
     "PlanReview",
     "Recalibration",

@@ -147,6 +147,7 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
         "`macro` is 'purchas'; the plan's macros are 'purchase', 'signup'. Did you mean 'purchase'?",
     ),
     ({"macro": "look"}, "`macro` is 'look'; the plan's macros are 'purchase', 'signup'."),
+    ({"experiment": "form"}, "`experiment` is 'form'; the plan has no `experiments`."),
     ({"steps": ["view"]}, "`steps` is ['view']; a funnel needs at least two."),
     ({"segment": "mobil"}, "`segment` is 'mobil'; the segments are 'all', 'mobile', 'device'. Did you mean 'mobile'?"),
     (

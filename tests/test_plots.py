@@ -604,3 +604,108 @@ def test_draw_status_colours_each_group_by_how_it_stands() -> None:
     texts = {(text.get_position()): text.get_text() for text in ax.texts}
     assert texts == {(0.5, 0.5): "✓ 10.0%", (0.5, 1.5): "✗ 1.5 min", (1.5, 0.5): "2.0%"}
     assert [label.get_text() for label in ax.get_xticklabels()] == ["mobile", "desktop"]
+
+
+CHANGES = pd.DataFrame(
+    {
+        "arm": "short",
+        "role": ["primary", "guardrail", "guardrail", "metric"],
+        "conversion": ["Form", "Bought", "Left", "Cart"],
+        "units": [1_000, 1_000, 1_000, 10],
+        "units_control": [900, 900, 900, 9],
+        "relative_effect": [0.08, 0.01, 0.06, np.nan],
+        "relative_effect_ci_lower": [0.03, -0.04, 0.02, np.nan],
+        "relative_effect_ci_upper": [0.13, 0.06, 0.10, np.nan],
+        "margin": [np.nan, -0.1, 0.05, np.nan],
+        "status": ["better", "within margin", "worse", "too few"],
+    }
+)
+ENDS = ["relative_effect_ci_lower", "relative_effect_ci_upper"]
+
+
+def read_changes(ax: Axes) -> tuple[list[list[float]], list[str]]:
+    """Give the ends and the colour of each row's interval: the lines that are as thick as these alone are."""
+    lines = [line for line in ax.lines if line.get_linewidth() == 2]
+    return [list(read_numbers(line.get_xdata())) for line in lines], [str(line.get_color()) for line in lines]
+
+
+def test_draw_effects_shows_changes_with_their_intervals_and_limits() -> None:
+    ax = plots.draw_effects(CHANGES, segment="mobile")
+    ends, colours = read_changes(ax)
+    assert ends == CHANGES[ENDS].head(3).to_numpy().tolist()
+    assert colours == [plots.GREEN, plots.GREEN, plots.RED]
+    assert read_ticks(ax) == ["Form (n = 1,900)", "Bought (n = 1,900)", "Left (n = 1,900)"]
+    # What lies beyond a limit reaches to the end of the figure, on the side on which less or more is worse.
+    low, high = ax.get_xlim()
+    shaded = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in read_bars(ax)]
+    np.testing.assert_allclose(shaded, [(-0.1, low), (0.05, high)])
+    assert low < -0.1
+    assert high > 0.13
+    assert read_title(ax) == "What changed against the control? (mobile)"
+    assert flatten(ax.get_xlabel()) == (
+        "change against the control, with 95% interval; dashed: its limit, shaded: too bad; green safe, dark orange "
+        "worse, grey undecided"
+    )
+
+
+def test_draw_effects_fills_a_mark_whose_interval_leaves_no_change_out() -> None:
+    ax = plots.draw_effects(CHANGES.head(2), segment="all")
+    assert [str(line.get_markerfacecolor()) for line in ax.lines if line.get_marker() == "o"] == [plots.GREEN, "white"]
+
+
+def test_draw_effects_shows_no_winner_of_an_invalid_test() -> None:
+    ax = plots.draw_effects(CHANGES, segment="all", valid=False)
+    assert read_changes(ax)[1] == [plots.GREY] * 3
+    assert flatten(ax.get_xlabel()).endswith("all grey: the test is not valid")
+
+
+def test_draw_effects_names_the_arms_when_there_are_several() -> None:
+    both = pd.concat([CHANGES.head(1), CHANGES.head(1).assign(arm="long")])
+    assert read_ticks(plots.draw_effects(both, segment="all")) == ["Form: short (n = 1,900)", "Form: long (n = 1,900)"]
+
+
+def test_draw_effects_says_that_there_is_nothing_to_show() -> None:
+    ax = plots.draw_effects(CHANGES.tail(1), segment="all")
+    assert [text.get_text() for text in ax.texts] == ["Too few units or conversions to show a change."]
+    assert "green better, dark orange worse" in flatten(ax.get_xlabel())
+
+
+def test_draw_effect_days_shows_each_arm_by_day() -> None:
+    days = pd.DataFrame(
+        {
+            "arm": ["short", "short", "long", "long"],
+            "day": [0, 1, 0, 1],
+            "units": [900, 900, 800, 800],
+            "effect": [0.02, 0.01, 0.0, 0.01],
+            "effect_ci_lower": [0.01, 0.0, -0.01, 0.0],
+            "effect_ci_upper": [0.03, 0.02, 0.01, 0.02],
+        }
+    )
+    ax = plots.draw_effect_days(days, name="Form", kind="percent", segment="all")
+    assert read_legend(ax) == {"short (n = 900)", "long (n = 800)"}
+    np.testing.assert_allclose(read_errors(ax, 1, vertical=True), interval(days, "effect")[2:], atol=1e-12)
+    assert ax.yaxis.get_major_formatter()(0.02) == "+2.0 pts"
+    assert read_title(ax) == "When does the effect on Form come? (all)"
+    ax = plots.draw_effect_days(days, name="Form", kind="number", segment="all")
+    assert [ax.yaxis.get_major_formatter()(each) for each in (0.02, -0.02)] == ["+0.0200", "-0.0200"]
+    empty = plots.draw_effect_days(days.head(0), name="Form", kind="number", segment="all")
+    assert [text.get_text() for text in empty.texts] == ["Not known when units did it."]
+
+
+def test_draw_effect_segments_shows_the_primary_metric_of_each_group() -> None:
+    groups = CHANGES.assign(
+        role="primary",
+        column="device_type",
+        group=["mobile", "desktop", "tablet", "tv"],
+        q_value=[0.01, 0.2, 0.05, np.nan],
+    )
+    wide = groups.iloc[[1]].assign(group="watch", relative_effect_ci_lower=-0.9, relative_effect_ci_upper=3.0)
+    rows = pd.concat([groups, wide, groups.head(1).assign(role="guardrail")])
+    ax = plots.draw_effect_segments(rows, name="Form", segment="all")
+    assert read_ticks(ax) == [f"device type {each} (n = 1,900)" for each in ("mobile", "desktop", "tablet", "watch")]
+    assert read_changes(ax)[1] == [plots.BLUE, plots.GREY, plots.GREY, plots.GREY]
+    # A group of few units does not squeeze the others.
+    assert ax.get_xlim() == pytest.approx((-0.04 - 0.0085, 0.13 + 0.0085))
+    several = pd.concat([groups.head(1), groups.head(1).assign(arm="long")])
+    ticks = read_ticks(plots.draw_effect_segments(several, name="Form", segment="all"))
+    assert ticks == ["device type mobile: short (n = 1,900)", "device type mobile: long (n = 1,900)"]

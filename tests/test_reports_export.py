@@ -2,6 +2,7 @@ import base64
 import html
 import re
 import struct
+from dataclasses import replace
 
 import pytest
 from nbformat import NotebookNode
@@ -137,6 +138,12 @@ def test_export_page_shows_an_error_without_its_terminal_colours() -> None:
 def test_export_page_uses_the_file_name_when_there_is_no_title() -> None:
     page = export_page(new_notebook(cells=[new_markdown_cell("no heading")]), PAGE)
     assert "<title>02_funnel.ipynb · device: mobile · Shop &lt;weekly&gt;</title>" in page
+
+
+def test_export_page_takes_the_title_that_it_is_given() -> None:
+    page = export(page=replace(PAGE, title="Experiments: A & B"))
+    assert "<title>Experiments: A &amp; B · device: mobile" in page
+    assert re.findall(r"<h1[^>]*>(.*?)</h1>", page) == ["Experiments: A &amp; B"]
 
 
 def test_find_title_takes_the_first_top_heading() -> None:

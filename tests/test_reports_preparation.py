@@ -122,6 +122,72 @@ def test_prepare_run_says_that_the_events_are_missing(tmp_path: Path) -> None:
     assert "data/events.csv" in problem
 
 
+EXPERIMENTS = """\
+experiments:
+  - {id: form, name: Shorter form, %s}
+  - {id: page, %s}
+""" % (
+    (
+        "assignment: {column: device_type}, arms: [mobile, desktop], start: 2024-03-01, primary: visit, "
+        "guardrails: [{conversion: purchase, margin: 0.1}]",
+    )
+    * 2
+)
+
+
+def write_experiments(folder: Path, run: str) -> Path:
+    """Write a project whose notebook `tests` is about one experiment, and a plan with two."""
+    run_file = write_project(folder, run=RUN + run, visits="1", tests="1")
+    write_notebook(
+        folder / "notebooks" / "tests.ipynb", "1", title="Tests", parameters=PARAMETERS + 'experiment: str = "x"\n'
+    )
+    plan = folder / "params" / "plan.yaml"
+    plan.write_text(plan.read_text() + EXPERIMENTS)
+    return run_file
+
+
+@pytest.mark.parametrize("run", ["", "notebooks: {tests: {experiment: [form, page, form]}, visits: }\n"])
+def test_prepare_run_makes_a_report_for_each_experiment(tmp_path: Path, run: str) -> None:
+    preparation = prepare_run(write_experiments(tmp_path, run))
+    titles = {each.name: each.title for each in preparation.notebooks.templates}
+    assert titles == {"tests_form": "Tests: Shorter form", "tests_page": "Tests: Page", "visits": "Visits"}
+    assert preparation.notebooks.parameters == {
+        "tests_form": {"experiment": "form"},
+        "tests_page": {"experiment": "page"},
+        "visits": {},
+    }
+    template = preparation.notebooks.templates[1]
+    assert preparation.fill(template, segment="all", tables=tmp_path)["experiment"] == "page"
+
+
+def test_prepare_run_makes_one_report_for_an_experiment_named_for_all(tmp_path: Path) -> None:
+    preparation = prepare_run(write_experiments(tmp_path, "parameters: {experiment: page}\n"))
+    assert [each.name for each in preparation.notebooks.templates] == ["tests_page", "visits"]
+
+
+def test_prepare_run_names_every_unknown_experiment(tmp_path: Path) -> None:
+    run_file = write_experiments(tmp_path, "notebooks: {tests: {experiment: [fom, pge]}}\n")
+    known = "the plan's experiments are 'form', 'page'"
+    assert problems(run_file) == [
+        f"weekly.yaml:7: `experiment` is 'fom'; {known}. Did you mean 'form'?",
+        f"weekly.yaml:7: `experiment` is 'pge'; {known}. Did you mean 'page'?",
+    ]
+
+
+def test_prepare_run_refuses_an_experiment_that_is_no_text(tmp_path: Path) -> None:
+    run_file = write_experiments(tmp_path, "notebooks: {tests: {experiment: [form, 7]}}\n")
+    assert problems(run_file) == ["weekly.yaml:7: parameter `experiment` is 7; it must be text, such as 'x'."]
+
+
+def test_prepare_run_leaves_the_notebook_out_of_a_plan_without_experiments(tmp_path: Path) -> None:
+    run_file = write_experiments(tmp_path, "")
+    plan = tmp_path / "params" / "plan.yaml"
+    plan.write_text(plan.read_text().removesuffix(EXPERIMENTS))
+    assert [each.name for each in prepare_run(run_file).notebooks.templates] == ["visits"]
+    run_file.write_text(RUN + "notebooks: [tests]\n")
+    assert problems(run_file) == ["weekly.yaml:7: the plan has no `experiments` to report on. Add one."]
+
+
 def test_name_folders_are_safe_and_distinct() -> None:
     folders = name_folders(["all", "geo=São Paulo", "geo=são paulo", "source=../../x", "source=<b>", "geo=…"])
     assert list(folders.values())[:2] == ["all", "geo-São-Paulo"]

@@ -377,19 +377,85 @@ def test_fieller_interval_covers_the_true_ratio_as_often_as_it_says() -> None:
     assert 0.94 <= np.mean(inside) <= 0.96
 
 
-def test_size_tests_is_cohens_formula() -> None:
-    # Both arms of (z(0.975) + z(0.8))^2 / h^2; the other tail adds nothing that can be seen here.
-    effect = 2 * (np.arcsin(np.sqrt(0.12)) - np.arcsin(np.sqrt(0.10)))
-    arm = ((Z + 0.8416212335729143) / effect) ** 2 * 2
-    np.testing.assert_allclose(stats.size_tests([0.10, 0.12], [0.12, 0.10]), 2 * np.ceil(arm))
-    assert np.isnan(stats.size_tests([0.1, 0.0, 0.1, np.nan], [0.1, 0.1, 1.0, 0.2])).all()
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_sequence_reach_is_the_closed_form(confidence: float) -> None:
+    # Theorem 2.2 of Waudby-Smith et al. (2024): sqrt(2 (n r^2 + 1) / (n^2 r^2) log(sqrt(n r^2 + 1) / a)) standard
+    # deviations, so the root of n times that in standard errors; with r^2 = (-2 log a + log(1 - 2 log a)) / n*.
+    level, units, planned = 1 - confidence, 400, 1_000
+    rho = np.sqrt((-2 * np.log(level) + np.log(1 - 2 * np.log(level))) / planned)
+    spread = 2 * (units * rho**2 + 1) / (units**2 * rho**2) * np.log(np.sqrt(units * rho**2 + 1) / level)
+    found = stats.sequence_reach([units, 0], planned, confidence=confidence)
+    assert found[0] == pytest.approx(np.sqrt(units) * np.sqrt(spread), rel=1e-12)
+    assert not np.isfinite(found[1])
 
 
-def test_least_moves_is_what_a_test_of_that_size_finds() -> None:
-    up, down = stats.least_moves([0.10, 0.10], [0.2, 0.05], [4_000, 4_000])
-    assert up > 0 > down
-    np.testing.assert_allclose(stats.size_tests([0.10, 0.10], [0.10 + up, 0.10 + down]), 4_000, atol=2)
+def test_sequence_reach_makes_intervals_shortest_near_the_planned_units() -> None:
+    # With a fixed number of units the best of all scales is that of the planned number.
+    planned = np.arange(200, 5_000, 10)
+    reach = [float(stats.sequence_reach(1_000, each)) for each in planned]
+    assert planned[np.argmin(reach)] == pytest.approx(1_000, rel=0.05)
+    assert Z < min(reach) < 1.55 * Z
 
 
-def test_least_moves_says_nothing_without_a_direction_or_with_too_few_units() -> None:
-    assert np.isnan(stats.least_moves([0.1, 0.1, 0.01], [0.1, 0.2, 0.005], [4_000, 1, 10])).all()
+def test_sequence_p_value_is_the_level_at_which_the_interval_ends_at_zero() -> None:
+    units = np.array([50, 1_000, 20_000])
+    reach = stats.sequence_reach(units, 1_000)
+    np.testing.assert_allclose(stats.sequence_p_value(reach, units, 1_000), 0.05, rtol=1e-12)
+    np.testing.assert_allclose(stats.sequence_p_value(-reach, units, 1_000), 0.05, rtol=1e-12)
+    np.testing.assert_array_equal(stats.sequence_p_value(0, units, 1_000), 1)
+
+
+def test_sequence_reach_holds_at_all_of_100_looks_together() -> None:
+    rng = np.random.default_rng(3)
+    sums = rng.normal(scale=np.sqrt(50), size=(2_000, 100)).cumsum(axis=1)
+    units = 50 * np.arange(1, 101)
+    z = sums / np.sqrt(units)
+    assert (np.abs(z) > stats.sequence_reach(units, 2_500)).any(axis=1).mean() <= 0.05
+    assert (stats.sequence_p_value(z, units, 2_500) < 0.05).any(axis=1).mean() <= 0.05
+    # What the usual interval does when looked at as often.
+    assert (np.abs(z) > Z).any(axis=1).mean() > 0.3
+
+
+# Dunnett (1964), Biometrics 20:482, table II, two-sided 5%, infinite degrees of freedom, arms of equal size.
+@pytest.mark.parametrize(("arms", "critical"), [(2, 2.212), (3, 2.349), (4, 2.442), (5, 2.511), (9, 2.686)])
+def test_simultaneous_level_is_that_of_dunnetts_table(arms: int, critical: float) -> None:
+    level = stats.simultaneous_level([0.5] * arms)
+    assert scipy_stats.norm.ppf((1 + level) / 2) == pytest.approx(critical, abs=6e-4)
+
+
+def test_simultaneous_level_of_one_comparison_is_its_own() -> None:
+    assert stats.simultaneous_level([0.5]) == 0.95
+    assert stats.simultaneous_level([0.3, np.nan], confidence=0.9) == 0.9
+    np.testing.assert_array_equal(stats.adjust_for_control([0.03], [0.5]), [0.03])
+
+
+def test_simultaneous_level_of_unrelated_comparisons_is_sidaks() -> None:
+    assert stats.simultaneous_level([0, 0, 0]) == pytest.approx(0.95 ** (1 / 3), abs=1e-9)
+    np.testing.assert_allclose(stats.adjust_for_control([0.01, 0.2], [0, 0]), [1 - 0.99**2, 1 - 0.8**2], rtol=1e-9)
+
+
+@pytest.mark.parametrize("shared", [(0.5, 0.5), (0.5, 0.5, 0.5), (0.1, 0.9), (0.95, 0.95)])
+def test_adjust_for_control_is_the_chance_outside_a_box_of_normals(shared: tuple[float, ...]) -> None:
+    loading = np.sqrt(shared)
+    spread = np.outer(loading, loading)
+    np.fill_diagonal(spread, 1)
+    p_values = np.array([0.02, 0.2, 0.6])[: len(shared)]
+    normal = scipy_stats.multivariate_normal(np.zeros(len(shared)), spread, abseps=1e-9, releps=1e-9, seed=1)
+    edges = [np.full(len(shared), reach) for reach in scipy_stats.norm.isf(p_values / 2)]
+    expected = [1 - normal.cdf(edge, lower_limit=-edge) for edge in edges]
+    np.testing.assert_allclose(stats.adjust_for_control(p_values, shared), expected, atol=1e-7)
+
+
+def test_adjust_for_control_is_scipys_dunnett_for_large_samples() -> None:
+    rng = np.random.default_rng(8)
+    control, *arms = (rng.normal(loc, size=20_000) for loc in (0, 0.01, 0.02, 0.03))
+    alone = [scipy_stats.ttest_ind(arm, control).pvalue for arm in arms]
+    expected = scipy_stats.dunnett(*arms, control=control, rng=np.random.default_rng(1)).pvalue
+    np.testing.assert_allclose(stats.adjust_for_control(alone, [0.5] * 3), expected, atol=1e-3)
+
+
+def test_adjust_for_control_agrees_with_the_level_and_leaves_the_unknown() -> None:
+    shared = [0.5, np.nan, 0.3]
+    alone = 1 - stats.simultaneous_level(shared)
+    found = stats.adjust_for_control([alone, np.nan, 0.0], shared)
+    np.testing.assert_allclose(found, [0.05, np.nan, 0], atol=1e-9)

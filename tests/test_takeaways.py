@@ -1,3 +1,4 @@
+import datetime as dt
 from collections.abc import Sequence
 from typing import Any
 
@@ -737,6 +738,193 @@ def test_word_experiment_states_the_assumption() -> None:
     said = "assuming that the change acts on Bought only through it"
     assert takeaways.word_experiment("cart_test", "Bought") == f"measured in cart_test, {said}"
     assert takeaways.word_experiment("", "Bought") == f"measured, {said}"
+
+
+def effect_row(role: str, conversion: str, change: float, status: str, **more: Any) -> dict[str, Any]:
+    """Give a row of an experiment: a tenth of 1,010 units in the arm, whose interval reaches 0.02 to both sides."""
+    known = {
+        "arm": "short",
+        "role": role,
+        "conversion": conversion,
+        "metric": "rate",
+        "units": 1_010,
+        "units_control": 990,
+        "value": 0.1,
+        "value_control": 0.1 / (1 + change),
+        "effect": 0.01 * np.sign(change),
+        "margin": -0.1 if role == "guardrail" else np.nan,
+        "status": status,
+        "note": "",
+    }
+    return known | dict(zip(RELATIVE, (change, change - 0.02, change + 0.02), strict=True)) | more
+
+
+RELATIVE = ("relative_effect", "relative_effect_ci_lower", "relative_effect_ci_upper")
+NO_EFFECT = dict.fromkeys((*RELATIVE, "effect"), np.nan)
+SHIPPED = (
+    effect_row("primary", "Form filled", 0.083, "better"),
+    effect_row("guardrail", "Bought", 0.01, "within margin"),
+)
+CHECKS = ("sample ratio", "novelty", "sample size")
+
+
+def check_rows(*statuses: str) -> pd.DataFrame:
+    evidence = [f"Evidence of {check}." for check in CHECKS]
+    return pd.DataFrame({"check": CHECKS, "status": statuses, "evidence": evidence})
+
+
+def say_experiment(*rows: dict[str, Any], checks: Sequence[str] = ("passed",) * 3, **more: Any) -> Takeaways:
+    table = pd.DataFrame(rows)
+    known: dict[str, Any] = {
+        "name": "Shorter form",
+        "decision": "ship",
+        "arm": "short",
+        "rule": "Why.",
+        "reading": "final",
+        "arms": ("control", "short"),
+        "dates": (dt.date(2026, 6, 8), dt.date(2026, 8, 9)),
+        "window": "14D",
+        "segment": "all",
+        "confidence": 0.95,
+    }
+    own = known | more
+    decisions = pd.DataFrame({"arm": table["arm"].unique(), "decision": own["decision"], "rule": own["rule"]})
+    assigned = pd.DataFrame({"arm": ["control", "short"], "assigned": [1_000, 1_020], "pending": [10, 10]})
+    return takeaways.word_experiment_result(table, decisions, check_rows(*checks), assigned, **own)
+
+
+ASSIGNED = (
+    "2,020 units were assigned from 8 June 2026 to 9 August 2026, each followed for 14 days; 20 of them are still "
+    "being followed and in no number."
+)
+FINAL = " Final: to be read once. The ranges in brackets hold the true change in 95% of such tests."
+
+
+def test_word_experiment_result_says_the_decision_what_was_caused_and_how_to_read_it() -> None:
+    assert say_experiment(*SHIPPED) == (
+        "Shorter form: ship short. Why.",
+        "short caused Form filled to rise: +8.3% (+6.3% to +10.3%); 10.0% (n = 1,010) against 9.2% (n = 990).",
+        "Guardrails of short (n = 1,010 against 990): Bought is within its limit (-10.0%), +1.0% (-1.0% to +3.0%).",
+        ASSIGNED + FINAL,
+    )
+
+
+def test_word_experiment_result_says_no_effect_of_an_invalid_test() -> None:
+    said = say_experiment(*SHIPPED, checks=("failed", "warning", "passed"), decision="invalid", arm="")
+    assert said == (
+        "Shorter form: not valid, so there is no winner. Why.",
+        f"{ASSIGNED} Its effects are not to be read.",
+    )
+
+
+def test_word_experiment_result_says_that_a_running_test_may_be_looked_at() -> None:
+    rows = (
+        effect_row("primary", "Form filled", 0.01, "no evidence"),
+        effect_row("guardrail", "Bought", -0.09, "undecided"),
+        effect_row("guardrail", "Left", np.nan, "too few", **NO_EFFECT),
+    )
+    said = say_experiment(
+        *rows, checks=("passed", "warning", "passed"), decision="keep running", arm="", reading="running"
+    )
+    assert said == (
+        "Shorter form: keep running. Why.",
+        "No effect of short on Form filled is shown: +1.0% (-1.0% to +3.0%); 10.0% (n = 1,010) against 9.9% (n = 990).",
+        "Guardrails of short (n = 1,010 against 990): Bought is not shown to keep its limit (-10.0%), -9.0% (-11.0% to "
+        "-7.0%); Left has too little to tell.",
+        "A doubt: Novelty: Evidence of novelty.",
+        f"{ASSIGNED} Still running. The ranges in brackets hold the true change in 95% of such tests, however often "
+        "you look.",
+    )
+
+
+def test_word_experiment_result_begins_with_the_arm_that_the_decision_is_about() -> None:
+    other = effect_row("primary", "Form filled", -0.05, "worse", arm="long")
+    said = say_experiment(other, *SHIPPED, segment="mobile", dates=None, window="")
+    assert said[0] == "Shorter form (segment mobile): ship short. Why."
+    assert [sentence.split(" ")[0] for sentence in said[1:3]] == ["short", "long"]
+    assert said[2].startswith("long caused Form filled to fall: -5.0% (-7.0% to -3.0%); ")
+    assert said[4].startswith("2,020 units were assigned; 20 of them")
+
+
+def test_word_experiment_result_says_of_a_test_that_is_too_small_how_small_it_is() -> None:
+    row = effect_row("primary", "Form filled", np.nan, "too few", note="too few units", **NO_EFFECT)
+    assert say_experiment(row, decision="keep running", arm="")[1] == (
+        "Form filled: too little to compare short (n = 1,010) with the control: too few units."
+    )
+
+
+def test_word_effect_writes_the_difference_where_the_control_has_nothing() -> None:
+    row = {"metric": "rate", "effect": 0.02, "effect_ci_lower": -0.01, "effect_ci_upper": 0.05}
+    nothing = dict.fromkeys(RELATIVE, np.nan)
+    assert takeaways.word_effect(row | nothing) == "+2.0 pts (-1.0 pts to +5.0 pts)"
+    assert takeaways.word_effect(row | nothing | {"effect": np.nan}) == "-"
+
+
+@pytest.mark.parametrize(
+    ("decision", "more", "said"),
+    [
+        (
+            "ship",
+            {},
+            (
+                "Give short to everybody and retire control.",
+                "Go on watching Bought by week: a guardrail within its limit may still get a little worse.",
+            ),
+        ),
+        (
+            "roll back",
+            {},
+            (
+                "Switch short off: everybody gets control.",
+                "See in the groups below where it hurt, before another try.",
+            ),
+        ),
+        (
+            "invalid",
+            {},
+            ("Find out why this failed: sample ratio.", "Then start again, with units that were in no arm."),
+        ),
+        (
+            "keep running",
+            {"until": dt.date(2026, 8, 23)},
+            (
+                "Sample size: Evidence of sample size.",
+                "Go on until 23 August 2026.",
+                "Meanwhile leave the arms, their shares and the metrics as they are.",
+            ),
+        ),
+        (
+            "no effect",
+            {},
+            (
+                "Keep control, the simpler choice.",
+                "Changes of Form filled beyond +6.3% to +10.3% are unlikely; if a smaller one pays, plan a larger "
+                "test.",
+            ),
+        ),
+    ],
+)
+def test_word_experiment_steps_follow_from_the_decision(decision: str, more: Any, said: Sequence[str]) -> None:
+    assert say_steps(decision, **more) == said
+
+
+def say_steps(decision: str, **more: Any) -> Takeaways:
+    known: dict[str, Any] = {"arm": "short", "control": "control", "reading": "running", "until": None}
+    table, checks = pd.DataFrame(SHIPPED), check_rows("failed", "passed", "waiting")
+    return takeaways.word_experiment_steps(table, checks, decision=decision, **known | more)
+
+
+def test_word_experiment_steps_keep_what_a_finished_test_measured() -> None:
+    assert say_steps("ship", reading="final")[2] == (
+        "Leave the entry in the plan: the impact report takes the measured effect from there."
+    )
+
+
+def test_word_experiment_steps_say_how_long_a_test_goes_on() -> None:
+    assert say_steps("keep running")[1] == "Go on until every guardrail is decided."
+    assert say_steps("keep running", reading="final")[1] == (
+        "Its time is over and it can't tell: plan a longer one (`cv.plan_experiment`)."
+    )
 
 
 def say_threshold(best: dict[str, Any] | None, **found: float) -> Takeaways:
