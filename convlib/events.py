@@ -485,7 +485,8 @@ class EventLog:
     def read_texts(self, column: str, events: NDArray[np.int64]) -> NDArray[np.object_]:
         """Read a column of some events, as text."""
         codes, names = read_texts(self.prepared.find("events.parquet", self.plan), column)
-        return np.asarray(names, object)[codes[events]]
+        texts: NDArray[np.object_] = np.asarray(names, object)[codes[events]]
+        return texts
 
     def list_visits(self) -> pd.DataFrame:
         """List the visits: `session` and `user` (codes), `start` and `end` (microseconds since 1970)."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Columns = tuple[tuple[str, str, Kind], ...]
+#: In more groups nobody looks.
+MOST_GROUPS = 50
 EFFECTS: Columns = (
     ("conversion", "Metric", "text"),
     ("arm", "Arm", "text"),
@@ -136,13 +138,13 @@ class Experiment(Result):
         units: pd.DataFrame,
         *,
         arm: str,
-        control: str,
+        control: str | float,
         primary: str | tuple[str, str],
         guardrails: Mapping[str | tuple[str, str], float | Margin],
         metrics: Sequence[str | tuple[str, str]] = (),
         covariates: Mapping[str, str] | None = None,
         directions: Mapping[str, Direction] | None = None,
-        shares: Mapping[str, float] | None = None,
+        shares: Mapping[Any, float] | None = None,
         unit: str | None = None,
         entered: str | None = None,
         segments: Sequence[str] = (),
@@ -183,6 +185,7 @@ class Experiment(Result):
             EventDataError: An arm ran at another time, or values are negative.
         """
         stats.check_confidence(confidence)
+        _check_lists(metrics=metrics, segments=segments)
         table = UnitTable(
             units=units,
             arm=arm,
@@ -198,7 +201,7 @@ class Experiment(Result):
             segments=tuple(segments),
             name=name,
         )
-        minimum = Minimum(days=minimum_days, units=minimum_units)
+        minimum = Minimum.model_construct(days=minimum_days, units=minimum_units)
         design = _Design(name=name, window="", running=running, minimum=minimum, confidence=confidence, factors={})
         return cls(**_conclude(table.read(), design, segment="all"))
 
@@ -341,6 +344,16 @@ def analyse_experiment(
     return Experiment(**{**found, "names": names, "measured": measured})
 
 
+def _check_lists(**given: Sequence[object]) -> None:
+    problems = [
+        f"`{name}` is {value!r}; it must be a list, such as [{value!r}]."
+        for name, value in given.items()
+        if isinstance(value, str)
+    ]
+    if problems:
+        raise ParamError(*problems)
+
+
 def _check_columns(log: EventLog, plan: Plan, planned: PlannedExperiment) -> None:
     problems = [
         f"{plan.locate(planned.id, 'id')}: the experiment {planned.id!r} reads the column {name!r}, which the log does "
@@ -376,6 +389,7 @@ def measure_experiments(log: EventLog, plan: Plan, macro: str) -> list[MeasuredE
 
 def _conclude(sample: Sample, design: _Design, *, segment: str) -> dict[str, Any]:
     """Compare the arms, check what may spoil that, and decide: the fields of an `Experiment`."""
+    _check_groups(sample)
     if not design.running:
         check_counts(sample, what=design.name)
     reading = Reading(running=design.running, planned=design.minimum.units, confidence=design.confidence)
@@ -422,6 +436,18 @@ def _conclude(sample: Sample, design: _Design, *, segment: str) -> dict[str, Any
 
 def _read_days(window: str) -> dt.timedelta:
     return dt.timedelta(microseconds=parse_duration(window))
+
+
+def _check_groups(sample: Sample) -> None:
+    sizes = {str(name): sample.segments[name].nunique() for name in sample.segments}
+    problems = [
+        f"The column {name!r} of `segments` has {size:,} values; at most {MOST_GROUPS} can be compared. Map "
+        "it to fewer."
+        for name, size in sizes.items()
+        if size > MOST_GROUPS
+    ]
+    if problems:
+        raise ParamError(*problems)
 
 
 def _name(table: pd.DataFrame, titles: Mapping[tuple[str, str], str]) -> pd.DataFrame:

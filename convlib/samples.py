@@ -190,8 +190,8 @@ def check_arms(arms: Sequence[str], shares: Sequence[float], arm: Ints, time: In
         problems = [
             f"The arm `{arms[code]}` of {what!r} has units from {_word_time(own.min())} to {_word_time(own.max())}, "
             f"and the others from {_word_time(time.min())} to {_word_time(time.max())}: {outside:,} of their units "
-            "entered when it had none. Arms are only alike at equal times: give the days that all of them ran as "
-            "`start` and `end`."
+            "entered when it had none. Arms are only alike at equal times: take the days on which all of them "
+            "ran (in a plan `start` and `end`)."
             for code, own, outside in _list_outside(arm, time, len(arms))
             if (1 - shares[code]) ** outside < SURPRISING
         ]
@@ -220,7 +220,7 @@ def check_measurements(measurements: Iterable[Measurement], *, what: str) -> tup
     problems = [
         f"{each.name!r} of {what!r} is negative for {(each.numerator < 0).sum():,} of {len(each.numerator):,} units "
         f"(the lowest: {each.numerator.min():g}). Refunds may be of purchases from before the experiment: leave them "
-        "out of its `match` (such as `value: {gte: 0}`), and count them as a conversion of their own."
+        "out (in a plan by `match`, such as `value: {gte: 0}`), and count them on their own."
         for each in listed
         if (each.numerator < 0).any()
     ]
@@ -236,8 +236,8 @@ def check_counts(sample: Sample, *, what: str) -> None:
         EventDataError: Every such metric.
     """
     problems = [
-        f"None of the {len(sample.arm):,} units of {what!r} adds anything to {each.name!r}. Check its `match` and the "
-        "window, or take another metric."
+        f"None of the {len(sample.arm):,} units of {what!r} adds anything to {each.name!r}. Check what it counts, or "
+        "take another metric."
         for each in sample.measurements
         if each.role != "metric" and not each.numerator.any()
     ]

@@ -1005,9 +1005,9 @@ def word_outliers(
 def word_days(days: int, minimum: int) -> str:
     """Say over how many days units were assigned."""
     if days < minimum:
-        return f"Units were assigned over {days} days, and the plan asks for {minimum}."
+        return f"Units followed to the end were assigned over {days} days, and the plan asks for {minimum}."
     partial = "" if days % 7 == 0 else ", which are not whole weeks: some weekdays count more than others"
-    return f"Units were assigned over {days} days{partial}."
+    return f"Units followed to the end were assigned over {days} days{partial}."
 
 
 def word_sample_size(units: int, pending: int, minimum: int) -> str:

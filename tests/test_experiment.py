@@ -4,11 +4,13 @@ import datetime as dt
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
+from small_logs import make_log, make_plan, pick
 
 import convlib as cv
 from convlib.errors import EventDataError, ParamError
@@ -16,7 +18,6 @@ from convlib.events import EventLog
 from convlib.experiment import Experiment, analyse_experiment, measure_experiments
 from convlib.measured import MeasuredEffect
 from convlib.plan import Plan
-from tests.small_logs import make_log, make_plan, pick
 
 PLAN = """
 macros:
@@ -146,7 +147,7 @@ def test_analyse_experiment_ships_what_is_better_and_keeps_its_guardrail(make: M
         ((60, 64), (50, 54), "", "2024-01-22", "no effect", "No difference in Save is shown."),
         (
             *((60, 100), (50, 50), "", "2024-01-12"),
-            *("keep running", "Units were assigned over 4 days, and the plan asks for 14."),
+            *("keep running", "Units followed to the end were assigned over 4 days, and the plan asks for 14."),
         ),
         ((60, 100), (50, 36), "", "2024-01-22", "keep running", "Not yet shown to keep its limit: Buy."),
         ((0, 4), (50, 50), "", "2024-01-22", "keep running", "Too few units or conversions to compare Save."),
@@ -265,9 +266,118 @@ def test_analyse_experiment_refuses_a_primary_that_nobody_does(make: Make) -> No
     with pytest.raises(EventDataError) as error:
         analyse_experiment(log, plan, "form")
     assert str(error.value) == (
-        "None of the 400 units of 'Form test' adds anything to 'Save'. Check its `match` and the window, or take "
-        "another metric."
+        "None of the 400 units of 'Form test' adds anything to 'Save'. Check what it counts, or take another metric."
     )
     # While it is running that may still come.
     log, plan = make(write_units((0, 0), (50, 54)), day="2024-01-16")
     assert analyse_experiment(log, plan, "form").table["status"][0] == "too few"
+
+
+def draw_units(size: int = 3_000, *, effect: float = 0.08, loss: float = 0.0, arms: int = 2) -> pd.DataFrame:
+    """Units of arms `a` (control), `b`, ..., of which each later one does more signups, and brings in less."""
+    rng = np.random.default_rng(21)
+    arm = np.arange(size) % arms
+    return pd.DataFrame(
+        {
+            "arm": np.array([*"abc"])[arm],
+            "signup": (rng.random(size) < 0.2 + effect * arm).astype(int),
+            "revenue": rng.gamma(4, 5, size) * (1 - loss * arm),
+            "before": rng.gamma(4, 5, size),
+            "device": rng.choice(["mobile", "desktop"], size),
+            "entered": pd.Timestamp("2026-06-01") + pd.to_timedelta(rng.permutation(size) % 14, "D"),
+        }
+    )
+
+
+def read_units(units: pd.DataFrame, **known: Any) -> Experiment:
+    fields: dict[str, Any] = {"arm": "arm", "control": "a", "primary": "signup", "guardrails": {"revenue": 0.1}}
+    return Experiment.from_units(units, **{**fields, **known})
+
+
+def test_from_units_equals_scipy() -> None:
+    units = draw_units()
+    found = read_units(units)
+    for (_, row), name in zip(found.table.iterrows(), ("signup", "revenue"), strict=True):
+        treated, control = (units.loc[units["arm"] == arm, name] for arm in "ba")
+        test = scipy_stats.ttest_ind(treated, control, equal_var=False)
+        low, high = test.confidence_interval()
+        known = [row["value"], row["value_control"], row["effect_ci_lower"], row["effect_ci_upper"], row["p_value"]]
+        np.testing.assert_allclose(known, [treated.mean(), control.mean(), low, high, test.pvalue], rtol=1e-10)
+    assert (found.decision, found.arm, found.reading, found.measured) == ("ship", "b", "final", None)
+    assert found.rule == "signup is shown better, and every guardrail keeps its limit."
+
+
+def test_from_units_rolls_back_what_hurts_a_guardrail_although_the_primary_is_up() -> None:
+    # Revenue falls by 6%: within the limit of 10%, and shown to be worse than no change all the same.
+    found = read_units(draw_units(loss=0.06))
+    assert (found.decision, found.arm) == ("roll back", "")
+    assert found.table["status"].tolist() == ["better", "worse"]
+    assert found.table["relative_effect_ci_lower"][1] > -0.1
+
+
+def test_from_units_ships_the_better_of_two_arms() -> None:
+    found = read_units(draw_units(arms=3), segments=["device"])
+    assert found.decisions["decision"].tolist() == ["ship", "ship"]
+    assert found.arm == "c"
+
+
+def test_from_units_is_wider_while_running() -> None:
+    units = draw_units()
+    final, running = (read_units(units, running=running).table for running in (False, True))
+    np.testing.assert_allclose(final["effect"], running["effect"])
+    assert (final["effect_ci_lower"] > running["effect_ci_lower"]).all()
+    assert (final["p_value"] < running["p_value"]).all()
+
+
+def test_from_units_knows_days_when_it_knows_times() -> None:
+    found = read_units(draw_units(), entered="entered")
+    assert found.dates == (dt.date(2026, 6, 1), dt.date(2026, 6, 14))
+    assert found.decision == "ship"
+    early = read_units(draw_units(), entered="entered", minimum_days=21)
+    assert early.decision == "keep running"
+    assert early.rule == "Units followed to the end were assigned over 14 days, and the plan asks for 21."
+
+
+def test_from_units_is_invalid_when_shares_are_not_those_planned() -> None:
+    found = read_units(draw_units(), shares={"a": 0.6, "b": 0.4})
+    assert (found.decision, found.arm) == ("invalid", "")
+    assert found.validity["status"][0] == "failed"
+
+
+@pytest.mark.parametrize("running", [False, True])
+@pytest.mark.parametrize("size", [2, 3, 10, 61])
+def test_from_units_says_too_few_of_a_handful(size: int, running: bool) -> None:
+    units = draw_units(size).assign(signup=1)
+    found = read_units(units, segments=["device"], covariates={"revenue": "before"}, running=running)
+    assert found.table["status"].tolist()[0] == "too few"
+    assert found.decision == "keep running"
+    assert found.rule == f"{size} units were followed to the end; the plan asks for 1,000."
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"signup": 1},
+        {"revenue": 5},
+        {"before": 0},
+        {"device": None},
+        {"device": pd.Categorical(["mobile"] * 3_000, ["mobile", "tablet"])},
+        {"device": np.arange(3_000) // 1_000},
+    ],
+    ids=["all did it", "no spread", "nothing before", "no groups", "one group", "numbers"],
+)
+@pytest.mark.parametrize("running", [False, True])
+def test_from_units_survives_what_does_not_vary(columns: dict[str, Any], running: bool) -> None:
+    units = draw_units().assign(**columns)
+    found = read_units(units, segments=["device"], covariates={"revenue": "before"}, running=running)
+    assert found.table["variance_reduction"].notna().sum() == (columns.keys() & {"revenue", "before"} == set())
+    assert found.segments["group"].notna().all()
+    assert found.decision == ("keep running" if "signup" in columns or "revenue" in columns else "ship")
+
+
+def test_from_units_refuses_a_primary_that_nobody_did_once_it_is_over() -> None:
+    units = draw_units().assign(signup=0)
+    with pytest.raises(EventDataError) as error:
+        read_units(units)
+    assert str(error.value).startswith("None of the 3,000 units of 'Experiment' adds anything to 'signup'.")
+    assert read_units(units, running=True).table["status"][0] == "too few"

@@ -25,6 +25,7 @@ PROMISED = [
     "recalibrate",
     "review_plan",
     "Attribution",
+    "Margin",
     "MeasuredEffect",
     "Scorecard",
     "Threshold",

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from small_logs import make_log, make_plan, write_rows
 
 from convlib.errors import EventDataError, ParamError
 from convlib.plan import Plan
 from convlib.samples import Sample, check_arms, check_measurements, find_direction, name_outcome, read_sample
-from tests.small_logs import make_log, make_plan, write_rows
 
 #: The log starts on 2024-01-01; the experiment runs on the second day, and units are followed for two days.
 PLAN = """
@@ -321,7 +321,7 @@ def test_read_sample_refuses_an_arm_that_nobody_entered(make: Make) -> None:
 
 PAID = "ann seen 24h arm=new\nann buy 25h {}\nbob seen 24h arm=old\nbob buy 25h value=9 currency=EUR\n"
 #: How each refusal of unequal times ends.
-UNEQUAL = "Arms are only alike at equal times: give the days that all of them ran as `start` and `end`."
+UNEQUAL = "Arms are only alike at equal times: take the days on which all of them ran (in a plan `start` and `end`)."
 
 
 def test_read_sample_refuses_arms_of_unequal_times(make: Make) -> None:
@@ -354,8 +354,8 @@ def test_read_sample_refuses_negative_values(make: Make) -> None:
         make(rows)
     assert str(error.value) == (
         "'Buy: value per unit' of 'Form' is negative for 1 of 2 units (the lowest: -3). Refunds may be of purchases "
-        "from before the experiment: leave them out of its `match` (such as `value: {gte: 0}`), and count them as a "
-        "conversion of their own."
+        "from before the experiment: leave them out (in a plan by `match`, such as `value: {gte: 0}`), and count them "
+        "on their own."
     )
 
 

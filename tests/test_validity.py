@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
+from unit_samples import make_rate, make_revenue, make_sample
 
 from convlib.plan_experiments import Margin
-from convlib.samples import Measurement, Sample
+from convlib.samples import Sample
 from convlib.validity import check_validity
 
 CHECKS = [
@@ -26,33 +27,6 @@ CHECKS = [
 DAY = 86_400_000_000
 #: 1 June 2026 is a Monday.
 MONDAY = int(pd.Timestamp("2026-06-01").value // 1_000)
-
-
-def make_rate(numerator: Any, **known: Any) -> Measurement:
-    values = np.asarray(numerator, float)
-    fields = {"role": "primary", "conversion": "signup", "metric": "rate", "name": "Signup", "direction": "up"}
-    return Measurement(**{**fields, "margin": None, "numerator": values, **known})
-
-
-def make_revenue(numerator: Any, **known: Any) -> Measurement:
-    known = {"role": "guardrail", "metric": "sum of value", "name": "Purchase: value per unit", **known}
-    return make_rate(numerator, **known)
-
-
-def make_sample(arm: Sequence[int] | np.ndarray, *measurements: Measurement, **known: Any) -> Sample:
-    codes = np.asarray(arm, np.int64)
-    names = ("control", "short", "long")[: max(2, codes.max(initial=0) + 1)]
-    fields: dict[str, Any] = {
-        "arms": names,
-        "shares": (1 / len(names),) * len(names),
-        "arm": codes,
-        "entered": None,
-        "segments": pd.DataFrame(index=range(len(codes))),
-        "measurements": measurements or (make_rate(np.zeros(len(codes))),),
-        "assigned": np.bincount(codes, minlength=len(names)),
-        "pending": np.zeros(len(names), np.int64),
-    }
-    return Sample(**{**fields, **known})
 
 
 def find_row(sample: Sample, check: str, **settings: Any) -> pd.Series:
@@ -292,13 +266,14 @@ def test_outliers_look_at_the_side_of_the_margin() -> None:
 @pytest.mark.parametrize(
     ("days", "minimum", "status", "evidence"),
     [
-        (13, 14, "waiting", "Units were assigned over 13 days, and the plan asks for 14."),
-        (14, 14, "passed", "Units were assigned over 14 days."),
+        (13, 14, "waiting", "Units followed to the end were assigned over 13 days, and the plan asks for 14."),
+        (14, 14, "passed", "Units followed to the end were assigned over 14 days."),
         (
             16,
             14,
             "warning",
-            "Units were assigned over 16 days, which are not whole weeks: some weekdays count more than others.",
+            "Units followed to the end were assigned over 16 days, which are not whole weeks: some weekdays count more "
+            "than others.",
         ),
     ],
 )
