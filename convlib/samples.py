@@ -146,7 +146,9 @@ def read_sample(log: EventLog, plan: Plan, planned: PlannedExperiment) -> Sample
     chosen = log.between(planned.start, planned.end)
     factors = planned.factors or {str(planned.assignment.column): planned.arm_names}
     found = chosen.find_assignments(factors, rule=planned.assignment.match, unit=planned.unit)
-    arm = pd.Categorical(found[list(factors)].agg(" + ".join, axis=1), planned.arm_names).codes.astype(np.int64)
+    # The arms are the combinations of the levels, the last factor's fastest.
+    levels = [pd.Categorical(found[name], list(names)).codes.astype(np.int64) for name, names in factors.items()]
+    arm = np.ravel_multi_index(levels, [len(names) for names in factors.values()])
     found = found.assign(until=found["time"] + parse_duration(planned.window))
     is_followed = (found["until"] <= microseconds(log.last)).to_numpy()
     check_arms(planned.arm_names, planned.shares, arm, found["time"].to_numpy(np.int64), what=planned.name)
