@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from convlib.paths import trace_paths as trace_paths
     from convlib.plan import Plan as Plan
     from convlib.plan import read_plan as read_plan
+    from convlib.plan_experiments import Guardrail as Guardrail
     from convlib.plan_experiments import Margin as Margin
+    from convlib.plan_experiments import Outcome as Outcome
     from convlib.power import ExperimentPlan as ExperimentPlan
     from convlib.power import plan_experiment as plan_experiment
     from convlib.quality import Quality as Quality
@@ -86,7 +88,7 @@ _HOMES = {
     "parameters": ["Parameters", "check_parameters"],
     "paths": ["Paths", "trace_paths"],
     "plan": ["Plan", "read_plan"],
-    "plan_experiments": ["Margin"],
+    "plan_experiments": ["Guardrail", "Margin", "Outcome"],
     "power": ["ExperimentPlan", "plan_experiment"],
     "quality": ["Quality", "check_quality"],
     "rates": ["Rates", "measure_rates"],

@@ -300,7 +300,10 @@ def _show_preparation(preparation: "Preparation") -> None:
     for template in notebooks.templates:
         given = ", ".join(f"{name}={value!r}" for name, value in notebooks.parameters[template.name].items())
         table.add_row(template.name, escape(template.title), escape(given) or "-")
-    console.print(table)
+    if notebooks.templates:
+        console.print(table)
+    for note in preparation.notes:
+        console.print(f"[yellow]Note:[/] {escape(note)}")
     total = len(segments) * len(notebooks.templates)
     console.print(f"The run file fits plan and log; the event map judges the log. `convlib run` makes {total} reports.")
 

@@ -12,7 +12,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from duckdb import ColumnExpression, ConstantExpression
+from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
 from numpy.typing import NDArray
 
 from convlib.canonical import NO_VALUE
@@ -471,16 +471,42 @@ class EventLog:
         """
         self._check_columns([*arms, *sorted(rule.columns if rule else ())])
         self._check_unit(unit)
-        rows = self._members("events").filter(f"{unit} IS NOT NULL")
-        rows = rows.filter(compile_rule(rule)) if rule else rows
+        rows = self._assigning(rule, unit)
         for name, values in arms.items():
-            rows = rows.filter(ColumnExpression(name).cast("VARCHAR").isin(*map(ConstantExpression, values)))
-        names = [f"CAST({quote(name)} AS VARCHAR)" for name in arms]
+            rows = rows.filter(_read_text(name).isin(*map(ConstantExpression, values)))
+        names = [str(_read_text(name)) for name in arms]
         firsts = [f"arg_min({value}, event) AS {quote(name)}" for value, name in zip(names, arms, strict=True)]
         known = ["min(epoch_us(timestamp)) AS time", "min(event) AS event", *firsts]
         several = f"count(DISTINCT ({', '.join(names)})) > 1 AS several"
         found = rows.aggregate(", ".join([f"{unit} AS unit", *known, several]), unit).order("unit")
         return found.df()
+
+    def find_other_arms(
+        self, arms: Mapping[str, Sequence[str]], *, rule: Rule | None = None, unit: Unit = "user"
+    ) -> tuple[int, list[str]]:
+        """Count the units of the period that such rows put into another arm, and name the arms, at most 10.
+
+        Args:
+            arms: As for `find_assignments`.
+            rule: As there.
+            unit: As there.
+        """
+        rows, others = self._assigning(rule, unit), []
+        for name, values in arms.items():
+            text = _read_text(name)
+            other = rows.filter(text.isnotnull() & text.isnotin(*map(ConstantExpression, values)))
+            others.append(other.select(ColumnExpression(unit).alias("unit"), text.alias("arm")))
+        found = functools.reduce(duckdb.DuckDBPyRelation.union, others)
+        (units,) = found.aggregate("count(DISTINCT unit)").fetchall()[0]
+        names = (
+            found.aggregate("arm, count(DISTINCT unit) AS units", "arm").order("units DESC, arm").limit(10).fetchall()
+        )
+        return int(units), [name for name, _ in names]
+
+    def _assigning(self, rule: Rule | None, unit: Unit) -> duckdb.DuckDBPyRelation:
+        """Open the rows of the period that may assign a unit to an arm."""
+        rows = self._members("events").filter(f"{unit} IS NOT NULL")
+        return rows.filter(compile_rule(rule)) if rule else rows
 
     def read_texts(self, column: str, events: NDArray[np.int64]) -> NDArray[np.object_]:
         """Read a column of some events, as text."""
@@ -663,6 +689,12 @@ def find_mapping(
     found = named if isinstance(named, SourceMapping) else read_mapping(named)
     given = {"timezone": timezone, "hash_ids": hash_ids}
     return found.model_copy(update={name: value for name, value in given.items() if value is not None})
+
+
+def _read_text(column: str) -> duckdb.Expression:
+    """Read a column as text; whole numbers of a column with gaps, which pandas makes fractions, as whole numbers."""
+    text = ColumnExpression(column).cast("VARCHAR")
+    return FunctionExpression("regexp_replace", text, ConstantExpression(r"^(-?\d+)\.0$"), ConstantExpression(r"\1"))
 
 
 def _date(text: dt.date | str | None, name: str) -> dt.date | None:

@@ -20,11 +20,11 @@ from convlib.periods import find_day
 from convlib.plan import Plan
 from convlib.plan_entries import Direction
 from convlib.plan_experiments import Margin, Minimum, PlannedExperiment
-from convlib.readout import Reading, tabulate_days, tabulate_factors, tabulate_metrics, tabulate_segments
-from convlib.results import Kind, Result, Shown, Takeaways, find_kind, format_value
+from convlib.readout import READ_OUT, Reading, tabulate_days, tabulate_factors, tabulate_metrics, tabulate_segments
+from convlib.results import MISSING, Kind, Result, Shown, Takeaways, find_kind, show_table
 from convlib.samples import Sample, check_counts, read_sample
 from convlib.unit_tables import UnitTable
-from convlib.validity import check_validity
+from convlib.validity import check_validity, hide_effects
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,25 +38,18 @@ EFFECTS: Columns = (
     ("status", "Result", "text"),
     ("change", "Change", "text"),
     ("limit", "Limit", "text"),
-    ("value", "In the arm", "text"),
-    ("value_control", "In the control", "text"),
-    ("units", "Units", "count"),
-    ("units_control", "Units in the control", "count"),
+    ("values", "Arm / control", "text"),
+    ("counts", "Units", "text"),
     ("p_value", "p", "p_value"),
-    ("variance_reduction", "Variance saved", "percent"),
-    ("note", "Note", "text"),
 )
 GROUPS: Columns = (
-    ("column", "By", "text"),
     ("group", "Group", "text"),
     ("arm", "Arm", "text"),
     ("conversion", "Metric", "text"),
     ("change", "Change", "text"),
-    ("units", "Units", "count"),
-    ("units_control", "Units in the control", "count"),
+    ("counts", "Units", "text"),
     ("q_value", "q", "p_value"),
     ("homogeneity_p_value", "p, same in all groups", "p_value"),
-    ("note", "Note", "text"),
 )
 FACTORS: Columns = (
     ("effect_of", "Effect of", "text"),
@@ -69,10 +62,10 @@ ARMS: Columns = (
     ("arm", "Arm", "text"),
     ("decision", "Decision", "text"),
     ("rule", "Why", "text"),
-    ("share", "Planned share", "percent"),
-    ("assigned", "Units assigned", "count"),
-    ("pending", "Not yet followed", "count"),
-    ("units", "Units counted", "count"),
+    ("share", "Planned", "percent"),
+    ("assigned", "Assigned", "count"),
+    ("pending", "Pending", "count"),
+    ("units", "Counted", "count"),
 )
 
 
@@ -89,6 +82,7 @@ class _Design:
     exposure_named: bool = False
     timezone: str = "UTC"
     end: dt.date | None = None
+    days: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +196,15 @@ class Experiment(Result):
             name=name,
         )
         minimum = Minimum.model_construct(days=minimum_days, units=minimum_units)
-        design = _Design(name=name, window="", running=running, minimum=minimum, confidence=confidence, factors={})
+        design = _Design(
+            name=name,
+            window="",
+            running=running,
+            minimum=minimum,
+            confidence=confidence,
+            factors={},
+            exposure_named=True,
+        )
         return cls(**_conclude(table.read(), design, segment="all"))
 
     @property
@@ -211,7 +213,9 @@ class Experiment(Result):
         return _name(self.table, self._titles)
 
     def _repr_html_(self) -> str:
-        return Shown(self._write(self.table), EFFECTS)._repr_html_()
+        saved = self.table["variance_reduction"].max()
+        caption = takeaways.word_variance(saved) if saved > 0 else ""
+        return show_table(self._write(self.table), EFFECTS, caption=caption) + self._show_factors()
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw how much the primary metric and the further ones changed in each arm."""
@@ -226,14 +230,25 @@ class Experiment(Result):
         first = self.named.iloc[0]
         kind = find_kind(first["metric"])
         return plots.draw_effect_days(
-            self.days, name=first["conversion"], kind=kind, segment=self.segment, confidence=self.confidence, ax=ax
+            self.days,
+            name=first["conversion"],
+            kind=kind,
+            segment=self.segment,
+            confidence=self.confidence,
+            valid=self._is_valid,
+            ax=ax,
         )
 
     def plot_segments(self, ax: "Axes | None" = None) -> "Axes":
         """Draw how much the primary metric changed in each group."""
         name = self.named.iloc[0]["conversion"]
         return plots.draw_effect_segments(
-            self.segments, name=name, segment=self.segment, confidence=self.confidence, ax=ax
+            self.segments,
+            name=name,
+            segment=self.segment,
+            confidence=self.confidence,
+            valid=self._is_valid,
+            ax=ax,
         )
 
     def show_guardrails(self) -> Shown:
@@ -250,26 +265,29 @@ class Experiment(Result):
 
     def show_segments(self) -> Shown:
         """Show the effects in each group; q controls for how many there are (Benjamini and Hochberg)."""
-        return Shown(self._write(self.segments), GROUPS)
-
-    def show_factors(self) -> Shown:
-        """Show what each factor does over all levels of the others, and whether factors change one another's effect."""
-        return Shown(self._write(self.factors.assign(relative_effect=np.nan)), FACTORS)
+        groups = self.segments["column"].str.replace("_", " ") + ": " + self.segments["group"].astype("str")
+        return Shown(self._write(self.segments.assign(group=groups)), GROUPS)
 
     @property
     def next_steps(self) -> Takeaways:
         """Say what follows from the decision."""
-        chosen = self.decisions.loc[self.decisions["decision"] == self.decision, "arm"]
         until = None if self.end is None else self.end + _read_days(self.window)
         return takeaways.word_experiment_steps(
             self.named,
             self.validity,
+            self.decisions,
             decision=self.decision,
-            arm=self.arm or next(iter(chosen), ""),
+            arm=self.arm,
+            rule=self.rule,
             control=self.assigned["arm"].iloc[0],
             reading=self.reading,
             until=until,
+            in_groups=len(self.segments) > 0,
         )
+
+    @property
+    def _is_valid(self) -> bool:
+        return self.decision != "invalid"
 
     def _draw(self, roles: Collection[str], title: str, ax: "Axes | None") -> "Axes":
         return plots.draw_effects(
@@ -277,16 +295,28 @@ class Experiment(Result):
             title=title,
             segment=self.segment,
             confidence=self.confidence,
-            valid=self.decision != "invalid",
+            valid=self._is_valid,
             ax=ax,
         )
 
+    def _show_factors(self) -> str:
+        known = len(self.factors) > 0
+        return show_table(self._write(self.factors), FACTORS, caption=takeaways.FACTORS) if known else ""
+
     def _write(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Write values, changes and limits as texts, each in its metric's unit."""
-        texts = {name: takeaways.word_values(rows, name) for name in ("value", "value_control") if name in rows}
-        changes = [takeaways.word_effect(row) for _, row in rows.iterrows()]
-        limits = [format_value(each, "percent") for each in rows["margin"]] if "margin" in rows else ""
-        return _name(rows, self._titles).assign(change=changes, limit=limits, **texts)
+        """Write values, changes and limits as texts, each in its metric's unit; leave out columns that say nothing."""
+        texts: dict[str, list[str]] = {"change": [takeaways.word_effect(row) for _, row in rows.iterrows()]}
+        if "units" in rows:
+            counts = zip(rows["units"], rows["units_control"], strict=True)
+            pairs = zip(*(takeaways.word_values(rows, name) for name in ("value", "value_control")), strict=True)
+            texts["counts"] = [f"{own:,} / {control:,}" for own, control in counts]
+            texts["values"] = [MISSING if set(pair) == {MISSING} else " / ".join(pair) for pair in pairs]
+        if "status" in rows:
+            texts["status"] = list(rows["status"].replace(takeaways.STATUSES))
+            texts["limit"] = [f"{each:+.1%}" if np.isfinite(each) else "" for each in rows["margin"]]
+        needless = {"arm": rows["arm"].nunique() == 1} if "arm" in rows else {}
+        needless |= {"p_value": bool(rows["p_value"].isna().all())}
+        return _name(rows, self._titles).assign(**texts).drop(columns=[name for name, gone in needless.items() if gone])
 
 
 def analyse_experiment(
@@ -322,7 +352,7 @@ def analyse_experiment(
     log.check_plan(plan)
     stats.check_confidence(confidence)
     planned = plan.find_experiment(experiment)
-    _check_columns(log, plan, planned)
+    check_experiment(log, plan, planned)
     sample = read_sample(log, plan, planned)
     last = find_day(log.last, log.timezone)
     is_over = planned.end is not None and last >= planned.end + _read_days(planned.window)
@@ -336,11 +366,13 @@ def analyse_experiment(
         exposure_named=planned.exposure is not None,
         timezone=log.timezone,
         end=planned.end,
+        days=None if planned.end is None else (planned.end - planned.start).days + 1,
     )
     found = _conclude(sample, design, segment=log.segment_name)
     names = {each.conversion: plan[each.conversion].name for each in sample.measurements}
-    is_usable = found["reading"] == "final" and found["decision"] != "invalid" and planned.unit == "user"
-    measured = _measure_effect(sample, planned) if is_usable else None
+    is_sound = not found["validity"]["status"].isin(["failed", "waiting"]).any()
+    is_usable = found["reading"] == "final" and is_sound and planned.unit == "user"
+    measured = _measure_effect(sample, planned, found["arm"]) if is_usable else None
     return Experiment(**{**found, "names": names, "measured": measured})
 
 
@@ -354,8 +386,20 @@ def _check_lists(**given: Sequence[object]) -> None:
         raise ParamError(*problems)
 
 
-def _check_columns(log: EventLog, plan: Plan, planned: PlannedExperiment) -> None:
-    problems = [
+def check_experiment(log: EventLog, plan: Plan, planned: PlannedExperiment) -> None:
+    """Refuse an experiment that can't be read from a log: it has not begun there, or columns are missing.
+
+    Raises:
+        ParamError: Every such thing, with its place in the plan.
+    """
+    last = find_day(log.last, log.timezone)
+    problems = []
+    if planned.start > last:
+        problems.append(
+            f"{plan.locate(planned.id, 'start')}: the experiment {planned.id!r} begins on {planned.start}, after the "
+            f"end of the data, {last}. Wait for its data, or correct `start`."
+        )
+    problems += [
         f"{plan.locate(planned.id, 'id')}: the experiment {planned.id!r} reads the column {name!r}, which the log does "
         f"not have; its columns are {quote_names(log.columns)}.{did_you_mean(name, log.columns)}"
         for name in sorted(planned.columns - set(log.columns))
@@ -390,7 +434,7 @@ def measure_experiments(log: EventLog, plan: Plan, macro: str) -> list[MeasuredE
 def _conclude(sample: Sample, design: _Design, *, segment: str) -> dict[str, Any]:
     """Compare the arms, check what may spoil that, and decide: the fields of an `Experiment`."""
     _check_groups(sample)
-    if not design.running:
+    if not design.running and segment == "all":
         check_counts(sample, what=design.name)
     reading = Reading(running=design.running, planned=design.minimum.units, confidence=design.confidence)
     table = tabulate_metrics(sample, reading)
@@ -398,15 +442,25 @@ def _conclude(sample: Sample, design: _Design, *, segment: str) -> dict[str, Any
         sample,
         window=design.window,
         minimum_days=design.minimum.days,
-        minimum_units=design.minimum.units,
+        minimum_units=design.minimum.units if segment == "all" else None,
         exposure_named=design.exposure_named,
+        running=design.running,
+        planned_days=None if design.running else design.days,
         timezone=design.timezone,
     )
     titles = {(each.conversion, each.metric): each.name for each in sample.measurements}
     decisions = decide(_name(table, titles), validity, running=design.running)
     chosen = choose_arm(decisions, table)
+    parts = {
+        "days": tabulate_days(sample, reading),
+        "segments": tabulate_segments(sample, reading),
+        "factors": tabulate_factors(sample, reading, design.factors),
+    }
     if chosen["decision"] == "invalid":
-        table = table.assign(status="invalid")
+        # What is not to be read is not shown.
+        table = table.assign(status="invalid", **dict.fromkeys(READ_OUT, np.nan))
+        parts = {name: part.head(0) for name, part in parts.items()}
+        validity = hide_effects(validity)
     known: dict[str, Any] = {
         "name": design.name,
         "decision": str(chosen["decision"]),
@@ -425,9 +479,7 @@ def _conclude(sample: Sample, design: _Design, *, segment: str) -> dict[str, Any
         "table": table,
         "takeaways": takeaways.word_experiment_result(_name(table, titles), arms=sample.arms, **known),
         "names": {},
-        "days": tabulate_days(sample, reading),
-        "segments": tabulate_segments(sample, reading),
-        "factors": tabulate_factors(sample, reading, design.factors),
+        **parts,
         "measured": None,
         "end": design.end,
         "_titles": titles,
@@ -463,27 +515,24 @@ def _count_assigned(sample: Sample) -> pd.DataFrame:
 
 
 def _find_dates(sample: Sample, timezone: str) -> tuple[dt.date, dt.date] | None:
-    if sample.entered is None or not len(sample.entered):
+    if sample.dates is None:
         return None
-    ends = pd.to_datetime([sample.entered.min(), sample.entered.max()], unit="us")
+    ends = pd.to_datetime(list(sample.dates), unit="us")
     return find_day(ends[0], timezone), find_day(ends[1], timezone)
 
 
-def _measure_effect(sample: Sample, planned: PlannedExperiment) -> MeasuredEffect | None:
-    """Give the effects on the shares of units that do the micro and the macro, of the arm that moves the micro most."""
-    if sample.did is None:
+def _measure_effect(sample: Sample, planned: PlannedExperiment, arm: str) -> MeasuredEffect | None:
+    """Give the effects on the shares of units that do the micro and the macro: of the arm that is shipped, or the only.
+
+    Of several arms the one that moves the micro most would move it by chance more often than one alone.
+    """
+    if sample.did is None or not (arm or len(sample.arms) == 2):
         return None
-    did = np.stack(sample.did)
-    means, spreads = [], []
-    for arm in range(len(sample.arms)):
-        own = did[:, sample.arm == arm]
-        means.append(own.mean(axis=1))
-        spreads.append(np.cov(own) / own.shape[1])
-    found = [(means[arm] - means[0], spreads[arm] + spreads[0]) for arm in range(1, len(sample.arms))]
-    known = [(effect, spread) for effect, spread in found if (np.diag(spread) > 0).all()]
-    if not known:
+    sides = [np.stack(sample.did)[:, sample.arm == code] for code in (0, sample.arms.index(arm or sample.arms[1]))]
+    effect = sides[1].mean(axis=1) - sides[0].mean(axis=1)
+    spread = sum(np.cov(side) / side.shape[1] for side in sides)
+    if not (np.diag(spread) > 0).all():
         return None
-    effect, spread = max(known, key=lambda each: abs(each[0][0]) / np.sqrt(each[1][0, 0]))
     errors = np.sqrt(np.diag(spread))
     return MeasuredEffect(
         micro=planned.primary.conversion,

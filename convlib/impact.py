@@ -138,7 +138,7 @@ class Impact(Result):
             confidence: Level of the intervals.
 
         Returns:
-            As of `plan_experiment`; without a goal still to reach NaN, and a note.
+            As of `plan_experiment`; where the goal is met NaN, and a note on how to give another.
 
         Raises:
             ParamError: The name is no micro of the macro, or a number makes no sense.
@@ -153,10 +153,13 @@ class Impact(Result):
         row: dict[Any, Any] = table.loc[micro].to_dict()
         change = float(stats.divide(row["added"], row["did"]))
         worse = -margin if macro.direction == "up" else margin
+        primary = sizes.describe_share(
+            "primary", micro, self.names[micro], did=row["did"], units=row["could"], change=change
+        )
+        if primary.note == sizes.NO_CHANGE:
+            primary = dataclasses.replace(primary, note=self._note_met(micro, primary))
         baselines = [
-            sizes.describe_share(
-                "primary", micro, self.names[micro], did=row["did"], units=row["could"], change=change
-            ),
+            primary,
             sizes.describe_share(
                 "guardrail", macro.id, macro.name, did=row["converted"], units=row["could"], change=worse
             ),
@@ -165,6 +168,17 @@ class Impact(Result):
         per_day = correlation.entries_per_day * float(stats.divide(row["could"], row["units"]))
         layout = sizes.Layout((1 / arms,) * arms, per_day, write_duration(length), power, confidence)
         return size_experiment(baselines, layout, segment=self.segment)
+
+    def _note_met(self, micro: str, now: sizes.Baseline) -> str:
+        """Say what is met, and how to give a goal beyond it."""
+        planned = next(each for each in self._evidence.macro.micros if each.id == micro)
+        aim = self.goals.get(micro, _target(planned))
+        other = now.value * (1 - RELATIVE_GOAL)
+        if _is_better_done(planned):
+            other = min(now.value * (1 + RELATIVE_GOAL), (1 + now.value) / 2)
+        which = "goal" if micro in self.goals else "target"
+        met = f"its {which} of {aim:.1%} is met, {now.value:.1%} of {now.units:,} units do it now"
+        return f'{met}; give another, such as `impact.at({micro}={other:.3g}).plan_test("{micro}")`'
 
     def show_tests(self) -> Shown:
         """Show what testing the first three would take, beside what the macro itself would."""

@@ -126,7 +126,7 @@ class Tally:
 class Reader:
     """Reads what the metrics of one call need, each stream of events once."""
 
-    def __init__(self, log: EventLog, unit: Unit, entries: pd.DataFrame, *, end: int) -> None:
+    def __init__(self, log: EventLog, unit: Unit, entries: pd.DataFrame, *, end: int, clip: bool = False) -> None:
         """Keep what is asked.
 
         Args:
@@ -134,13 +134,14 @@ class Reader:
             unit: What is counted.
             entries: One row an entry: `unit`, `time`, `until` (microseconds) and `begin`, when its period began.
             end: Until when the data are complete, microseconds.
+            clip: Whether of a visit only what lies between `time` and `until` counts.
         """
-        self.log, self.unit, self.entries, self.end = log, unit, entries, end
+        self.log, self.unit, self.entries, self.end, self.clip = log, unit, entries, end, clip
         self._streams: dict[tuple[str, Unit, tuple[str, ...]], Stream] = {}
 
     def over(self, entries: pd.DataFrame) -> Self:
         """Give a reader of other entries of the same log, which reads no stream again."""
-        other = type(self)(self.log, self.unit, entries, end=self.end)
+        other = type(self)(self.log, self.unit, entries, end=self.end, clip=self.clip)
         other._streams = self._streams
         return other
 
@@ -197,7 +198,7 @@ class Reader:
         if self.unit == "session":
             rows = self.visits.set_index("session").loc[self.units.key]
             times = (rows[name].to_numpy(np.int64) for name in ("start", "end"))
-            return Cells(self.units.entry, self.units.key, *times)
+            return self._bound(Cells(self.units.entry, self.units.key, *times))
         users, starts = (self.visits[name].to_numpy(np.int64) for name in ("user", "start"))
         units, begins = self.units, self.entries["begin"].to_numpy(np.int64)
         first, last = find_slices(users, starts, units.key, begins, units.high)
@@ -205,7 +206,14 @@ class Reader:
         rows = self.visits.iloc[place]
         ends = rows["end"].to_numpy(np.int64)
         cells = Cells(entry, rows["session"].to_numpy(np.int64), rows["start"].to_numpy(np.int64), ends)
-        return cells.take(ends >= units.low[entry])
+        return self._bound(cells.take(ends >= units.low[entry]))
+
+    def _bound(self, cells: Cells) -> Cells:
+        """Cut visits to their entry's time, where only that counts."""
+        if not self.clip:
+            return cells
+        low, high = (each[cells.entry] for each in (self.units.low, self.units.high))
+        return dataclasses.replace(cells, low=np.maximum(cells.low, low), high=np.minimum(cells.high, high))
 
     def cells(self, per: Unit) -> Cells:
         """Give what a metric is counted over."""

@@ -180,6 +180,14 @@ def _check_guardrails(guardrails: tuple[Guardrail, ...], info: ValidationInfo) -
     if places and not any(_name_tier(places.get(each.conversion, ())) == "a macro" for each in guardrails):
         refuse([((), NO_GUARDRAIL)])
     _check_outcomes(guardrails)
+    primary = info.data.get("primary")
+    refuse(
+        [
+            ((i,), f"is the {each.metric} of {each.conversion!r}, which is the primary. Remove it.")
+            for i, each in enumerate(guardrails)
+            if primary and (each.conversion, str(each.metric)) == (primary.conversion, str(primary.metric))
+        ]
+    )
     return guardrails
 
 
@@ -274,6 +282,25 @@ def _check_end(end: Date | None, info: ValidationInfo) -> Date | None:
     return end
 
 
+def _check_pre_period(pre_period: str | None, info: ValidationInfo) -> str | None:
+    if pre_period is not None and info.data.get("unit") == "session":
+        raise ValueError("a visit has no time before it. Remove it, or count users (`unit: user`).")
+    return pre_period
+
+
+def _check_others(outcomes: tuple[Outcome, ...], info: ValidationInfo) -> tuple[Outcome, ...]:
+    _check_outcomes(outcomes)
+    named = [info.data[name] for name in ("primary",) if name in info.data] + list(info.data.get("guardrails", ()))
+    known = {(each.conversion, str(each.metric)) for each in named}
+    repeated: list[tuple[FieldPath, str]] = [
+        ((i,), f"is the {each.metric} of {each.conversion!r}, which the experiment has already. Remove it.")
+        for i, each in enumerate(outcomes)
+        if (each.conversion, str(each.metric)) in known
+    ]
+    refuse(repeated)
+    return outcomes
+
+
 def _check_segments(segments: tuple[str, ...]) -> tuple[str, ...]:
     refuse([((i,), f"is {each!r} once more. Remove it.") for i, each in enumerate(segments) if each in segments[:i]])
     return segments
@@ -303,9 +330,9 @@ class PlannedExperiment(Identified):
     guardrails: Annotated[
         tuple[Annotated[Guardrail, or_plain("conversion")], ...], AfterValidator(_check_guardrails)
     ] = Field(default=(), validate_default=True)
-    metrics: Annotated[tuple[PlainOrOutcome, ...], AfterValidator(_check_outcomes)] = ()
+    metrics: Annotated[tuple[PlainOrOutcome, ...], AfterValidator(_check_others)] = ()
     exposure: Origin | None = None
-    pre_period: Duration | None = None
+    pre_period: Annotated[Duration | None, AfterValidator(_check_pre_period)] = None
     segments: Annotated[tuple[str, ...], AfterValidator(_check_segments)] = ()
     owner: str | None = None
     notes: str | None = None

@@ -37,6 +37,9 @@ STATUS_CELLS = {
 }
 LEAK_COLOURS = {"leaks more": RED, "leaks less": GREEN}
 EFFECT_COLOURS = {"better": GREEN, "within margin": GREEN, "worse": RED}
+#: Why a figure of an experiment has nothing to draw.
+TOO_FEW = "Too few units or conversions to show a change."
+NOT_VALID = "The test is not valid: its effects are not shown."
 MOST_ROWS, MOST_GROUPS, MOST_LEAKS, MOST_TICKS = 25, 8, 12, 7
 #: Intervals so many times as wide as the narrowest are not shown to their ends.
 WIDEST = 5
@@ -778,10 +781,13 @@ def draw_effects(
 ) -> Axes:
     """Draw the relative change of each metric in each arm with its interval, and how much worse it may get at most."""
     labels = table["conversion"] + (": " + table["arm"] if table["arm"].nunique() > 1 else "")
-    known = table["relative_effect"].notna()
+    known = table["relative_effect"].notna() & valid
     rows = table[known]
-    ax = _axes(ax, height=1.6 + 0.5 * max(1, len(rows)))
-    _draw_changes(ax, rows, [EFFECT_COLOURS.get(each, GREY) if valid else GREY for each in rows["status"]])
+    ax = _axes(ax, height=1.6 + 0.5 * len(rows))
+    _title(ax, f"{title} ({segment})")
+    if rows.empty:
+        return _say(ax, TOO_FEW if valid else NOT_VALID)
+    _draw_changes(ax, rows, [EFFECT_COLOURS.get(each, GREY) for each in rows["status"]])
     ax.axvline(0, color="#111827", linewidth=1)
     _draw_margins(ax, rows["margin"].to_numpy(float))
     _label_rows(ax, labels[known], rows["units"] + rows["units_control"])
@@ -789,17 +795,27 @@ def draw_effects(
     said = "green better, dark orange worse, grey not shown"
     if rows["margin"].notna().any():
         said = "dashed: its limit, shaded: too bad; green safe, dark orange worse, grey undecided"
-    said = said if valid else "all grey: the test is not valid"
     _xlabel(ax, f"change against the control, with {confidence:.0%} interval; {said}")
-    _title(ax, f"{title} ({segment})")
     return ax
 
 
 def draw_effect_days(
-    days: pd.DataFrame, *, name: str, kind: Kind, segment: str, confidence: float = 0.95, ax: Axes | None = None
+    days: pd.DataFrame,
+    *,
+    name: str,
+    kind: Kind,
+    segment: str,
+    confidence: float = 0.95,
+    valid: bool = True,
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw the effect on the primary metric by days since a unit was assigned, one line an arm."""
-    ax = _axes(ax, height=3.4)
+    is_empty = not valid or days["effect"].isna().all()
+    ax = _axes(ax, height=1.6 if is_empty else 3.4)
+    _title(ax, f"When does the effect on {name} come? ({segment})")
+    if is_empty:
+        why = TOO_FEW if len(days) else "It is not known when units did it."
+        return _say(ax, why if valid else NOT_VALID)
     arms = list(dict.fromkeys(days["arm"]))
     for number, (arm, colour) in enumerate(zip(arms, CYCLE, strict=False)):
         rows = days[days["arm"] == arm]
@@ -810,22 +826,31 @@ def draw_effect_days(
     ax.axhline(0, color="#111827", linewidth=1)
     unit: Kind = "points" if kind == "percent" else kind
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _write_change(value, unit)))
+    # The whole window, also when later days have too few to be drawn.
+    ax.set_xlim(-0.5, days["day"].max() + 0.5)
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     _xlabel(ax, f"days since assignment; above 0: more than the control; {confidence:.0%} intervals")
-    _title(ax, f"When does the effect on {name} come? ({segment})")
     _legend(ax)
-    if days.empty:
-        ax.text(0.0, 0.5, "Not known when units did it.", transform=ax.transAxes)
-        ax.set_axis_off()
     return ax
 
 
 def draw_effect_segments(
-    segments: pd.DataFrame, *, name: str, segment: str, confidence: float = 0.95, ax: Axes | None = None
+    segments: pd.DataFrame,
+    *,
+    name: str,
+    segment: str,
+    confidence: float = 0.95,
+    valid: bool = True,
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw the relative change of the primary metric in each group, in blue where it is beyond chance."""
-    rows = segments[(segments["role"] == "primary") & segments["relative_effect"].notna()].head(MOST_ROWS)
-    ax = _axes(ax, height=1.6 + 0.44 * max(1, len(rows)))
+    known = (segments["role"] == "primary") & segments["relative_effect"].notna() & valid
+    rows = segments[known].head(MOST_ROWS)
+    ax = _axes(ax, height=1.6 + 0.44 * len(rows))
+    _title(ax, f"Is the effect on {name} the same for all? ({segment})")
+    if rows.empty:
+        why = TOO_FEW if len(segments) else "No columns are named to compare groups by."
+        return _say(ax, why if valid else NOT_VALID)
     _draw_changes(ax, rows, [BLUE if q_value < SIGNIFICANCE else GREY for q_value in rows["q_value"]])
     ax.axvline(0, color="#111827", linewidth=1)
     arms = ": " + rows["arm"] if rows["arm"].nunique() > 1 else ""
@@ -834,7 +859,13 @@ def draw_effect_segments(
     _fit_changes(ax, rows)
     _finish_changes(ax, rows)
     _xlabel(ax, f"change against the control, with {confidence:.0%} interval; blue: beyond chance (q below 0.05)")
-    _title(ax, f"Is the effect on {name} the same for all? ({segment})")
+    return ax
+
+
+def _say(ax: Axes, why: str) -> Axes:
+    """Say why there is nothing to draw."""
+    ax.text(0.0, 0.5, why, transform=ax.transAxes, fontsize=9)
+    ax.set_axis_off()
     return ax
 
 
@@ -871,9 +902,7 @@ def _draw_margins(ax: Axes, margins: NDArray[np.float64]) -> None:
 
 
 def _finish_changes(ax: Axes, rows: pd.DataFrame) -> None:
-    ax.set_ylim(max(1, len(rows)) - 0.4, -0.6)
-    if rows.empty:
-        ax.text(0.0, 0.5, "Too few units or conversions to show a change.", transform=ax.transAxes, fontsize=9)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+.3g}%" if share else "0"))
 

@@ -152,11 +152,18 @@ def plan_experiment(
     entries, is_assigned = _enter(log, design, entry)
     layout = Layout(design.shares, len(entries) / _count_log_days(log), design.window, power, confidence)
     baselines = list(_measure(log, plan, design, entries, effect))
-    return size_experiment(baselines, layout, segment=log.segment_name, is_assigned=is_assigned)
+    return size_experiment(
+        baselines, layout, segment=log.segment_name, is_assigned=is_assigned, planned_days=design.days
+    )
 
 
 def size_experiment(
-    baselines: Sequence[Baseline], layout: Layout, *, segment: str, is_assigned: bool = True
+    baselines: Sequence[Baseline],
+    layout: Layout,
+    *,
+    segment: str,
+    is_assigned: bool = True,
+    planned_days: int | None = None,
 ) -> ExperimentPlan:
     """Plan a test from what its metrics are now.
 
@@ -165,6 +172,7 @@ def size_experiment(
         layout: How the test is laid out.
         segment: Name of the segment that it is about.
         is_assigned: Whether the traffic is that of the experiment's own assignment.
+        planned_days: On how many days the plan has units assigned; None when that is open.
     """
     table = plan_metrics(baselines, layout)
     needed = table["units_needed"]
@@ -196,6 +204,7 @@ def size_experiment(
         arms=len(layout.shares),
         power=layout.power,
         is_assigned=is_assigned,
+        planned_days=planned_days,
     )
     return dataclasses.replace(made, takeaways=said)
 
@@ -210,6 +219,7 @@ class _Design:
     window: str
     unit: Unit = "user"
     match: Rule | None = None
+    days: int | None = None
 
 
 def _make_design(
@@ -230,8 +240,15 @@ def _make_design(
 
 
 def _read_design(planned: PlannedExperiment) -> _Design:
-    match = planned.assignment.match
-    return _Design(planned.primary, planned.guardrails, planned.shares, planned.window, planned.unit, match)
+    return _Design(
+        primary=planned.primary,
+        guardrails=planned.guardrails,
+        shares=planned.shares,
+        window=planned.window,
+        unit=planned.unit,
+        match=planned.assignment.match,
+        days=(planned.end - planned.start).days + 1 if planned.end else None,
+    )
 
 
 def _enter(log: EventLog, design: _Design, entry: str | None) -> tuple[pd.DataFrame, bool]:

@@ -17,12 +17,16 @@ Flags = NDArray[np.bool_]
 EFFECT = ("effect", "effect_ci_lower", "effect_ci_upper")
 RELATIVE = ("relative_effect", "relative_effect_ci_lower", "relative_effect_ci_upper")
 MEASURED = ("units", "units_control", "value", "value_control", *EFFECT, *RELATIVE, "p_value")
+#: What says anything about a metric in the arms.
+READ_OUT = ("value", "value_control", *EFFECT, *RELATIVE, "p_value", "variance_reduction")
 METRIC = ("role", "conversion", "metric")
 COLUMNS = ("arm", *METRIC, *MEASURED, "margin", "variance_reduction", "status", "note")
 SEGMENT_COLUMNS = ("column", "group", "arm", *METRIC, *MEASURED, "q_value", "homogeneity_p_value", "note")
 FACTOR_COLUMNS = ("effect_of", *METRIC, *EFFECT, "p_value", "note")
 DAY_COLUMNS = ("arm", "day", "units", *EFFECT)
-TOO_FEW = "too few units or conversions"
+TOO_FEW = "too few units or conversions; skewed values in arms of unequal size need many"
+#: Of values that are not as they were counted.
+ADJUSTED = "values adjusted by what units did before"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,10 @@ def compare_all(
     Source: while running Bonferroni over confidence sequences; at the end Dunnett (1955).
     """
     arms = range(1, len(sample.arms))
-    alone = [compare_arms(measure, sample.arm, arm, confidence=reading.confidence, chosen=chosen) for arm in arms]
+    alone = [
+        compare_arms(measure, sample.arm, arm, confidence=reading.confidence, watched=reading.running, chosen=chosen)
+        for arm in arms
+    ]
     if reading.running:
         return [_watch(each, sample, reading, arm) for arm, each in zip(arms, alone, strict=True)]
     shared = [each.shared for each in alone]
@@ -97,7 +104,7 @@ def _conclude(measure: Measurement, found: Comparison) -> dict[str, object]:
         "margin": measure.limit(found.value_control),
         "variance_reduction": found.variance_reduction,
         "status": judge(measure, found),
-        "note": "" if np.isfinite(found.error) else TOO_FEW,
+        "note": TOO_FEW if np.isnan(found.error) else "" if np.isnan(found.variance_reduction) else ADJUSTED,
     }
 
 

@@ -1,6 +1,7 @@
 """The units of an experiment: who is in which arm since when, and what each adds to every metric."""
 
 import dataclasses
+import datetime as dt
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from convlib import stats
 from convlib.conversions import microseconds
+from convlib.documents import quote_names
 from convlib.durations import MICROSECONDS, parse_duration
 from convlib.errors import EventDataError
 from convlib.events import EventLog
@@ -80,7 +82,7 @@ class Measurement:
         size = float(stats.divide(absolute or 0, value)) if relative is None else relative
         return -size if self.direction == "up" else size
 
-    @property
+    @functools.cached_property
     def is_share(self) -> bool:
         """Whether it is a share of units."""
         return self.denominator is None and bool(np.isin(self.numerator, (0, 1)).all())
@@ -99,6 +101,8 @@ class Sample:
         measurements: The metrics: the primary one, then guardrails, then others.
         assigned: How many units were assigned to each arm, those still pending too.
         pending: How many of these are pending.
+        dates: The times of the first and the last assignment; None when not known.
+        others: How many units were in arms that the plan does not name, and these; None when not known.
         crossed: How many units were seen in two arms; they stay in their first. None when not known.
         exposed_early: How many had seen the change before they were assigned; None when not known.
         early: The primary metric's numerator in the first half of the window; None when not known.
@@ -116,6 +120,8 @@ class Sample:
     measurements: tuple[Measurement, ...]
     assigned: Ints
     pending: Ints
+    dates: tuple[int, int] | None = None
+    others: tuple[int, list[str]] | None = None
     crossed: int | None = None
     exposed_early: int | None = None
     early: Floats | None = None
@@ -151,7 +157,16 @@ def read_sample(log: EventLog, plan: Plan, planned: PlannedExperiment) -> Sample
     arm = np.ravel_multi_index(levels, [len(names) for names in factors.values()])
     found = found.assign(until=found["time"] + parse_duration(planned.window))
     is_followed = (found["until"] <= microseconds(log.last)).to_numpy()
-    check_arms(planned.arm_names, planned.shares, arm, found["time"].to_numpy(np.int64), what=planned.name)
+    time = found["time"].to_numpy(np.int64)
+    others = chosen.find_other_arms(factors, rule=planned.assignment.match, unit=planned.unit)
+    # Until their windows are over, units may still come into another arm.
+    later = None if planned.end is None else planned.end + dt.timedelta(microseconds=parse_duration(planned.window))
+    longer = dataclasses.replace(chosen, end=later)
+    seen = longer.find_assignments(factors, rule=planned.assignment.match, unit=planned.unit)
+    crossed = seen["several"] & seen["unit"].isin(found["unit"])
+    if chosen.segment_name == "all":
+        # In a small segment an arm may be empty by chance.
+        check_arms(planned.arm_names, planned.shares, arm, time, what=planned.name, others=others[1])
     whole = dataclasses.replace(chosen, start=None, end=None)
     rows = found[is_followed].reset_index(drop=True)
     followed = _Followed(whole, plan, planned, rows, low=chosen.span[0])
@@ -165,14 +180,24 @@ def read_sample(log: EventLog, plan: Plan, planned: PlannedExperiment) -> Sample
         measurements=check_measurements(followed.measure(), what=planned.name),
         assigned=np.bincount(arm, minlength=size),
         pending=np.bincount(arm[~is_followed], minlength=size),
-        crossed=int(found["several"].sum()),
-        exposed_early=_count_exposed(whole, planned, found, low=chosen.span[0]),
+        dates=(int(time.min()), int(time.max())) if len(time) else None,
+        others=others,
+        crossed=int(crossed.sum()),
+        exposed_early=followed.count_exposed(found),
         did=followed.find_doers(),
         **followed.split_window(),
     )
 
 
-def check_arms(arms: Sequence[str], shares: Sequence[float], arm: Ints, time: Ints | None, *, what: str) -> None:
+def check_arms(
+    arms: Sequence[str],
+    shares: Sequence[float],
+    arm: Ints,
+    time: Ints | None,
+    *,
+    what: str,
+    others: Sequence[str] = (),
+) -> None:
     """Refuse arms that nobody entered, and arms that ran at different times: what differs may then be the season.
 
     A time without units of an arm is too long when chance would leave it so, at the arm's share, less than once in a
@@ -183,8 +208,9 @@ def check_arms(arms: Sequence[str], shares: Sequence[float], arm: Ints, time: In
     """
     counts = np.bincount(arm, minlength=len(arms))
     held = ", ".join(f"{name} {count:,}" for name, count in zip(arms, counts, strict=True))
+    seen = f" The log also has {quote_names(others)}." if others else ""
     problems = [
-        f"Nobody entered the arm `{name}` of {what!r} ({held}). Check how the log names it, and its days."
+        f"Nobody entered the arm `{name}` of {what!r} ({held}). Check how the log names it, and its days.{seen}"
         for name, count in zip(arms, counts, strict=True)
         if count == 0
     ]
@@ -209,7 +235,7 @@ def _list_outside(arm: Ints, time: Ints, size: int) -> Iterator[tuple[int, Ints,
 
 
 def _word_time(time: int) -> str:
-    return f"{pd.Timestamp(int(time), unit='us'):%Y-%m-%d %H:%M}"
+    return f"{pd.Timestamp(int(time), unit='us'):%Y-%m-%d %H:%M} UTC"
 
 
 def check_measurements(measurements: Iterable[Measurement], *, what: str) -> tuple[Measurement, ...]:
@@ -270,7 +296,7 @@ class _Followed:
         """What the units did in their windows."""
         # A visit that holds the assignment may have begun a day before it.
         entries = self.rows.assign(begin=self.rows["time"] - DAY)
-        return Reader(self.log, self.planned.unit, entries, end=microseconds(self.log.last))
+        return Reader(self.log, self.planned.unit, entries, end=microseconds(self.log.last), clip=True)
 
     def measure(self) -> Iterator[Measurement]:
         """Measure everything that the experiment names, also in the time before it."""
@@ -300,8 +326,19 @@ class _Followed:
                 before_denominator=None if denominator is None else before[1],
             )
 
+    def count_exposed(self, found: pd.DataFrame) -> int | None:
+        """Count the assigned units that had seen the change since the experiment began and before that."""
+        exposure = self.planned.exposure
+        if exposure is None:
+            return None
+        entries = found.assign(begin=self.low, until=found["time"] - 1, time=self.low)
+        reader = self.reader.over(entries)
+        return int((reader.read(exposure, per=self.planned.unit).first(reader.units) < NEVER).sum())
+
     def split_window(self) -> dict[str, Any]:
         """Measure the primary metric in the halves of the window, and in up to 14 parts of whole days."""
+        if self.planned.unit == "session":
+            return {}  # a visit is over long before
         length = parse_duration(self.planned.window)
         start = self.rows["time"]
         days = -(-length // DAY)
@@ -378,12 +415,3 @@ def find_direction(conversion: Macro | Micro | Loss, metric: Metric) -> Directio
         usual = conversion.direction if counts and metric.type in COUNTING else "up"
     known = () if isinstance(conversion, Loss) else conversion.measures
     return next((each.direction for each in known if str(each.metric) == str(metric)), usual)
-
-
-def _count_exposed(log: EventLog, planned: PlannedExperiment, found: pd.DataFrame, *, low: int) -> int | None:
-    """Count the units that had seen the change since the experiment began and before they were assigned."""
-    if planned.exposure is None:
-        return None
-    entries = found.assign(begin=low, until=found["time"] - 1, time=low)
-    reader = Reader(log, planned.unit, entries, end=microseconds(log.last))
-    return int((reader.read(planned.exposure, per=planned.unit).first(reader.units) < NEVER).sum())

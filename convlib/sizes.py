@@ -16,6 +16,7 @@ from convlib.samples import Role
 Floats = NDArray[np.float64]
 WEEK = 7
 MANY = 1_000_000
+NO_CHANGE = "no change to find"
 #: Weeks of assignment of which the table says what they would show.
 WEEKS = (1, 2, 4, 8)
 DETECTABLE = tuple(f"detectable_{weeks}_week{'s' if weeks > 1 else ''}" for weeks in WEEKS)
@@ -172,7 +173,7 @@ def find_obstacle(each: Baseline, *, did: int) -> Baseline:
         (did < FEW_CONVERSIONS, f"{did} did it, needs {FEW_CONVERSIONS}"),
         (others < FEW_CONVERSIONS, f"{others} did not do it, needs {FEW_CONVERSIONS}"),
         (not (each.value > 0 and each.variance > 0), "is not above zero, or does not vary"),
-        (not abs(each.change) > 0, "no change to find"),
+        (not abs(each.change) > 0, NO_CHANGE),
         (moved > 1, f"{each.change:.0%} more than {each.value:.1%} is more than all"),
         (each.is_margin_relative and each.change <= -1, "its margin is more than all of it"),
     )
@@ -216,7 +217,7 @@ def least_moves(now: ArrayLike, towards: ArrayLike, units: ArrayLike) -> Floats:
 def _move_rate(now: float, then: float) -> Baseline:
     """Describe a rate that is to become another, however few units it was measured on."""
     change = float(stats.divide(then, now)) - 1
-    note = "" if 0 < now < 1 and 0 <= then <= 1 and change else "no change to find"
+    note = "" if 0 < now < 1 and 0 <= then <= 1 and change else NO_CHANGE
     return Baseline("primary", "", "rate", "", 0, now, now * (1 - now), is_share=True, change=change, note=note)
 
 

@@ -283,7 +283,12 @@ def _prior_scales(effect: Floats, error: Floats) -> Floats:
 
 
 def fieller_interval(
-    ratio_of: tuple[float, float], to: tuple[float, float], *, covariance: float = 0.0, confidence: float = CONFIDENCE
+    ratio_of: tuple[float, float],
+    to: tuple[float, float],
+    *,
+    covariance: float = 0.0,
+    confidence: float = CONFIDENCE,
+    reach: float | None = None,
 ) -> tuple[float, float]:
     """Give the interval of the ratio of two normal estimates; NaN unless the second clearly differs from zero.
 
@@ -292,12 +297,13 @@ def fieller_interval(
         to: The denominator and its standard error.
         covariance: Of the two.
         confidence: Level of the interval.
+        reach: How many standard errors it reaches instead, such as those of Student's distribution.
 
     Source: Fieller (1954), Journal of the Royal Statistical Society B 16:175. Where his `g`, the squared critical value
         over the denominator's squared z, reaches 1, the ratio is not bounded.
     """
     (top, top_error), (bottom, bottom_error) = ratio_of, to
-    square = normal_quantile(confidence) ** 2
+    square = (normal_quantile(confidence) if reach is None else reach) ** 2
     divisor = bottom**2 - square * bottom_error**2
     if divisor <= 0:
         return np.nan, np.nan

@@ -29,14 +29,18 @@ MODEL_NAMES = {
     "markov": "Markov",
     "shapley": "Shapley",
 }
-#: What an experiment's decision means.
+#: An experiment's decision, as its page begins.
 DECISIONS = {
-    "ship": "ship {arm}",
-    "roll back": "roll back {arm}",
-    "keep running": "keep running",
-    "no effect": "no effect shown",
-    "invalid": "not valid, so there is no winner",
+    "ship": "Ship {arms}.",
+    "roll back": "Roll back {arms}.",
+    "keep running": "Keep running.",
+    "no effect": "No effect shown.",
+    "invalid": "Not valid: no winner.",
 }
+#: The page has one word for a guardrail's margin.
+STATUSES = {"within margin": "keeps its limit", "no evidence": "not shown"}
+FACTORS = "Each factor over all levels of the others; of two (x), how much one changes the other's effect"
+UNDECIDED = "Not decided: the test is over, and it can't tell."
 #: What a micro is to reach: the plan's target, or without one a tenth.
 TARGET, TENTH = "its target", "a tenth {}"
 
@@ -603,26 +607,42 @@ def word_experiment_result(
     window: str,
     segment: str,
     confidence: float,
+    factors: pd.DataFrame | None = None,
 ) -> Takeaways:
     """Say what to do and by which rule, what the change caused, and how the numbers are to be read.
 
-    The table's metrics have their names for people in `conversion`.
+    The table's metrics have their names for people in `conversion`, those of the factors' effects too.
     """
-    chosen = [arm] if arm else list(decisions.loc[decisions["decision"] == decision, "arm"])
-    what = DECISIONS[decision].format(arm=_list(chosen or list(arms[1:])))
+    chosen = _deciding(decisions, decision, rule, arm)
+    what = UNDECIDED if (decision, reading) == ("keep running", "final") else DECISIONS[decision]
+    # The rule of one of several arms says whose it is, unless the decision has named it.
+    is_open = len(arms) > 2 and "{arms}" not in what and decision != "invalid"
+    whose = f", {_name_arms(chosen, counted=True)}" if is_open else ""
     where = "" if segment == "all" else f" (segment {segment})"
-    head = f"{name}{where}: {what}. {rule}"
+    head = f"{what.format(arms=_name_arms(chosen))} {name}{where}{whose}: {rule}"
     units = _word_assigned(assigned, dates, window)
     if decision == "invalid":
-        return Takeaways((head, f"{units}. Its effects are not to be read."))
-    # The arms that the decision is about come first; two are enough for one minute.
-    rows = _records(table.assign(later=~table["arm"].isin(chosen)).sort_values("later", kind="stable"))
-    primary = [row for row in rows if row["role"] == "primary"]
-    said = [_word_caused(row) for row in primary[:2]]
-    guards = [row for row in rows if row["role"] == "guardrail" and row["arm"] == rows[0]["arm"]]
-    said += [_word_guardrails(guards)] if guards else []
+        return Takeaways((head, f"{units}. Its effects are not shown."))
+    # Two arms are enough for one minute; the others are told in one sentence.
+    told = chosen[:2]
+    rows = {arm: _records(table[table["arm"] == arm]) for arm in dict.fromkeys([*told, *arms[1:]])}
+    said = [_word_caused(row) for arm in told for row in rows[arm] if row["role"] == "primary"]
+    said += [_word_guardrails(rows[arm]) for arm in told if any(row["role"] == "guardrail" for row in rows[arm])]
+    said += _word_others({arm: own for arm, own in rows.items() if arm not in told}, decisions)
+    said += _word_factors(factors) if factors is not None else []
     doubts = [f"A doubt: {each}" for each in _word_checks(validity, "warning")[:1]]
     return Takeaways((head, *said, *doubts, f"{units}. {_word_reading(reading, confidence)}"))
+
+
+def _deciding(decisions: pd.DataFrame, decision: str, rule: str, arm: str) -> list[str]:
+    """Give the arms that an experiment's decision is about: the one to ship, or those with its decision and rule."""
+    same = (decisions["decision"] == decision) & (decisions["rule"] == rule)
+    return [arm] if arm else list(decisions.loc[same, "arm"])
+
+
+def _name_arms(arms: Sequence[str], *, counted: bool = False) -> str:
+    which = f"arm{'' if len(arms) == 1 else 's'} " if counted else ""
+    return which + _list([_quote(arm) for arm in arms])
 
 
 def word_rule(reason: str, rows: pd.DataFrame) -> str:
@@ -632,10 +652,11 @@ def word_rule(reason: str, rows: pd.DataFrame) -> str:
     each = _records(rows)
     changes = [f"{row['conversion']} {word_effect(row)}" for row in each if np.isfinite(row["effect"])]
     primary = each[0]["conversion"]
+    keep = "keeps its limit" if len(each) == 1 else "keep their limits"
     said = {
         "worse": f"Shown worse than no change: {'; '.join(changes)}.",
         "better": f"{primary} is shown better, and every guardrail keeps its limit.",
-        "open": f"Not yet shown to keep its limit: {_list([row['conversion'] for row in each])}.",
+        "open": f"It is not shown that {_list([row['conversion'] for row in each])} {keep}.",
         "too few": f"Too few units or conversions to compare {primary}.",
         "running": f"No difference in {primary} is shown yet, and there is time left.",
         "nothing": f"No difference in {primary} is shown.",
@@ -646,50 +667,47 @@ def word_rule(reason: str, rows: pd.DataFrame) -> str:
 def word_experiment_steps(
     table: pd.DataFrame,
     validity: pd.DataFrame,
+    decisions: pd.DataFrame,
     *,
     decision: str,
     arm: str,
+    rule: str,
     control: str,
     reading: str,
     until: dt.date | None,
+    in_groups: bool,
 ) -> Takeaways:
     """Say what follows from a decision: what to switch on or off, what to watch, how long to go on."""
-    own = _records(table[table["arm"] == arm])
-    guarded = _list([row["conversion"] for row in own if row["role"] == "guardrail"] or ["the macro"])
+    chosen = _deciding(decisions, decision, rule, arm)
+    own = _records(table[table["arm"].isin(chosen[:1])])
+    hurt = list(decisions.loc[(decisions["decision"] == "roll back") & ~decisions["arm"].isin(chosen), "arm"])
     if decision == "ship":
-        kept = "Leave the entry in the plan: the impact report takes the measured effect from there."
+        rest = [control, *(each for each in decisions["arm"] if each not in chosen)]
+        guarded = _list([row["conversion"] for row in own if row["role"] == "guardrail"] or ["the macro"])
         return Takeaways(
             (
-                f"Give {arm} to everybody and retire {control}.",
-                f"Go on watching {guarded} by week: a guardrail within its limit may still get a little worse.",
-                *([kept] if reading == "final" else []),
+                f"Give {_quote(arm)} to everybody and retire {_name_arms(rest)}.",
+                f"Go on watching {guarded} by week: a guardrail that keeps its limit may still get a little worse.",
             )
         )
     if decision == "roll back":
-        return Takeaways(
-            (
-                f"Switch {arm} off: everybody gets {control}.",
-                "See in the groups below where it hurt, before another try.",
-            )
-        )
+        where = ["See in the groups below where it hurt, before another try."] if in_groups else []
+        return Takeaways((f"Switch {_name_arms(chosen)} off: everybody gets {_quote(control)}.", *where))
     if decision == "invalid":
         failed = _list(list(validity.loc[validity["status"] == "failed", "check"]) or ["a check"])
         return Takeaways((f"Find out why this failed: {failed}.", "Then start again, with units that were in no arm."))
+    stop = [f"Shown to hurt: give {_quote(control)} to those in {_name_arms(hurt)}."] if hurt else []
     if decision == "keep running":
-        return Takeaways(
-            (
-                *_word_checks(validity, "waiting"),
-                _word_until(reading, until),
-                "Meanwhile leave the arms, their shares and the metrics as they are.",
-            )
-        )
-    return Takeaways((f"Keep {control}, the simpler choice.", *_word_ruled_out(own)))
+        waiting = validity.loc[validity["status"] == "waiting", "evidence"]
+        return Takeaways((*waiting, *_word_going_on(reading, until), *stop))
+    return Takeaways((f"Keep {_quote(control)}, the simpler choice.", *_word_ruled_out(own), *stop))
 
 
-def _word_until(reading: str, until: dt.date | None) -> str:
+def _word_going_on(reading: str, until: dt.date | None) -> list[str]:
     if reading == "final":
-        return "Its time is over and it can't tell: plan a longer one (`cv.plan_experiment`)."
-    return f"Go on until {_word_date(until)}." if until else "Go on until every guardrail is decided."
+        return ["Extend the test, or plan a longer one: cv.plan_experiment says how many units it takes."]
+    end = _word_date(until) if until else "the primary metric and every guardrail are decided"
+    return [f"Go on until {end}.", "Meanwhile leave the arms, their shares and the metrics as they are."]
 
 
 def _word_checks(validity: pd.DataFrame, status: str) -> list[str]:
@@ -700,42 +718,84 @@ def _word_checks(validity: pd.DataFrame, status: str) -> list[str]:
 def _word_ruled_out(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say which effects on the primary metric a test without an effect leaves open."""
     return [
-        f"Changes of {row['conversion']} beyond {row['relative_effect_ci_lower']:+.1%} to "
-        f"{row['relative_effect_ci_upper']:+.1%} are unlikely; if a smaller one pays, plan a larger test."
+        f"Changes of {row['conversion']} beyond {row['relative_effect_ci_lower']:+z.1%} to "
+        f"{row['relative_effect_ci_upper']:+z.1%} are unlikely; if a smaller one pays, plan a larger test."
         for row in rows
         if row["role"] == "primary" and np.isfinite(row["relative_effect"])
     ]
 
 
 def _word_caused(row: Mapping[str, Any]) -> str:
-    label: str = row["conversion"]
+    label, arm = row["conversion"], _quote(row["arm"])
     if not np.isfinite(row["effect"]):
         why = f": {row['note']}" if row["note"] else ""
-        return f"{label}: too little to compare {row['arm']} (n = {row['units']:,}) with the control{why}."
+        return f"{label}: too little to compare {arm} (n = {row['units']:,}) with the control{why}."
     value, control = (_value(row[name], row["metric"]) for name in ("value", "value_control"))
     against = f"{value} (n = {row['units']:,}) against {control} (n = {row['units_control']:,})"
     if row["status"] not in ("better", "worse"):
-        return f"No effect of {row['arm']} on {label} is shown: {word_effect(row)}; {against}."
+        return f"No effect of {arm} on {label} is shown: {word_effect(row)}; {against}."
     verb = "rise" if row["effect"] > 0 else "fall"
-    return f"{row['arm']} caused {label} to {verb}: {word_effect(row)}; {against}."
+    return f"{arm} caused {label} to {verb}: {word_effect(row)}; {against}."
+
+
+def _word_others(rows: Mapping[str, Sequence[Mapping[str, Any]]], decisions: pd.DataFrame) -> list[str]:
+    """Name the arms that nothing else is said about, each with its decision."""
+    decided = dict(zip(decisions["arm"], decisions["decision"], strict=True))
+    primary = [(arm, row) for arm, own in rows.items() for row in own if row["role"] == "primary"]
+    parts = [f"{_quote(arm)} {word_effect(row)}, {decided[arm]}" for arm, row in primary]
+    return [f"{primary[0][1]['conversion']} in the other arms: {'; '.join(parts)}."] if parts else []
 
 
 def _word_guardrails(rows: Sequence[Mapping[str, Any]]) -> str:
     counts = f"n = {rows[0]['units']:,} against {rows[0]['units_control']:,}"
-    return f"Guardrails of {rows[0]['arm']} ({counts}): {'; '.join(map(_word_guardrail, rows))}."
+    said = "; ".join(_word_guardrail(row) for row in rows if row["role"] == "guardrail")
+    return f"Guardrails of {_quote(rows[0]['arm'])} ({counts}): {said}."
 
 
 def _word_guardrail(row: Mapping[str, Any]) -> str:
-    label, limit = row["conversion"], f"its limit ({row['margin']:+.1%})"
+    label, effect = row["conversion"], word_effect(row)
     if not np.isfinite(row["effect"]):
         return f"{label} has too little to tell"
-    states = {"within margin": f"within {limit}", "worse": "shown worse"}
-    return f"{label} is {states.get(row['status'], f'not shown to keep {limit}')}, {word_effect(row)}"
+    if row["status"] == "worse":
+        return f"{label} is shown worse than no change, {effect}"
+    sides = ("above", "below") if row["margin"] < 0 else ("below", "above")
+    limit = f" of {row['margin']:+.1%}" if np.isfinite(row["margin"]) else ""
+    if row["status"] == "within margin":
+        return f"{label} changed by {effect}, safely {sides[0]} its limit{limit}"
+    return f"{label} changed by {effect}, and may be {sides[1]} its limit{limit}"
+
+
+def _word_factors(factors: pd.DataFrame) -> list[str]:
+    """Say what each factor does to the primary metric, and whether one changes another's effect."""
+    rows = _records(factors[(factors["role"] == "primary") & factors["effect"].notna()])
+    single, joint = ([row for row in rows if _is_interaction(row["effect_of"]) == kind] for kind in (False, True))
+    if not single:
+        return []
+    shown = [row for row in joint if row["p_value"] < SIGNIFICANCE]
+    said = f"{single[0]['conversion']}, by factor: {_word_parts(single)}."
+    if shown:
+        return [f"{said} They change one another's effect: {_word_parts(shown)}."]
+    return [f"{said} No change of one another's effect is shown: {_word_parts(joint)}."]
+
+
+def _is_interaction(effect_of: str) -> bool:
+    """Say whether a row of the factors' effects is that of two together."""
+    parts = effect_of.split(" x ")
+    return len(parts) > 1 and all(": " in part for part in parts)
+
+
+def _word_parts(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "; ".join(f"{_quote(row['effect_of'])} {word_effect(row)}" for row in rows)
+
+
+def word_variance(saved: float) -> str:
+    """Say what knowing the time before the test was worth."""
+    return f"Values are adjusted by what units did before the test, which saved up to {saved:.1%} of the variance"
 
 
 def word_effect(row: Mapping[str, Any] | pd.Series) -> str:
     """Write the relative change with its interval; where the control's value is not above zero, the difference."""
-    if np.isfinite(row["relative_effect"]):
+    if np.isfinite(row.get("relative_effect", np.nan)):
         return _word_relative(row)
     if not np.isfinite(row["effect"]):
         return MISSING
@@ -825,6 +885,7 @@ def word_plan(
     arms: int,
     power: float,
     is_assigned: bool,
+    planned_days: int | None = None,
 ) -> Takeaways:
     """Say how long a test takes at the log's traffic, what decides that, and what other lengths would show."""
     rows = _records(table)
@@ -838,9 +899,14 @@ def word_plan(
         weeks = int(np.ceil(days / 7))
         rounded = f"{weeks:,} week{'' if weeks == 1 else 's'}"
         sentences.append(f"Rounded up to whole weeks, so that each weekday counts alike: {rounded} of assignment.")
-        if days > LONG_TEST:
-            sentences.append("That is long: a larger change, a wider margin or fewer arms would take less.")
         most_first = sorted(known, key=lambda row: -float(row["units_needed"]))
+        if too_short := planned_days is not None and planned_days < days:
+            sentences.append(
+                f"The plan has {planned_days:,} days of assignment (`start` to `end`), {days - planned_days:,.0f} too "
+                "few: move `end`, or ask for less."
+            )
+        if too_short or days > LONG_TEST:
+            sentences.append(_word_shorter(most_first[0], arms))
         sentences += [_word_planned(row, power) for row in most_first]
     if np.isfinite(primary["detectable_2_weeks"]):
         shown = ", ".join(f"{primary[f'detectable_{weeks}_weeks']:+.1%} in {weeks} weeks" for weeks in (2, 4, 8))
@@ -849,6 +915,13 @@ def word_plan(
     if not is_assigned:
         sentences.append("Nobody has been assigned yet, so these are numbers of all who entered.")
     return Takeaways(sentences)
+
+
+def _word_shorter(largest: Mapping[str, Any], arms: int) -> str:
+    """Say what makes a test shorter: it is as long as its largest metric needs."""
+    change = "a wider margin of this guardrail" if largest["role"] == "guardrail" else "a larger change to find"
+    fewer = " or fewer arms" if arms > 2 else ""
+    return f"{largest['conversion']} needs the most units: {change}{fewer} would take less."
 
 
 def _word_planned(row: Mapping[str, Any], power: float) -> str:
@@ -941,10 +1014,12 @@ def _word_friction(row: Mapping[str, Any], names: Mapping[str, str], units: Mapp
 
 #: Why a check of an experiment's validity could not be made.
 NOT_CHECKED = {
+    "invalid": "The test is not valid, so no effect is read.",
+    "others": "Every arm of the table is compared.",
     "crossed": "Not known: each unit of the table has one arm.",
-    "unnamed exposure": "The plan names no `exposure`, the event with which a unit first sees the change.",
+    "unnamed exposure": "No event is named with which a unit first sees the change.",
     "exposure": "Not known when units first saw the change.",
-    "no pre-period": "Not known what units did before the test: no `pre_period` in the plan, or no such columns.",
+    "no pre-period": "Not known what units did before the test: no time before it, and no column of it, is named.",
     "nobody before": "Before the test no unit did what the primary metric and the guardrails count.",
     "halves": "Not known when in their window units did it.",
     "few in a half": "Too few units did it in a half of the window: each arm needs 5.",
@@ -959,7 +1034,7 @@ def word_sample_ratio(arms: Sequence[str], assigned: Sequence[int], shares: Sequ
     if not total:
         return "No unit was assigned."
     parts = [
-        f"{arm} {count:,} ({count / total:.2%}, planned {share / sum(shares):.2%})"
+        f"{_quote(arm)} {count:,} ({count / total:.2%}, planned {share / sum(shares):.2%})"
         for arm, count, share in zip(arms, assigned, shares, strict=True)
     ]
     return f"Assigned units: {_list(parts)}; {_word_p(p_value)}."
@@ -971,21 +1046,34 @@ def word_misplaced(units: int, assigned: int, what: str) -> str:
     return f"{units:,} of {assigned:,} assigned units{share} {what}."
 
 
+def word_other_arms(units: int, names: Sequence[str]) -> str:
+    """Say how many units were in what is no arm of the plan."""
+    if not units:
+        return "Every unit that was assigned is in an arm of the plan."
+    shown = [_quote(name) for name in names[:MOST]]
+    more = [f"{len(names) - MOST:,} more"] if len(names) > MOST else []
+    which = "which is no arm" if len(names) == 1 else "which are no arms"
+    verbs = ("was", "it is") if units == 1 else ("were", "they are")
+    counted = "1 unit" if units == 1 else f"{units:,} units"
+    return f"{counted} {verbs[0]} in {_list([*shown, *more])}, {which} of the plan; {verbs[1]} left out."
+
+
 def word_before(
     name: str, arms: Sequence[str], compared: Mapping[str, Any], did: Sequence[int], *, p_value: float, tests: int
 ) -> str:
     """Say which metric differed most between an arm and the control before the test, when none should."""
     change = f" {_word_relative(compared)}," if np.isfinite(compared["relative_effect"]) else ""
     counts = zip(did, (compared["units"], compared["units_control"]), arms, strict=True)
-    parts = [f"{count:,} of {units:,} units in {arm}" for count, units, arm in counts]
+    parts = [f"{count:,} of {units:,} units in {_quote(arm)}" for count, units, arm in counts]
     among = f" (the smallest of {tests} p-values, times {tests})" if tests > 1 else ""
     return f"Before the test, {name}:{change} done by {_list(parts)}; {_word_p(p_value)}{among}."
 
 
 def word_novelty(arm: str, early: float, late: float, *, half: str, p_value: float) -> str:
     """Say how large the primary metric's relative effect is in the first half of the window, and in the second."""
-    first, last = (f"{which} {word_duration(half) if half else 'half'}" for which in ("first", "last"))
-    return f"{arm}: {early:+.1%} in the {first}, {late:+.1%} in the {last}; {_word_p(p_value)}."
+    length = word_duration(half).removeprefix("1 ") if half else "half"
+    first, last = (f"{which} {length}" for which in ("first", "last"))
+    return f"{_quote(arm)}: {early:+z.1%} in the {first}, {late:+z.1%} in the {last}; {_word_p(p_value)}."
 
 
 def word_outliers(
@@ -998,27 +1086,30 @@ def word_outliers(
         for each in effects
     ]
     who = "The largest unit holds" if largest == 1 else f"The largest {largest:,} units hold"
-    effect = f"Effect in {arm}: {known[0]}; with the largest capped {known[1]}."
+    effect = f"Effect in {_quote(arm)}: {known[0]}; with the largest capped {known[1]}."
     return f"{who} {held:.1%} of {name} (n = {units:,}). {effect}"
 
 
 def word_days(days: int, minimum: int) -> str:
     """Say over how many days units were assigned."""
+    over = f"Units followed to the end were assigned over {word_duration(f'{days}D')}"
     if days < minimum:
-        return f"Units followed to the end were assigned over {days} days, and the plan asks for {minimum}."
+        return f"{over}; at least {minimum} are needed."
     partial = "" if days % 7 == 0 else ", which are not whole weeks: some weekdays count more than others"
-    return f"Units followed to the end were assigned over {days} days{partial}."
+    return f"{over}{partial}."
 
 
-def word_sample_size(units: int, pending: int, minimum: int) -> str:
+def word_sample_size(units: int, pending: int, minimum: int | None) -> str:
     """Say how many units were followed to the end, and how many must be."""
     more = f", {pending:,} more are pending" if pending else ""
-    return f"{units:,} units were followed to the end{more}; the plan asks for {minimum:,}."
+    needed = "the minimum is for all of them together" if minimum is None else f"at least {minimum:,} are needed"
+    whose = " of this segment" if minimum is None else ""
+    return f"{units:,} units{whose} were followed to the end{more}; {needed}."
 
 
 def _word_relative(compared: Mapping[str, Any] | pd.Series) -> str:
     low, high = compared["relative_effect_ci_lower"], compared["relative_effect_ci_upper"]
-    return f"{compared['relative_effect']:+.1%} ({low:+.1%} to {high:+.1%})"
+    return f"{compared['relative_effect']:+z.1%} ({low:+z.1%} to {high:+z.1%})"
 
 
 def _word_p(p_value: float) -> str:
@@ -1434,6 +1525,11 @@ def _word_q(q_value: float) -> str:
 
 def _points(share: float) -> str:
     return f"{100 * share:+.1f}"
+
+
+def _quote(name: str) -> str:
+    """Set an arm's name off from the words of a sentence."""
+    return f"“{name}”"
 
 
 def _list(words: Sequence[str]) -> str:

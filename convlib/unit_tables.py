@@ -1,6 +1,7 @@
 """An experiment given as a table with one row a unit, checked as a whole."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
@@ -45,6 +46,9 @@ class UnitTable:
             ParamError: Columns or arguments are wrong; every problem.
             EventDataError: An arm ran at another time, or values are negative.
         """
+        if not isinstance(self.units, pd.DataFrame):
+            msg = f"`units` is of type {type(self.units).__name__}; it must be a pandas DataFrame with one row a unit."
+            raise ParamError(msg)
         problems = [*self._find_missing()]
         problems = problems or [*self._find_problems()]
         if problems:
@@ -67,6 +71,7 @@ class UnitTable:
             measurements=check_measurements(self._measure(rows), what=self.name),
             assigned=np.bincount(arm, minlength=len(arms)),
             pending=np.zeros(len(arms), np.int64),
+            dates=None if entered is None else (int(entered.min()), int(entered.max())),
             crossed=crossed,
         )
 
@@ -116,6 +121,9 @@ class UnitTable:
         for name, direction in self.directions.items():
             if direction not in get_args(Direction):
                 yield f"The direction of {name!r} is {direction!r}; it must be 'up' or 'down'."
+        for each, times in Counter(column for _, column in self._columns).items():
+            if times > 1:
+                yield f"{each!r} stands {times} times among `primary`, `guardrails` and `metrics`; name it once."
         yield from self._find_unmeasured()
         if self.entered is not None:
             yield from _check_times(self.units[self.entered])

@@ -6,18 +6,21 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy import stats as scipy_stats
+from scipy.special import gammaln
 
 from convlib import stats, takeaways
 from convlib.arms import FEW_CONVERSIONS, Comparison, compare_arms
 from convlib.decisions import judge
 from convlib.durations import parse_duration, write_duration
-from convlib.samples import Ints, Measurement, Sample
+from convlib.samples import Floats, Ints, Measurement, Sample
 
 COLUMNS = ("check", "status", "p_value", "evidence")
 #: A fault that chance makes in one of 1,000 sound tests stops the read-out; one of 100 is worth a look.
 FAILED, WARNED = 0.001, 0.01
 #: Up to this share of the units may be misplaced.
 MISPLACED = 0.01
+#: How closely around the planned shares others are looked for, in units.
+CONCENTRATION = 1_000
 #: The largest one of so many values are capped for a second look.
 LARGEST = 1_000
 
@@ -35,8 +38,10 @@ def check_validity(
     *,
     window: str = "",
     minimum_days: int = 14,
-    minimum_units: int = 1000,
+    minimum_units: int | None = 1000,
     exposure_named: bool = False,
+    running: bool = False,
+    planned_days: int | None = None,
     timezone: str = "UTC",
 ) -> pd.DataFrame:
     """Say for each thing that spoils an experiment whether it happened; one that failed makes the test invalid.
@@ -45,7 +50,9 @@ def check_validity(
         sample: The experiment's units, their arms, and what they did.
         window: How long each unit is followed, such as `14D`.
         minimum_days: Days between the first and the last assignment, both counted, from which the test may be read.
-        minimum_units: Units, over all arms, from which it may be read.
+        minimum_units: Units, over all arms, from which it may be read; None where these are a part of them.
+        running: Whether more units are to come.
+        planned_days: Over how many days a finished test was to assign; None to count those on which it did.
         exposure_named: Whether the plan says with which event a unit first sees the change.
         timezone: Whose days are counted.
 
@@ -58,7 +65,8 @@ def check_validity(
         tests, sample ratios and novelty.
     """
     findings = {
-        "sample ratio": _check_ratio(sample),
+        "sample ratio": _check_ratio(sample, running=running),
+        "units in other arms": _check_others(sample),
         "units in two arms": _check_misplaced(
             sample, sample.crossed, "were seen in two arms; they stay in their first", "crossed"
         ),
@@ -71,20 +79,44 @@ def check_validity(
         "pre-period difference": _check_before(sample),
         "novelty": _check_novelty(sample, window),
         "outliers": _check_outliers(sample),
-        "whole weeks": _check_days(sample, minimum_days, timezone),
+        "whole weeks": _check_days(sample, minimum_days, timezone, running=running, planned=planned_days),
         "sample size": _check_size(sample, minimum_units),
     }
     rows = [{"check": check, **finding._asdict()} for check, finding in findings.items()]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _check_ratio(sample: Sample) -> Finding:
-    assigned, shares = np.asarray(sample.assigned, float), np.asarray(sample.shares, float)
+def _check_ratio(sample: Sample, *, running: bool) -> Finding:
+    assigned, shares = np.asarray(sample.assigned, float), np.asarray(sample.shares, float) / sum(sample.shares)
     units = assigned.sum()
-    p_value = float(scipy_stats.chisquare(assigned, units * shares / shares.sum()).pvalue) if units else np.nan
+    test = _watch_ratio if running else _test_ratio
+    p_value = test(assigned, shares) if units else np.nan
     status = "failed" if p_value < FAILED else "passed" if units else "not checked"
     evidence = takeaways.word_sample_ratio(sample.arms, sample.assigned.tolist(), sample.shares, p_value)
     return Finding(status, evidence, p_value)
+
+
+def _test_ratio(assigned: Floats, shares: Floats) -> float:
+    return float(scipy_stats.chisquare(assigned, assigned.sum() * shares).pvalue)
+
+
+def _watch_ratio(assigned: Floats, shares: Floats) -> float:
+    """Give a p-value of the planned shares that may be looked at every day.
+
+    Source: Lindon and Malek (2022, NeurIPS): the multinomial's likelihood at the planned shares against its mean over
+        a Dirichlet distribution around them.
+    """
+    prior = CONCENTRATION * shares
+    mixed = gammaln(prior.sum()) - gammaln(prior.sum() + assigned.sum())
+    mixed += (gammaln(prior + assigned) - gammaln(prior)).sum()
+    return float(min(1.0, np.exp(assigned @ np.log(shares) - mixed)))
+
+
+def _check_others(sample: Sample) -> Finding:
+    if sample.others is None:
+        return Finding("not checked", takeaways.NOT_CHECKED["others"])
+    units, names = sample.others
+    return Finding("warning" if units else "passed", takeaways.word_other_arms(units, names))
 
 
 def _check_misplaced(sample: Sample, misplaced: int | None, what: str, unknown: str) -> Finding:
@@ -208,16 +240,25 @@ def _cap(measure: Measurement, sample: Sample, which: int) -> tuple[bool, float,
     return judge(measure, effects[0]) != judge(measure, effects[1]), held, evidence
 
 
-def _check_days(sample: Sample, minimum: int, timezone: str) -> Finding:
-    if sample.entered is None or not len(sample.entered):
-        return Finding("not checked", takeaways.NOT_CHECKED["entered"])
-    ends = pd.to_datetime([sample.entered.min(), sample.entered.max()], unit="us", utc=True).tz_convert(timezone)
-    days = (ends[1].date() - ends[0].date()).days + 1
-    status = "waiting" if days < minimum else "warning" if days % 7 else "passed"
+def _check_days(sample: Sample, minimum: int, timezone: str, *, running: bool, planned: int | None) -> Finding:
+    days = planned
+    if days is None:
+        if sample.entered is None or not len(sample.entered):
+            return Finding("not checked", takeaways.NOT_CHECKED["entered"])
+        ends = pd.to_datetime([sample.entered.min(), sample.entered.max()], unit="us", utc=True).tz_convert(timezone)
+        days = (ends[1].date() - ends[0].date()).days + 1
+    status = "waiting" if days < minimum else "warning" if days % 7 and not running else "passed"
     return Finding(status, takeaways.word_days(days, minimum))
 
 
-def _check_size(sample: Sample, minimum: int) -> Finding:
+def _check_size(sample: Sample, minimum: int | None) -> Finding:
     units = len(sample.arm)
     evidence = takeaways.word_sample_size(units, int(sample.pending.sum()), minimum)
-    return Finding("waiting" if units < minimum else "passed", evidence)
+    return Finding("waiting" if minimum is not None and units < minimum else "passed", evidence)
+
+
+def hide_effects(validity: pd.DataFrame) -> pd.DataFrame:
+    """Leave out what checks say of effects, when none is to be read."""
+    tells = validity["check"].isin(["novelty", "outliers"])
+    hidden = {"status": "not checked", "p_value": np.nan, "evidence": takeaways.NOT_CHECKED["invalid"]}
+    return validity.assign(**{name: validity[name].mask(tells, value) for name, value in hidden.items()})

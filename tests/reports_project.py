@@ -80,3 +80,22 @@ def write_project(folder: Path, *, run: str = RUN, **notebooks: str) -> Path:
     for name, code in (notebooks or {"overview": TAKEAWAYS}).items():
         write_notebook(folder / "notebooks" / f"{name}.ipynb", code, title=name.title())
     return folder / "params" / "weekly.yaml"
+
+
+EXPERIMENTS = """\
+experiments:
+  - {id: form, name: Shorter form, start: %s, assignment: {column: device_type}, arms: [mobile, desktop], \
+primary: visit, guardrails: [{conversion: purchase, margin: 0.1}]}
+  - {id: page, start: %s, assignment: {column: device_type}, arms: [mobile, desktop], \
+primary: visit, guardrails: [{conversion: purchase, margin: 0.1}]}
+"""
+
+
+def write_experiments(folder: Path, run: str, *, first: str = "2024-03-01", second: str = "2024-03-01") -> Path:
+    """Write a project whose notebook `tests` is about one experiment, and a plan with two that begin on such days."""
+    run_file = write_project(folder, run=RUN + run, visits="1", tests="1")
+    parameters = PARAMETERS + 'experiment: str = "x"\ntimezone: str = "UTC"\n'
+    write_notebook(folder / "notebooks" / "tests.ipynb", "1", title="Tests", parameters=parameters)
+    plan = folder / "params" / "plan.yaml"
+    plan.write_text(plan.read_text() + EXPERIMENTS % (first, second))
+    return run_file

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
+from scipy.optimize import brentq
 from statsmodels.stats.power import NormalIndPower
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 from unit_samples import make_rate, make_revenue
@@ -53,18 +54,36 @@ def test_compare_arms_equals_scipy_and_statsmodels(measure: Measurement, confide
     assert np.isnan(found.variance_reduction)
 
 
-def test_compare_arms_gives_the_interval_of_the_log_ratio() -> None:
+def test_compare_arms_gives_the_ratios_that_a_test_would_not_reject() -> None:
     found = compare_arms(make_revenue(REVENUE), ARM, 1)
     treated, control = split(REVENUE)
-    # The delta method: var(log m) = var(m) / m^2, with Welch's degrees of freedom.
-    parts = [each.var(ddof=1) / len(each) / each.mean() ** 2 for each in (treated, control)]
-    error = np.sqrt(sum(parts))
-    degrees = sum(parts) ** 2 / sum(
-        part**2 / (len(each) - 1) for part, each in zip(parts, (treated, control), strict=True)
-    )
-    ratio, reach = treated.mean() / control.mean(), scipy_stats.t.ppf(0.975, degrees) * error
-    expected = [ratio - 1, error, ratio * np.exp(-reach) - 1, ratio * np.exp(reach) - 1]
-    np.testing.assert_allclose(list_relative(found), expected, rtol=1e-10)
+    variances = [each.var(ddof=1) / len(each) for each in (treated, control)]
+    degrees = sum(variances) ** 2 / sum(v**2 / (n - 1) for v, n in zip(variances, np.bincount(ARM)[::-1], strict=True))
+    reach = scipy_stats.t.ppf(0.975, degrees)
+
+    def miss(ratio: float) -> float:
+        """By how much treated - ratio x control is further from zero than its errors reach."""
+        error = np.sqrt(variances[0] + ratio**2 * variances[1])
+        return float(abs(treated.mean() - ratio * control.mean()) - reach * error)
+
+    ratio = treated.mean() / control.mean()
+    ends = [brentq(miss, *between, xtol=1e-14) for between in ((0, ratio), (ratio, 10))]
+    spread = np.sqrt(variances[0] / treated.mean() ** 2 + variances[1] / control.mean() ** 2)
+    expected = [ratio - 1, spread, ends[0] - 1, ends[1] - 1]
+    np.testing.assert_allclose(list_relative(found), expected, rtol=1e-9)
+
+
+def test_compare_arms_has_a_relative_interval_that_leaves_zero_out_where_the_effect_does() -> None:
+    rng = np.random.default_rng(3)
+    outcomes = set()
+    for _ in range(300):
+        arm = rng.permutation(np.repeat([0, 1], [150, 90]))
+        found = compare_arms(make_revenue(rng.lognormal(0, 0.4, 240) + 0.06 * arm), arm, 1)
+        excludes = found.effect_ci_lower > 0 or found.effect_ci_upper < 0
+        assert excludes == (found.relative_effect_ci_lower > 0 or found.relative_effect_ci_upper < 0)
+        assert excludes == (found.p_value < 0.05)
+        outcomes.add(excludes)
+    assert outcomes == {True, False}
 
 
 def linearise(values: np.ndarray, base: np.ndarray) -> np.ndarray:
@@ -141,16 +160,37 @@ def lay(*counts: tuple[int, int]) -> dict[str, Any]:
         ((100, 20), (1, 1)),
         ((100, 20), (2, 1)),
         ((100, 20), (29, 10)),
-        ((100, 20), (30, 4)),
-        ((100, 0), (100, 20)),
+        # 22 of 130 did it: 30 of the arm are expected to hold 5.08; 21 are 4.8.
+        ((100, 21), (30, 0)),
+        ((100, 0), (100, 9)),
         ((100, 100), (100, 100)),
-        ((100, 96), (100, 50)),
+        ((100, 98), (100, 93)),
     ],
 )
 def test_compare_arms_says_nothing_of_too_few(control: tuple[int, int], treated: tuple[int, int]) -> None:
     known = lay(control, treated)
     found = compare_arms(make_rate(known["numerator"]), known["arm"], 1)
     assert found == pytest.approx(Comparison(treated[0], control[0]), nan_ok=True)
+
+
+@pytest.mark.parametrize(("control", "treated"), [((100, 22), (30, 0)), ((100, 10), (100, 0)), ((100, 0), (100, 10))])
+def test_compare_arms_sees_that_one_arm_does_nothing(control: tuple[int, int], treated: tuple[int, int]) -> None:
+    known = lay(control, treated)
+    found = compare_arms(make_rate(known["numerator"]), known["arm"], 1)
+    own, other = (known["numerator"][known["arm"] == arm] for arm in (1, 0))
+    wanted = scipy_stats.ttest_ind(own, other, equal_var=False)
+    assert found.p_value == pytest.approx(wanted.pvalue)
+    assert (found.effect_ci_lower, found.effect_ci_upper) == pytest.approx(tuple(wanted.confidence_interval()))
+
+
+def test_compare_arms_needs_more_units_where_skewed_values_are_in_arms_of_unequal_size() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.lognormal(3, 1.0, 4000) * (rng.random(4000) < 0.1)
+    even, uneven = np.arange(4000) % 2, (np.arange(4000) % 20 == 0).astype(np.int64)
+    assert np.isfinite(compare_arms(make_revenue(values), even, 1).error)
+    assert np.isnan(compare_arms(make_revenue(values), uneven, 1).error)
+    many = np.tile(values, 50)
+    assert np.isfinite(compare_arms(make_revenue(many), np.tile(uneven, 50), 1).error)
 
 
 def test_compare_arms_speaks_from_30_units_and_5_that_did_and_5_that_did_not() -> None:
@@ -208,11 +248,13 @@ def test_compare_arms_turns_around_with_its_arms() -> None:
 
 
 def test_widen_reaches_so_many_errors() -> None:
-    found = Comparison(100, 100, 0.3, 0.2, 0.1, error=0.02, relative_effect=0.5, relative_error=0.1, p_value=0.01)
+    # Half of the variance is the control's: both values have an error of 0.02.
+    found = Comparison(100, 100, 0.3, 0.2, 0.1, error=0.02 * 2**0.5, relative_effect=0.5, p_value=0.01, shared=0.5)
     wide = found.widen(3, 0.2)
-    # 0.1 -+ 3 x 0.02; 1.5 / e^0.3 - 1 and 1.5 e^0.3 - 1.
-    np.testing.assert_allclose([wide.effect_ci_lower, wide.effect_ci_upper], [0.04, 0.16])
-    np.testing.assert_allclose(list_relative(wide), [0.5, 0.1, 1.5 / np.exp(0.3) - 1, 1.5 * np.exp(0.3) - 1])
+    # 0.1 -+ 3 x 0.0283; the roots of (0.3 - r 0.2)^2 = 9 x 0.0004 (1 + r^2): 0.0364 r^2 - 0.12 r + 0.0864 = 0.
+    np.testing.assert_allclose([wide.effect_ci_lower, wide.effect_ci_upper], 0.1 + np.array([-1, 1]) * 0.06 * 2**0.5)
+    roots = np.sort(np.roots([0.0364, -0.12, 0.0864]))
+    np.testing.assert_allclose([wide.relative_effect_ci_lower, wide.relative_effect_ci_upper], roots - 1)
     assert wide.p_value == 0.2
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from reports_project import RUN, TAKEAWAYS, write_project
+from reports_project import RUN, TAKEAWAYS, write_experiments, write_project
 from typer.testing import CliRunner, Result
 
 from convlib.cli import app
@@ -111,6 +111,24 @@ def test_check_tells_what_would_run(tmp_path: Path) -> None:
     assert lines[-1] == "The run file fits plan and log; the event map judges the log. `convlib run` makes 3 reports."
     assert lines[0].startswith("Warning: ")
     assert not (tmp_path / "reports").exists()
+
+
+def test_check_and_run_say_when_no_experiment_has_begun(tmp_path: Path) -> None:
+    tests = "run_segments: [all]\nnotebooks: [tests]\n"
+    run_file = write_experiments(tmp_path, tests, first="2024-04-01", second="2024-12-08")
+    notes = (
+        "tests_form is left out: the experiment begins on 2024-04-01, after the end of the data.",
+        "tests_page is left out: the experiment begins on 2024-12-08, after the end of the data.",
+        "No notebook is left, so the run makes no report.",
+    )
+    shown = call("check", run_file)
+    assert shown.exit_code == 0
+    assert "".join(f"Note: {note}\n" for note in notes) in shown.stdout
+    made = call("run", run_file, "--reports", tmp_path / "out")
+    index = tmp_path / "out" / "shop" / "2024-03-01_2024-03-10" / "index.html"
+    assert (made.exit_code, made.stdout) == (0, f"{index}\n")
+    assert made.stderr.endswith("".join(f"{note}\n" for note in notes))
+    assert "There is no report to make yet" in index.read_text()
 
 
 def test_check_ends_with_2_when_something_is_wrong(tmp_path: Path) -> None:

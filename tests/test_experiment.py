@@ -142,14 +142,14 @@ def test_analyse_experiment_ships_what_is_better_and_keeps_its_guardrail(make: M
             "",
             "2024-01-22",
             "roll back",
-            "Shown worse than no change: Buy -44.4% (-58.3% to -26.0%).",
+            "Shown worse than no change: Buy -44.4% (-59.3% to -26.9%).",
         ),
         ((60, 64), (50, 54), "", "2024-01-22", "no effect", "No difference in Save is shown."),
         (
             *((60, 100), (50, 50), "", "2024-01-12"),
-            *("keep running", "Units followed to the end were assigned over 4 days, and the plan asks for 14."),
+            *("keep running", "Units followed to the end were assigned over 4 days; at least 14 are needed."),
         ),
-        ((60, 100), (50, 36), "", "2024-01-22", "keep running", "Not yet shown to keep its limit: Buy."),
+        ((60, 100), (50, 36), "", "2024-01-22", "keep running", "It is not shown that Buy keeps its limit."),
         ((0, 4), (50, 50), "", "2024-01-22", "keep running", "Too few units or conversions to compare Save."),
     ],
 )
@@ -335,7 +335,7 @@ def test_from_units_knows_days_when_it_knows_times() -> None:
     assert found.decision == "ship"
     early = read_units(draw_units(), entered="entered", minimum_days=21)
     assert early.decision == "keep running"
-    assert early.rule == "Units followed to the end were assigned over 14 days, and the plan asks for 21."
+    assert early.rule == "Units followed to the end were assigned over 14 days; at least 21 are needed."
 
 
 def test_from_units_is_invalid_when_shares_are_not_those_planned() -> None:
@@ -351,7 +351,7 @@ def test_from_units_says_too_few_of_a_handful(size: int, running: bool) -> None:
     found = read_units(units, segments=["device"], covariates={"revenue": "before"}, running=running)
     assert found.table["status"].tolist()[0] == "too few"
     assert found.decision == "keep running"
-    assert found.rule == f"{size} units were followed to the end; the plan asks for 1,000."
+    assert found.rule == f"{size} units were followed to the end; at least 1,000 are needed."
 
 
 @pytest.mark.parametrize(
@@ -381,3 +381,108 @@ def test_from_units_refuses_a_primary_that_nobody_did_once_it_is_over() -> None:
         read_units(units)
     assert str(error.value).startswith("None of the 3,000 units of 'Experiment' adds anything to 'signup'.")
     assert read_units(units, running=True).table["status"][0] == "too few"
+
+
+def test_analyse_experiment_rolls_back_what_kills_the_macro(make: Make) -> None:
+    experiment = analyse_experiment(*make(write_units((60, 120), (40, 0))), "form")
+    assert (experiment.decision, experiment.table["status"].tolist()) == ("roll back", ["better", "worse"])
+
+
+def test_analyse_experiment_shows_no_effect_of_an_invalid_test(make: Make) -> None:
+    frame = write_units((60, 100), (50, 54))
+    lost = frame[~frame["user_id"].isin([f"new{number}" for number in range(120, 200)])]
+    experiment = analyse_experiment(*make(lost, more="segments: [device_type]"), "form")
+    assert experiment.table[["value", "effect", "relative_effect", "p_value"]].isna().all(axis=None)
+    assert [len(each) for each in (experiment.days, experiment.segments, experiment.factors)] == [0, 0, 0]
+    assert experiment.table["units"].tolist() == [120, 120]
+    for draw in (experiment.plot, experiment.plot_guardrails, experiment.plot_days, experiment.plot_segments):
+        draw()
+
+
+def test_analyse_experiment_of_a_segment_needs_no_minimum_of_its_own(make: Make) -> None:
+    frame = write_units((60, 100), (50, 54)).assign(device_type="mobile")
+    frame.loc[frame["user_id"].str[-1].isin(list("123456789")), "device_type"] = "desktop"
+    log, plan = make(frame)
+    small = analyse_experiment(log.segment({"device_type": "mobile"}), plan, "form")
+    assert (int(small.assigned["units"].sum()), small.reading) == (40, "final")
+    assert "waiting" not in set(small.validity["status"])
+
+
+def test_analyse_experiment_of_a_segment_bears_an_empty_arm(make: Make) -> None:
+    frame = write_units((60, 100), (50, 54)).assign(device_type="mobile")
+    frame.loc[frame["arm"] == "new", "device_type"] = "desktop"
+    log, plan = make(frame)
+    found = analyse_experiment(log.segment({"device_type": "mobile"}), plan, "form")
+    assert found.table["status"].tolist() == ["invalid", "invalid"]
+    assert found.assigned["units"].tolist() == [200, 0]
+
+
+def test_analyse_experiment_says_that_it_has_not_begun(make: Make) -> None:
+    log, plan = make(write_units((60, 100), (50, 54)))
+    early = make_log(pd.DataFrame({"user_id": ["zoe"], "event_name": ["buy"], "timestamp": ["2023-12-30"]}), plan)
+    with pytest.raises(ParamError) as error:
+        analyse_experiment(early, plan, "form")
+    assert error.value.problems[0].partition("plan.yaml")[2] == (
+        ":13: the experiment 'form' begins on 2024-01-01, after the end of the data, 2023-12-30. Wait for its data, or "
+        "correct `start`."
+    )
+    assert measure_experiments(early, plan, "buy") == []
+    assert len(measure_experiments(log, plan, "buy")) == 1
+
+
+def test_analyse_experiment_counts_the_planned_days_of_a_finished_test(make: Make) -> None:
+    frame = write_units((60, 100), (50, 54))
+    # Nobody comes on the last day.
+    shifted = frame[~frame["timestamp"].dt.strftime("%m-%d").eq("01-14")]
+    experiment = analyse_experiment(*make(shifted), "form")
+    weeks = experiment.validity.set_index("check").loc["whole weeks", "status"]
+    assert (experiment.dates, weeks) == ((dt.date(2024, 1, 1), dt.date(2024, 1, 13)), "passed")
+
+
+def test_analyse_experiment_measures_nothing_before_its_minimum(make: Make) -> None:
+    log, plan = make(write_units((60, 100), (50, 70)))
+    path = Path(plan.path)
+    path.write_text(path.read_text("utf-8").replace("units: 200", "units: 20000"), encoding="utf-8")
+    plan = cv.read_plan(path)
+    log = make_log(ends_on(write_units((60, 100), (50, 70)), "2024-01-22"), plan)
+    experiment = analyse_experiment(log, plan, "form")
+    assert (experiment.decision, experiment.measured) == ("keep running", None)
+
+
+def test_analyse_experiment_of_several_arms_measures_the_one_that_ships(tmp_path: Path) -> None:
+    text = PLAN.replace("MORE", "").replace("arms: [old, new]", "arms: [old, new, third]")
+    plan = make_plan(tmp_path, text)
+    frame = write_units((60, 100), (50, 54))
+    third = write_units((60, 64), (50, 50)).query("arm == 'new'").replace({"new": "third"})
+    third["user_id"] = "third" + third["user_id"]
+    log = make_log(ends_on(pd.concat([frame, third]), "2024-01-22"), plan)
+    experiment = analyse_experiment(log, plan, "form")
+    assert (experiment.decision, experiment.arm) == ("ship", "new")
+    assert experiment.decisions["decision"].tolist() == ["ship", "no effect"]
+    assert experiment.measured is not None
+    assert experiment.measured.micro_effect == pytest.approx(0.2)
+    harmless = frame.replace({"arm": {"new": "third", "third": "new"}})
+    assert (
+        analyse_experiment(
+            make_log(
+                ends_on(
+                    pd.concat(
+                        [harmless.query("arm == 'old'"), third, third.assign(arm="new", user_id="x" + third["user_id"])]
+                    ),
+                    "2024-01-22",
+                ),
+                plan,
+            ),
+            plan,
+            "form",
+        ).measured
+        is None
+    )
+
+
+def test_analyse_experiment_of_visits_has_no_days(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, PLAN.replace("MORE", "unit: session"))
+    frame = write_units((60, 120), (40, 42)).assign(session_id=lambda rows: rows["user_id"])
+    experiment = analyse_experiment(make_log(ends_on(frame, "2024-01-22"), plan), plan, "form")
+    assert (len(experiment.days), experiment.measured) == (0, None)
+    assert pick(experiment.table.head(1), "value value_control status") == [(0.6, 0.3, "better")]

@@ -429,8 +429,21 @@ def test_plan_test_follows_the_goals_and_waits_for_the_units_that_could(plan: Pl
     assert impact.plan_test("error").table["effect"].iloc[0] == pytest.approx(-0.5)  # 20% to 10%
     assert impact.at(error=0.18).plan_test("error").table["effect"].iloc[0] == pytest.approx(-0.1)
     met = impact.at(error=0.2).plan_test("error")
-    assert met.table["note"].iloc[0] == "no change to find"
     assert np.isnan(met.units)
+    assert met.takeaways == (
+        "Error can't be planned: its goal of 20.0% is met, 20.0% of 1,000 units do it now; give another, such as "
+        '`impact.at(error=0.18).plan_test("error")`.',
+    )
+
+
+def test_plan_test_says_that_the_target_of_the_plan_is_met_and_how_to_go_on(plan: Plan, make: Make) -> None:
+    impact = score_impact(make([("save", 0.10, 960, 40, 1000, 960)]), plan)
+    note = impact.plan_test("save").table["note"].iloc[0]
+    assert note == (
+        "its target of 50.0% is met, 96.0% of 1,000 units do it now; give another, such as "
+        '`impact.at(save=0.98).plan_test("save")`'
+    )
+    assert np.isfinite(impact.at(save=0.98).plan_test("save").units)
 
 
 def test_plan_test_refuses_what_makes_no_sense(plan: Plan, make: Make) -> None:

@@ -71,7 +71,7 @@ def test_an_experiment_keeps_all_that_is_said(write: Write) -> None:
         name="Short form",
         assignment="{match: {event_name: seen, experiment: form}, column: variant}",
         arms="{old: 0.5, short: 0.3, shorter: 0.2}",
-        unit="session",
+        unit="user",
         end="2026-08-16",
         window="7D",
         minimum="{days: 28, units: 2000}",
@@ -300,3 +300,30 @@ def test_churn_may_guard_a_macro_that_units_can_leave(write: Write) -> None:
     guardrails = "[{conversion: visit, metric: {type: churn, window: 7D}, margin: 0.1}]"
     [found] = read_plan(write(change(guardrails=guardrails))).experiments
     assert str(found.guardrails[0].metric) == "churn within 7D"
+
+
+def test_a_visit_has_no_time_before_it(write: Write) -> None:
+    with pytest.raises(PlanError) as error:
+        read_plan(write(change(unit="session", pre_period="28D")))
+    assert error.value.problems[0].partition("pre_period is ")[2] == (
+        "'28D'; a visit has no time before it. Remove it, or count users (`unit: user`)."
+    )
+
+
+def test_a_metric_stands_once_in_an_experiment(write: Write) -> None:
+    entry = change(
+        guardrails="[{conversion: purchase, margin: 0.05}, {conversion: form, margin: 0.1}]", metrics="[purchase, cart]"
+    )
+    with pytest.raises(PlanError) as error:
+        read_plan(write(entry))
+    assert [
+        problem.partition("guardrails[1] ")[2] or problem.partition("metrics[0] ")[2]
+        for problem in error.value.problems
+    ] == [
+        "is the rate of 'form', which is the primary. Remove it.",
+    ]
+    with pytest.raises(PlanError) as error:
+        read_plan(write(change(metrics="[purchase, cart]")))
+    assert [problem.partition("metrics[0] ")[2] for problem in error.value.problems] == [
+        "is the rate of 'purchase', which the experiment has already. Remove it."
+    ]

@@ -653,10 +653,13 @@ def test_draw_effects_fills_a_mark_whose_interval_leaves_no_change_out() -> None
     assert [str(line.get_markerfacecolor()) for line in ax.lines if line.get_marker() == "o"] == [plots.GREEN, "white"]
 
 
-def test_draw_effects_shows_no_winner_of_an_invalid_test() -> None:
+NOT_VALID = "The test is not valid: its effects are not shown."
+
+
+def test_draw_effects_shows_nothing_of_an_invalid_test() -> None:
     ax = plots.draw_effects(CHANGES, segment="all", valid=False)
-    assert read_changes(ax)[1] == [plots.GREY] * 3
-    assert flatten(ax.get_xlabel()).endswith("all grey: the test is not valid")
+    assert [text.get_text() for text in ax.texts] == [NOT_VALID]
+    assert not ax.lines
 
 
 def test_draw_effects_names_the_arms_when_there_are_several() -> None:
@@ -667,7 +670,7 @@ def test_draw_effects_names_the_arms_when_there_are_several() -> None:
 def test_draw_effects_says_that_there_is_nothing_to_show() -> None:
     ax = plots.draw_effects(CHANGES.tail(1), segment="all")
     assert [text.get_text() for text in ax.texts] == ["Too few units or conversions to show a change."]
-    assert "green better, dark orange worse" in flatten(ax.get_xlabel())
+    assert read_title(ax) == "What changed against the control? (all)"
 
 
 def test_draw_effect_days_shows_each_arm_by_day() -> None:
@@ -688,8 +691,23 @@ def test_draw_effect_days_shows_each_arm_by_day() -> None:
     assert read_title(ax) == "When does the effect on Form come? (all)"
     ax = plots.draw_effect_days(days, name="Form", kind="number", segment="all")
     assert [ax.yaxis.get_major_formatter()(each) for each in (0.02, -0.02)] == ["+0.0200", "-0.0200"]
-    empty = plots.draw_effect_days(days.head(0), name="Form", kind="number", segment="all")
-    assert [text.get_text() for text in empty.texts] == ["Not known when units did it."]
+    # The whole window is there, also when its later days have too few.
+    early = days.assign(effect=[0.02, np.nan, 0.0, np.nan], day=[0, 13, 0, 13])
+    assert plots.draw_effect_days(early, name="Form", kind="percent", segment="all").get_xlim() == (-0.5, 13.5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "valid", "said"),
+    [
+        (0, True, "It is not known when units did it."),
+        (1, True, "Too few units or conversions to show a change."),
+        (0, False, NOT_VALID),
+    ],
+)
+def test_draw_effect_days_says_why_there_is_nothing_to_show(rows: int, valid: bool, said: str) -> None:
+    days = pd.DataFrame({"arm": "short", "day": [0], "units": 9, "effect": np.nan}).head(rows)
+    ax = plots.draw_effect_days(days, name="Form", kind="number", segment="all", valid=valid)
+    assert [text.get_text() for text in ax.texts] == [said]
 
 
 def test_draw_effect_segments_shows_the_primary_metric_of_each_group() -> None:
@@ -709,3 +727,11 @@ def test_draw_effect_segments_shows_the_primary_metric_of_each_group() -> None:
     several = pd.concat([groups.head(1), groups.head(1).assign(arm="long")])
     ticks = read_ticks(plots.draw_effect_segments(several, name="Form", segment="all"))
     assert ticks == ["device type mobile: short (n = 1,900)", "device type mobile: long (n = 1,900)"]
+    few = groups.assign(relative_effect=np.nan)
+    for found, valid, said in (
+        (groups.head(0), True, "No columns are named to compare groups by."),
+        (few, True, "Too few units or conversions to show a change."),
+        (groups.head(0), False, NOT_VALID),
+    ):
+        ax = plots.draw_effect_segments(found, name="Form", segment="all", valid=valid)
+        assert [text.get_text() for text in ax.texts] == [said]

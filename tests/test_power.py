@@ -32,6 +32,13 @@ experiments:
     window: 2D
     primary: {conversion: error, metric: per_unit}
     guardrails: [{conversion: buy, margin: {absolute: 0.01}}]
+  - id: short
+    assignment: {match: {event_name: never}, column: arm}
+    arms: [control, new]
+    start: 2024-03-01
+    end: 2024-03-28
+    primary: save
+    guardrails: [{conversion: buy, margin: 0.5}]
   - id: later
     assignment: {match: {event_name: never}, column: arm}
     arms: [control, new]
@@ -141,6 +148,31 @@ def test_plan_experiment_plans_one_that_nobody_was_assigned_to_yet(log: EventLog
     ]
 
 
+def test_plan_experiment_says_what_would_make_it_shorter(log: EventLog, plan: Plan) -> None:
+    """A value per unit with a margin of 5% needs most; then the primary; fewer arms are no way with two."""
+    advice = "needs the most units: a wider margin of this guardrail would take less."
+    assert f"Purchase: value per unit {advice}" in plan_experiment(log, plan, primary="save").takeaways
+    loose = [Guardrail(conversion="buy", margin=Margin(relative=0.9))]
+    two = plan_experiment(log, plan, primary="save", guardrails=loose).takeaways
+    three = plan_experiment(log, plan, primary="save", guardrails=loose, arms=3).takeaways
+    assert two[2] == "Save needs the most units: a larger change to find would take less."
+    assert three[2] == "Save needs the most units: a larger change to find or fewer arms would take less."
+
+
+def test_plan_experiment_says_when_the_planned_days_are_too_few(log: EventLog, plan: Plan) -> None:
+    planned = plan_experiment(log, plan, experiment="short")
+    # From 40% to 44%: (z + z)^2 (0.24 + 0.2464) / 0.04^2 is 2,386.1 in each arm, 4,774 at 10 a day.
+    assert planned.days == 478
+    assert planned.takeaways[2:4] == (
+        "The plan has 28 days of assignment (`start` to `end`), 450 too few: move `end`, or ask for less.",
+        "Save needs the most units: a larger change to find would take less.",
+    )
+    enough = plan_experiment(log, plan, experiment="short", effect=0.5)
+    # To 60%: (z + z)^2 (0.24 + 0.24) / 0.2^2 is 94.2; of the guardrail 131 in an arm, 27 days at 10 a day.
+    assert enough.days == 27
+    assert not [sentence for sentence in enough.takeaways if "too few" in sentence or "take less" in sentence]
+
+
 def test_plan_experiment_starts_with_the_entry_that_is_named(log: EventLog, plan: Plan) -> None:
     planned = plan_experiment(log, plan, primary="save", entry="buy", window="1D")
     assert planned.per_day == 2
@@ -217,7 +249,7 @@ def test_plan_experiment_refuses_to_be_told_twice(log: EventLog, plan: Plan) -> 
     assert caught.value.problems == (
         "`primary` is 'save', and the plan's experiment 'star' has its own. Remove one of the two.",
         "`arms` is 3, and the plan's experiment 'star' has its own. Remove one of the two.",
-        "`experiment` is 'star'; the plan's experiments are 'stars', 'later'. Did you mean 'stars'?",
+        "`experiment` is 'star'; the plan's experiments are 'stars', 'short', 'later'. Did you mean 'stars'?",
     )
 
 

@@ -2,7 +2,15 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
-from reports_project import PARAMETERS, RUN, TAKEAWAYS, write_notebook, write_project
+from reports_project import (
+    PARAMETERS,
+    PLAN,
+    RUN,
+    TAKEAWAYS,
+    write_experiments,
+    write_notebook,
+    write_project,
+)
 
 from convlib.errors import RunError
 from convlib.reports.preparation import name_folders, prepare_run
@@ -122,30 +130,6 @@ def test_prepare_run_says_that_the_events_are_missing(tmp_path: Path) -> None:
     assert "data/events.csv" in problem
 
 
-EXPERIMENTS = """\
-experiments:
-  - {id: form, name: Shorter form, %s}
-  - {id: page, %s}
-""" % (
-    (
-        "assignment: {column: device_type}, arms: [mobile, desktop], start: 2024-03-01, primary: visit, "
-        "guardrails: [{conversion: purchase, margin: 0.1}]",
-    )
-    * 2
-)
-
-
-def write_experiments(folder: Path, run: str) -> Path:
-    """Write a project whose notebook `tests` is about one experiment, and a plan with two."""
-    run_file = write_project(folder, run=RUN + run, visits="1", tests="1")
-    write_notebook(
-        folder / "notebooks" / "tests.ipynb", "1", title="Tests", parameters=PARAMETERS + 'experiment: str = "x"\n'
-    )
-    plan = folder / "params" / "plan.yaml"
-    plan.write_text(plan.read_text() + EXPERIMENTS)
-    return run_file
-
-
 @pytest.mark.parametrize("run", ["", "notebooks: {tests: {experiment: [form, page, form]}, visits: }\n"])
 def test_prepare_run_makes_a_report_for_each_experiment(tmp_path: Path, run: str) -> None:
     preparation = prepare_run(write_experiments(tmp_path, run))
@@ -182,10 +166,56 @@ def test_prepare_run_refuses_an_experiment_that_is_no_text(tmp_path: Path) -> No
 def test_prepare_run_leaves_the_notebook_out_of_a_plan_without_experiments(tmp_path: Path) -> None:
     run_file = write_experiments(tmp_path, "")
     plan = tmp_path / "params" / "plan.yaml"
-    plan.write_text(plan.read_text().removesuffix(EXPERIMENTS))
+    plan.write_text(PLAN)
     assert [each.name for each in prepare_run(run_file).notebooks.templates] == ["visits"]
     run_file.write_text(RUN + "notebooks: [tests]\n")
     assert problems(run_file) == ["weekly.yaml:7: the plan has no `experiments` to report on. Add one."]
+
+
+def test_prepare_run_finds_every_column_that_an_experiment_lacks(tmp_path: Path) -> None:
+    run_file = write_experiments(tmp_path, "notebooks: {tests: {experiment: [form, page]}}\nrun_segments: [none]\n")
+    plan = tmp_path / "params" / "plan.yaml"
+    plan.write_text(plan.read_text().replace("device_type", "form_test", 1).replace("device_type", "devic_type"))
+    first, second, third = problems(run_file)
+    columns = (
+        "the log does not have; its columns are 'event_name', 'timestamp', 'user_id', 'session_id', 'land', "
+        "'page_path', 'referrer', 'source', 'medium', 'campaign', 'device_type', 'geo', 'product_id', "
+        "'value', 'currency'."
+    )
+    assert first == f"plan.yaml:8: the experiment 'form' reads the column 'form_test', which {columns}"
+    assert second == (
+        f"plan.yaml:9: the experiment 'page' reads the column 'devic_type', which {columns} Did you mean 'device_type'?"
+    )
+    assert third.startswith("weekly.yaml:8: There is no segment `none`.")
+    run_file.write_text(RUN + "notebooks: [visits]\n")
+    assert prepare_run(run_file).notes == ()
+
+
+def test_prepare_run_leaves_out_an_experiment_that_has_not_begun(tmp_path: Path) -> None:
+    run_file = write_experiments(tmp_path, "", second="2024-04-01")
+    plan = tmp_path / "params" / "plan.yaml"
+    before, _, after = plan.read_text().rpartition("device_type")
+    plan.write_text(f"{before}page_test{after}")  # a column that nobody could write yet
+    preparation = prepare_run(run_file)
+    assert [each.name for each in preparation.notebooks.templates] == ["tests_form", "visits"]
+    assert preparation.notes == (
+        "tests_page is left out: the experiment begins on 2024-04-01, after the end of the data.",
+    )
+
+
+def test_prepare_run_takes_the_end_of_the_data_in_the_zone_of_the_notebook(tmp_path: Path) -> None:
+    zone = "notebooks: {tests: {experiment: page, timezone: %s}}\n"
+    run_file = write_experiments(tmp_path, zone % "Pacific/Kiritimati", second="2024-04-01")
+    # The last event, on 31 March at 10:00 UTC, is on 1 April there.
+    assert prepare_run(run_file).notes == ()
+    run_file.write_text(RUN + zone % "UTC")
+    assert prepare_run(run_file).notes == (
+        "tests_page is left out: the experiment begins on 2024-04-01, after the end of the data.",
+        "No notebook is left, so the run makes no report.",
+    )
+    run_file.write_text(RUN + zone % "Pacific/Kiritimat")
+    (problem,) = problems(run_file)
+    assert problem.startswith("weekly.yaml: `timezone` is 'Pacific/Kiritimat'")
 
 
 def test_name_folders_are_safe_and_distinct() -> None:

@@ -187,21 +187,64 @@ dan save 31h
     assert time.name == "Save: time from view"
 
 
-def test_read_sample_counts_visits_from_the_one_of_the_assignment_on(make: Make) -> None:
-    # The visit of the assignment began the day before, and counts as a whole.
+def test_read_sample_counts_visits_from_the_assignment_on(make: Make) -> None:
+    # The visit of the assignment began the day before: what it did by then is no outcome, nor what the last does later.
     _, sample = make(
         """
 ann save 23h session_id=a0
-ann view 23.9h session_id=a1
+ann save 23.9h session_id=a1
 ann seen 24.1h session_id=a1 arm=new
 ann save 40h session_id=a2
-ann save 80h session_id=a3
+ann view 72h session_id=a3
+ann save 72.2h session_id=a3
+ann save 80h session_id=a4
 bob seen 30h session_id=b1 arm=old
 """,
         "metrics: [{conversion: save, metric: {type: rate, unit: session}}]",
     )
     visits = sample.measurements[3]
-    assert (visits.numerator.tolist(), np.asarray(visits.denominator).tolist()) == ([1, 0], [2, 1])
+    assert (visits.numerator.tolist(), np.asarray(visits.denominator).tolist()) == ([1, 0], [3, 1])
+
+
+def test_read_sample_cuts_visits_at_the_beginning_of_the_experiment(make: Make) -> None:
+    # The visit began before midnight; what it did after it is no part of the time before.
+    _, sample = make(
+        """
+ann view 23.9h session_id=a1
+ann seen 24.1h session_id=a1 arm=new
+ann save 24.2h session_id=a1
+bob save 20h session_id=b0
+bob seen 30h session_id=b1 arm=old
+""",
+        "metrics: [{conversion: save, metric: {type: rate, unit: session}}]\n    pre_period: 1D",
+    )
+    visits = sample.measurements[3]
+    assert (np.asarray(visits.before).tolist(), visits.numerator.tolist()) == ([0, 1], [1, 0])
+
+
+def test_read_sample_counts_units_in_arms_that_the_plan_does_not_name(make: Make) -> None:
+    _, sample = make("""
+ann seen 24h arm=new
+bob seen 25h arm=old
+cat seen 26h arm=third
+dan seen 26h arm=third
+dan seen 27h arm=old
+eve seen 26h arm=fourth
+""")
+    assert sample.others == (3, ["third", "fourth"])
+    assert sample.assigned.tolist() == [2, 1]
+
+
+def test_read_sample_sees_units_that_come_into_another_arm_after_the_last_day(make: Make) -> None:
+    _, sample = make("ann seen 24h arm=new\nann seen 60h arm=old\nbob seen 25h arm=old\n")
+    assert (sample.crossed, sample.arm.tolist()) == (1, [1, 0])
+
+
+def test_read_sample_reads_whole_numbers_of_a_column_with_gaps(make: Make) -> None:
+    rows = write_rows("ann seen 24h arm=1\nbob seen 25h arm=0\nzoe view 144h")
+    assert rows["arm"].dtype == float
+    _, sample = make(rows, arms="arms: [0, 1]")
+    assert (sample.arms, sample.arm.tolist()) == (("0", "1"), [1, 0])
 
 
 def test_read_sample_assigns_visits_when_they_are_the_unit(make: Make) -> None:
@@ -315,7 +358,8 @@ def test_read_sample_refuses_an_arm_that_nobody_entered(make: Make) -> None:
     with pytest.raises(EventDataError) as error:
         make("ann seen 24h arm=old\nbob seen 25h arm=old\ncat seen 26h arm=New\n")
     assert str(error.value) == (
-        "Nobody entered the arm `new` of 'Form' (old 2, new 0). Check how the log names it, and its days."
+        "Nobody entered the arm `new` of 'Form' (old 2, new 0). Check how the log names it, and its days. The log also "
+        "has 'New'."
     )
 
 
@@ -331,8 +375,8 @@ def test_read_sample_refuses_arms_of_unequal_times(make: Make) -> None:
     with pytest.raises(EventDataError) as error:
         make("".join(old) + new)
     assert str(error.value) == (
-        "The arm `new` of 'Form' has units from 2024-01-02 23:00 to 2024-01-02 23:30, and the others from "
-        f"2024-01-02 00:00 to 2024-01-02 23:30: 20 of their units entered when it had none. {UNEQUAL}"
+        "The arm `new` of 'Form' has units from 2024-01-02 23:00 UTC to 2024-01-02 23:30 UTC, and the others from "
+        f"2024-01-02 00:00 UTC to 2024-01-02 23:30 UTC: 20 of their units entered when it had none. {UNEQUAL}"
     )
     _, sample = make("".join(old[1:]) + new)
     assert sample.assigned.tolist() == [19, 2]
@@ -343,8 +387,8 @@ def test_check_arms_names_an_arm_that_ended_early() -> None:
     with pytest.raises(EventDataError) as error:
         check_arms(("a", "b"), (0.5, 0.5), np.array([1, 0, *[0] * 20]), day, what="Test")
     assert str(error.value) == (
-        "The arm `b` of 'Test' has units from 1970-01-02 00:00 to 1970-01-02 00:00, and the others from "
-        f"1970-01-02 00:00 to 1970-01-03 00:00: 20 of their units entered when it had none. {UNEQUAL}"
+        "The arm `b` of 'Test' has units from 1970-01-02 00:00 UTC to 1970-01-02 00:00 UTC, and the others from "
+        f"1970-01-02 00:00 UTC to 1970-01-03 00:00 UTC: 20 of their units entered when it had none. {UNEQUAL}"
     )
 
 

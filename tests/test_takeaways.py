@@ -788,7 +788,8 @@ def say_experiment(*rows: dict[str, Any], checks: Sequence[str] = ("passed",) * 
         "confidence": 0.95,
     }
     own = known | more
-    decisions = pd.DataFrame({"arm": table["arm"].unique(), "decision": own["decision"], "rule": own["rule"]})
+    alike = pd.DataFrame({"arm": table["arm"].unique(), "decision": own["decision"], "rule": own["rule"]})
+    decisions = own.pop("decisions", alike)
     assigned = pd.DataFrame({"arm": ["control", "short"], "assigned": [1_000, 1_020], "pending": [10, 10]})
     return takeaways.word_experiment_result(table, decisions, check_rows(*checks), assigned, **own)
 
@@ -802,9 +803,10 @@ FINAL = " Final: to be read once. The ranges in brackets hold the true change in
 
 def test_word_experiment_result_says_the_decision_what_was_caused_and_how_to_read_it() -> None:
     assert say_experiment(*SHIPPED) == (
-        "Shorter form: ship short. Why.",
-        "short caused Form filled to rise: +8.3% (+6.3% to +10.3%); 10.0% (n = 1,010) against 9.2% (n = 990).",
-        "Guardrails of short (n = 1,010 against 990): Bought is within its limit (-10.0%), +1.0% (-1.0% to +3.0%).",
+        "Ship “short”. Shorter form: Why.",
+        "“short” caused Form filled to rise: +8.3% (+6.3% to +10.3%); 10.0% (n = 1,010) against 9.2% (n = 990).",
+        "Guardrails of “short” (n = 1,010 against 990): Bought changed by +1.0% (-1.0% to +3.0%), safely above its "
+        "limit of -10.0%.",
         ASSIGNED + FINAL,
     )
 
@@ -812,8 +814,8 @@ def test_word_experiment_result_says_the_decision_what_was_caused_and_how_to_rea
 def test_word_experiment_result_says_no_effect_of_an_invalid_test() -> None:
     said = say_experiment(*SHIPPED, checks=("failed", "warning", "passed"), decision="invalid", arm="")
     assert said == (
-        "Shorter form: not valid, so there is no winner. Why.",
-        f"{ASSIGNED} Its effects are not to be read.",
+        "Not valid: no winner. Shorter form: Why.",
+        f"{ASSIGNED} Its effects are not shown.",
     )
 
 
@@ -822,15 +824,21 @@ def test_word_experiment_result_says_that_a_running_test_may_be_looked_at() -> N
         effect_row("primary", "Form filled", 0.01, "no evidence"),
         effect_row("guardrail", "Bought", -0.09, "undecided"),
         effect_row("guardrail", "Left", np.nan, "too few", **NO_EFFECT),
+        effect_row("guardrail", "Given up", 0.01, "within margin", margin=0.05),
+        effect_row("guardrail", "Sent back", 0.04, "undecided", margin=0.05),
+        effect_row("guardrail", "Paid", -0.04, "worse"),
     )
     said = say_experiment(
         *rows, checks=("passed", "warning", "passed"), decision="keep running", arm="", reading="running"
     )
     assert said == (
-        "Shorter form: keep running. Why.",
-        "No effect of short on Form filled is shown: +1.0% (-1.0% to +3.0%); 10.0% (n = 1,010) against 9.9% (n = 990).",
-        "Guardrails of short (n = 1,010 against 990): Bought is not shown to keep its limit (-10.0%), -9.0% (-11.0% to "
-        "-7.0%); Left has too little to tell.",
+        "Keep running. Shorter form: Why.",
+        "No effect of “short” on Form filled is shown: +1.0% (-1.0% to +3.0%); 10.0% (n = 1,010) against 9.9% "
+        "(n = 990).",
+        "Guardrails of “short” (n = 1,010 against 990): Bought changed by -9.0% (-11.0% to -7.0%), and may be below its "
+        "limit of -10.0%; Left has too little to tell; Given up changed by +1.0% (-1.0% to +3.0%), safely below its "
+        "limit of +5.0%; Sent back changed by +4.0% (+2.0% to +6.0%), and may be above its limit of +5.0%; Paid is "
+        "shown worse than no change, -4.0% (-6.0% to -2.0%).",
         "A doubt: Novelty: Evidence of novelty.",
         f"{ASSIGNED} Still running. The ranges in brackets hold the true change in 95% of such tests, however often "
         "you look.",
@@ -839,17 +847,50 @@ def test_word_experiment_result_says_that_a_running_test_may_be_looked_at() -> N
 
 def test_word_experiment_result_begins_with_the_arm_that_the_decision_is_about() -> None:
     other = effect_row("primary", "Form filled", -0.05, "worse", arm="long")
-    said = say_experiment(other, *SHIPPED, segment="mobile", dates=None, window="")
-    assert said[0] == "Shorter form (segment mobile): ship short. Why."
-    assert [sentence.split(" ")[0] for sentence in said[1:3]] == ["short", "long"]
-    assert said[2].startswith("long caused Form filled to fall: -5.0% (-7.0% to -3.0%); ")
+    known = {"arms": ("control", "long", "short"), "segment": "mobile", "dates": None, "window": ""}
+    decisions = pd.DataFrame({"arm": ["long", "short"], "decision": ["roll back", "ship"], "rule": ["Worse.", "Why."]})
+    said = say_experiment(other, *SHIPPED, decisions=decisions, **known)
+    assert said[0] == "Ship “short”. Shorter form (segment mobile): Why."
+    assert said[1].startswith("“short” caused Form filled to rise: ")
+    assert said[2].startswith("Guardrails of “short” (n = 1,010 against 990): Bought changed")
+    assert said[3] == "Form filled in the other arms: “long” -5.0% (-7.0% to -3.0%), roll back."
     assert said[4].startswith("2,020 units were assigned; 20 of them")
+    # A decision without an arm's name says whose rule it is.
+    waiting = decisions.assign(decision=["no effect", "keep running"])
+    head = say_experiment(other, *SHIPPED, decisions=waiting, decision="keep running", arm="", **known)[0]
+    assert head == "Not decided: the test is over, and it can't tell. Shorter form (segment mobile), arm “short”: Why."
+    both = decisions.assign(decision="no effect", rule="Why.")
+    head = say_experiment(other, *SHIPPED, decisions=both, decision="no effect", arm="", **known)[0]
+    assert head == "No effect shown. Shorter form (segment mobile), arms “long” and “short”: Why."
+
+
+def test_word_experiment_result_says_what_each_factor_does() -> None:
+    found = {"role": "primary", "conversion": "Form filled", "metric": "rate", "note": ""}
+    effects = [("form: new", 0.02, 0.001), ("button: green", -0.0001, 0.9), ("form: new x button: green", 0.01, 0.2)]
+    rows = [
+        {"effect_of": name, "effect": effect, "p_value": p_value, **found}
+        | {"effect_ci_lower": effect - 0.01, "effect_ci_upper": effect + 0.01}
+        for name, effect, p_value in effects
+    ]
+    table = pd.DataFrame(rows)
+    alone = "Form filled, by factor: “form: new” +2.0 pts (+1.0 pts to +3.0 pts); “button: green” "
+    said = say_experiment(*SHIPPED, factors=table)[3]
+    assert said.startswith(alone)
+    assert said.endswith(
+        ". No change of one another's effect is shown: “form: new x button: green” +1.0 pts (+0.0 pts to +2.0 pts)."
+    )
+    said = say_experiment(*SHIPPED, factors=table.assign(p_value=0.01))[3]
+    assert said.endswith(
+        ". They change one another's effect: “form: new x button: green” +1.0 pts (+0.0 pts to +2.0 pts)."
+    )
+    too_few = table.assign(effect=np.nan)
+    assert say_experiment(*SHIPPED, factors=too_few) == say_experiment(*SHIPPED, factors=table.head(0))
 
 
 def test_word_experiment_result_says_of_a_test_that_is_too_small_how_small_it_is() -> None:
     row = effect_row("primary", "Form filled", np.nan, "too few", note="too few units", **NO_EFFECT)
     assert say_experiment(row, decision="keep running", arm="")[1] == (
-        "Form filled: too little to compare short (n = 1,010) with the control: too few units."
+        "Form filled: too little to compare “short” (n = 1,010) with the control: too few units."
     )
 
 
@@ -858,6 +899,8 @@ def test_word_effect_writes_the_difference_where_the_control_has_nothing() -> No
     nothing = dict.fromkeys(RELATIVE, np.nan)
     assert takeaways.word_effect(row | nothing) == "+2.0 pts (-1.0 pts to +5.0 pts)"
     assert takeaways.word_effect(row | nothing | {"effect": np.nan}) == "-"
+    # Nothing is written as less than nothing.
+    assert takeaways.word_effect(row | dict.fromkeys(RELATIVE, -0.0001)) == "+0.0% (+0.0% to +0.0%)"
 
 
 @pytest.mark.parametrize(
@@ -867,15 +910,15 @@ def test_word_effect_writes_the_difference_where_the_control_has_nothing() -> No
             "ship",
             {},
             (
-                "Give short to everybody and retire control.",
-                "Go on watching Bought by week: a guardrail within its limit may still get a little worse.",
+                "Give “short” to everybody and retire “control”.",
+                "Go on watching Bought by week: a guardrail that keeps its limit may still get a little worse.",
             ),
         ),
         (
             "roll back",
             {},
             (
-                "Switch short off: everybody gets control.",
+                "Switch “short” off: everybody gets “control”.",
                 "See in the groups below where it hurt, before another try.",
             ),
         ),
@@ -888,7 +931,7 @@ def test_word_effect_writes_the_difference_where_the_control_has_nothing() -> No
             "keep running",
             {"until": dt.date(2026, 8, 23)},
             (
-                "Sample size: Evidence of sample size.",
+                "Evidence of sample size.",
                 "Go on until 23 August 2026.",
                 "Meanwhile leave the arms, their shares and the metrics as they are.",
             ),
@@ -897,7 +940,7 @@ def test_word_effect_writes_the_difference_where_the_control_has_nothing() -> No
             "no effect",
             {},
             (
-                "Keep control, the simpler choice.",
+                "Keep “control”, the simpler choice.",
                 "Changes of Form filled beyond +6.3% to +10.3% are unlikely; if a smaller one pays, plan a larger "
                 "test.",
             ),
@@ -909,22 +952,42 @@ def test_word_experiment_steps_follow_from_the_decision(decision: str, more: Any
 
 
 def say_steps(decision: str, **more: Any) -> Takeaways:
-    known: dict[str, Any] = {"arm": "short", "control": "control", "reading": "running", "until": None}
+    arm = "short" if decision == "ship" else ""
+    known: dict[str, Any] = {"arm": arm, "rule": "Why.", "control": "control", "reading": "running"}
+    own = known | {"until": None, "in_groups": True} | more
     table, checks = pd.DataFrame(SHIPPED), check_rows("failed", "passed", "waiting")
-    return takeaways.word_experiment_steps(table, checks, decision=decision, **known | more)
-
-
-def test_word_experiment_steps_keep_what_a_finished_test_measured() -> None:
-    assert say_steps("ship", reading="final")[2] == (
-        "Leave the entry in the plan: the impact report takes the measured effect from there."
-    )
+    alike = pd.DataFrame({"arm": ["short"], "decision": decision, "rule": "Why."})
+    return takeaways.word_experiment_steps(table, checks, own.pop("decisions", alike), decision=decision, **own)
 
 
 def test_word_experiment_steps_say_how_long_a_test_goes_on() -> None:
-    assert say_steps("keep running")[1] == "Go on until every guardrail is decided."
-    assert say_steps("keep running", reading="final")[1] == (
-        "Its time is over and it can't tell: plan a longer one (`cv.plan_experiment`)."
+    assert say_steps("keep running")[1] == "Go on until the primary metric and every guardrail are decided."
+    assert say_steps("keep running", reading="final") == (
+        "Evidence of sample size.",
+        "Extend the test, or plan a longer one: cv.plan_experiment says how many units it takes.",
     )
+
+
+def test_word_experiment_steps_send_nobody_to_groups_that_are_not_there() -> None:
+    assert say_steps("roll back", in_groups=False) == ("Switch “short” off: everybody gets “control”.",)
+
+
+def test_word_experiment_steps_name_every_arm() -> None:
+    decisions = pd.DataFrame({"arm": ["long", "short"], "decision": ["roll back", "ship"], "rule": ["Worse.", "Why."]})
+    assert say_steps("ship", decisions=decisions)[0] == "Give “short” to everybody and retire “control” and “long”."
+    waiting = decisions.assign(decision=["roll back", "keep running"])
+    assert say_steps("keep running", decisions=waiting)[-1] == "Shown to hurt: give “control” to those in “long”."
+    both = decisions.assign(decision="roll back", rule="Why.")
+    assert say_steps("roll back", decisions=both)[0] == "Switch “long” and “short” off: everybody gets “control”."
+
+
+def test_word_other_arms_counts_who_is_in_no_arm_of_the_plan() -> None:
+    assert takeaways.word_other_arms(0, []) == "Every unit that was assigned is in an arm of the plan."
+    assert takeaways.word_other_arms(1, ["c"]) == "1 unit was in “c”, which is no arm of the plan; it is left out."
+    assert takeaways.word_other_arms(3_016, ["c", "d"]) == (
+        "3,016 units were in “c” and “d”, which are no arms of the plan; they are left out."
+    )
+    assert "in “a”, “b”, “c”, “d”, “e” and 2 more, which" in takeaways.word_other_arms(9, [*"abcdefg"])
 
 
 def say_threshold(best: dict[str, Any] | None, **found: float) -> Takeaways:

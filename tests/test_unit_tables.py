@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from convlib.errors import EventDataError, ParamError
+from convlib.experiment import Experiment
 from convlib.plan_experiments import Margin
 from convlib.samples import Sample
 from convlib.unit_tables import UnitTable
@@ -315,6 +316,16 @@ def test_read_refuses_arms_of_unequal_periods() -> None:
         read(units, entered="day")
     assert len(error.value.problems) == 1
     assert error.value.problems[0].startswith(
-        "The arm `new` of 'Form test' has units from 2026-06-21 00:00 to 2026-07-10 00:00, and the others from "
-        "2026-06-01 00:00 to 2026-07-10 00:00: 40 of their units entered when it had none."
+        "The arm `new` of 'Form test' has units from 2026-06-21 00:00 UTC to 2026-07-10 00:00 UTC, and the others from "
+        "2026-06-01 00:00 UTC to 2026-07-10 00:00 UTC: 40 of their units entered when it had none."
     )
+
+
+def test_from_units_refuses_what_is_no_table_and_columns_named_twice() -> None:
+    with pytest.raises(ParamError) as error:
+        Experiment.from_units({"a": [1]}, arm="a", control="1", primary="b", guardrails={"c": 0.1})  # type: ignore[arg-type]
+    assert str(error.value) == "`units` is of type dict; it must be a pandas DataFrame with one row a unit."
+    units = pd.DataFrame({"arm": ["a", "b"] * 50, "bought": [0, 1, 1, 0] * 25})
+    with pytest.raises(ParamError) as error:
+        Experiment.from_units(units, arm="arm", control="a", primary="bought", guardrails={"bought": 0.1})
+    assert str(error.value) == ("'bought' stands 2 times among `primary`, `guardrails` and `metrics`; name it once.")

@@ -16,6 +16,7 @@ from convlib.validity import check_validity
 
 CHECKS = [
     "sample ratio",
+    "units in other arms",
     "units in two arms",
     "assignment after exposure",
     "pre-period difference",
@@ -42,16 +43,17 @@ def test_check_validity_lists_every_check_when_nothing_is_known() -> None:
         "evidence": "str",
     }
     assert found["check"].tolist() == CHECKS
-    assert found["status"].tolist() == ["passed"] + ["not checked"] * 6 + ["waiting"]
+    assert found["status"].tolist() == ["passed"] + ["not checked"] * 7 + ["waiting"]
     assert found["evidence"].tolist() == [
-        "Assigned units: control 10 (50.00%, planned 50.00%) and short 10 (50.00%, planned 50.00%); p = 1.000.",
+        "Assigned units: “control” 10 (50.00%, planned 50.00%) and “short” 10 (50.00%, planned 50.00%); p = 1.000.",
+        "Every arm of the table is compared.",
         "Not known: each unit of the table has one arm.",
-        "The plan names no `exposure`, the event with which a unit first sees the change.",
-        "Not known what units did before the test: no `pre_period` in the plan, or no such columns.",
+        "No event is named with which a unit first sees the change.",
+        "Not known what units did before the test: no time before it, and no column of it, is named.",
         "Not known when in their window units did it.",
         "No metric adds up values, so no single unit can pull it.",
         "Not known when units were assigned.",
-        "20 units were followed to the end; the plan asks for 1,000.",
+        "20 units were followed to the end; at least 1,000 are needed.",
     ]
 
 
@@ -60,7 +62,7 @@ def test_check_validity_survives_a_sample_without_units() -> None:
     measurement = make_rate(none, before=none)
     sample = make_sample([], measurement, entered=none.astype(np.int64), early=none, late=none, crossed=0)
     found = check_validity(sample).set_index("check")
-    assert found["status"].tolist() == ["not checked", "passed", *["not checked"] * 5, "waiting"]
+    assert found["status"].tolist() == ["not checked", "not checked", "passed", *["not checked"] * 5, "waiting"]
     assert found.loc["sample ratio", "evidence"] == "No unit was assigned."
 
 
@@ -71,7 +73,8 @@ def test_sample_ratio_is_the_chi_square_of_all_assigned_units() -> None:
     assert row["status"] == "failed"
     assert row["p_value"] == pytest.approx(scipy_stats.chi2.sf(36, 1), rel=1e-10)
     assert row["evidence"] == (
-        "Assigned units: control 4,700 (47.00%, planned 50.00%) and short 5,300 (53.00%, planned 50.00%); p < 0.001."
+        "Assigned units: “control” 4,700 (47.00%, planned 50.00%) and “short” 5,300 (53.00%, planned 50.00%); "
+        "p < 0.001."
     )
 
 
@@ -149,8 +152,8 @@ def test_pre_period_difference_is_found_and_told() -> None:
     assert row["status"] == "failed"
     # The log ratio's error is sqrt(0.7 / 0.3 / 199 + 0.4 / 0.6 / 199) = 0.12278, t about 1.968: 2 x exp(-+0.2416).
     assert row["evidence"] == (
-        "Before the test, Signup: +100.0% (+57.1% to +154.7%), done by 120 of 200 units in short and "
-        "60 of 200 units in control; p < 0.001."
+        "Before the test, Signup: +100.0% (+59.2% to +159.8%), done by 120 of 200 units in “short” and "
+        "60 of 200 units in “control”; p < 0.001."
     )
 
 
@@ -162,7 +165,7 @@ def test_pre_period_difference_is_found_where_one_arm_did_nothing() -> None:
     assert row["status"] == "failed"
     assert row["p_value"] == pytest.approx(2 * scipy_stats.norm.sf(0.2 / np.sqrt(0.0009 * 400 / 399)), rel=1e-9)
     assert row["evidence"] == (
-        "Before the test, Signup: done by 40 of 200 units in short and 0 of 200 units in control; p < 0.001."
+        "Before the test, Signup: done by 40 of 200 units in “short” and 0 of 200 units in “control”; p < 0.001."
     )
 
 
@@ -189,13 +192,13 @@ def test_novelty_is_the_ratio_of_the_halves_ratios() -> None:
     error = np.sqrt((1 / 100 + 1 / 100 + 1 / 150 + 1 / 100) * 1000 / 999)
     assert row["p_value"] == pytest.approx(2 * scipy_stats.norm.sf(np.log(1.5) / error), rel=1e-9)
     assert row["status"] == "passed"
-    assert row["evidence"] == "short: +50.0% in the first 7 days, +0.0% in the last 7 days; p = 0.034."
+    assert row["evidence"] == "“short”: +50.0% in the first 7 days, +0.0% in the last 7 days; p = 0.034."
 
 
 def test_novelty_warns_and_never_fails() -> None:
     row = find_row(make_halves([100, 400], [200, 100]), "novelty")
     assert row["status"] == "warning"
-    assert row["evidence"] == "short: +300.0% in the first half, -50.0% in the last half; p < 0.001."
+    assert row["evidence"] == "“short”: +300.0% in the first half, -50.0% in the last half; p < 0.001."
 
 
 def test_novelty_of_several_arms_is_that_of_the_most_striking_one() -> None:
@@ -244,7 +247,7 @@ def test_outliers_warn_when_capping_them_changes_the_conclusion() -> None:
     # Of 10,000 + 10,990 - 10 ... the second arm's first unit had 10: 10,000 + 11,000 - 10 + 4,000 = 24,990 in all; the
     # largest two hold 4,000 + 12 of them. Capped at 12: the arm's mean is 11 + (12 - 10) / 1,000 = 11.002.
     assert row["evidence"].startswith("The largest 2 units hold 16.1% of Purchase: value per unit (n = 2,000). ")
-    assert "Effect in short: 4.99 (-2.84 to 12.8); with the largest capped 1.00 (0.914 to 1.09)." in row["evidence"]
+    assert "Effect in “short”: 4.99 (-2.84 to 12.8); with the largest capped 1.00 (0.914 to 1.09)." in row["evidence"]
 
 
 def test_outliers_pass_when_nothing_else_is_concluded() -> None:
@@ -266,7 +269,7 @@ def test_outliers_look_at_the_side_of_the_margin() -> None:
 @pytest.mark.parametrize(
     ("days", "minimum", "status", "evidence"),
     [
-        (13, 14, "waiting", "Units followed to the end were assigned over 13 days, and the plan asks for 14."),
+        (13, 14, "waiting", "Units followed to the end were assigned over 13 days; at least 14 are needed."),
         (14, 14, "passed", "Units followed to the end were assigned over 14 days."),
         (
             16,
@@ -297,7 +300,7 @@ def test_sample_size_counts_units_that_were_followed() -> None:
     row = find_row(sample, "sample size", minimum_units=61)
     assert (row["status"], row["evidence"]) == (
         "waiting",
-        "60 units were followed to the end, 40 more are pending; the plan asks for 61.",
+        "60 units were followed to the end, 40 more are pending; at least 61 are needed.",
     )
     assert find_row(sample, "sample size", minimum_units=60)["status"] == "passed"
 
@@ -342,3 +345,37 @@ def test_planted_faults_are_found(fault: str) -> None:
     status = check_validity(sample, window="14D").set_index("check")["status"]
     assert status[fault] == ("warning" if fault == "novelty" else "failed")
     assert (status.drop([fault, "sample size"]).isin(["passed", "not checked"])).all()
+
+
+def test_sample_ratio_may_be_looked_at_every_day_while_units_come() -> None:
+    rng = np.random.default_rng(8)
+    alarms = {True: 0, False: 0}
+    for _ in range(300):
+        counts = np.cumsum(rng.multinomial(100, [0.5, 0.5], size=42), axis=0)
+        for running in alarms:
+            looks = (
+                find_row(make_sample([0, 1], make_rate([0, 1]), assigned=each), "sample ratio", running=running)
+                for each in counts[::6]
+            )
+            alarms[running] += any(look["status"] == "failed" for look in looks)
+    assert alarms[True] <= 2
+
+
+def test_sample_ratio_of_a_running_test_is_the_mixture_of_lindon_and_malek() -> None:
+    # With one unit the mean of a Dirichlet's share is the planned share: the ratio is 1.
+    assert find_row(make_sample([0], assigned=np.array([1, 0])), "sample ratio", running=True)["p_value"] == 1.0
+    # Beta-binomial against binomial: prior 500 and 500, 300 and 100 units.
+    wanted = scipy_stats.binom.pmf(300, 400, 0.5) / scipy_stats.betabinom.pmf(300, 400, 500, 500)
+    found = find_row(make_sample([0, 1], assigned=np.array([300, 100])), "sample ratio", running=True)
+    assert found["p_value"] == pytest.approx(wanted)
+    assert found["status"] == "failed"
+
+
+def test_units_in_arms_without_a_plan_are_told() -> None:
+    sample = make_sample([0, 1] * 10, others=(12, ["third", "fourth"]))
+    row = find_row(sample, "units in other arms")
+    assert (row["status"], row["evidence"]) == (
+        "warning",
+        "12 units were in “third” and “fourth”, which are no arms of the plan; they are left out.",
+    )
+    assert find_row(make_sample([0, 1] * 10, others=(0, [])), "units in other arms")["status"] == "passed"

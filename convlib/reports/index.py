@@ -106,6 +106,8 @@ def list_alerts(alerts: pd.DataFrame) -> list[AlertLine]:
 def word_status(manifest: Manifest) -> str:
     """Say how many of the reports were made."""
     total, made = len(manifest.reports), sum(report.status == "made" for report in manifest.reports)
+    if not total:
+        return "There is no report to make yet"
     if made == total:
         return f"All {total} reports made" if total > 1 else "The report was made"
     failed = sum(report.status == "failed" for report in manifest.reports)

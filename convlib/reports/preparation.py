@@ -12,8 +12,10 @@ from typing import Any, ParamSpec, TypeVar
 from convlib.documents import did_you_mean
 from convlib.errors import ConvlibError, RunError
 from convlib.events import EventLog, read_events
+from convlib.experiment import check_experiment
 from convlib.notify import Channel, find_channel_problem, read_channels
 from convlib.parameters import ANALYSIS, check_parameters
+from convlib.periods import find_day
 from convlib.plan import Plan, PlannedExperiment, Segment, read_plan, read_segments
 from convlib.reports.notebooks import FOLDER, Template, check_names, check_value, find_notebooks_folder, read_templates
 from convlib.reports.run_file import RunFile, read_run_file
@@ -29,11 +31,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Notebooks:
-    """The notebooks of a run, in order, with the parameters that the run file gives to each."""
+    """The notebooks of a run, in order, with the parameters that the run file gives to each, and why some are not."""
 
     folder: Path
     templates: tuple[Template, ...]
     parameters: Mapping[str, Mapping[str, Any]]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,12 @@ class Preparation:
         """The run's and the period's folder, from the reports folder."""
         start, end = self.period
         return Path(self.run_file.run) / f"{start}_{end}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say which reports the run leaves out, and whether any is left."""
+        nothing = () if self.notebooks.templates else ("No notebook is left, so the run makes no report.",)
+        return (*self.notebooks.left_out, *nothing)
 
     def fill(self, template: Template, *, segment: str, tables: Path, history: Path | None = None) -> dict[str, Any]:
         """Give the parameters of one notebook for one segment, with paths as the notebooks folder sees them.
@@ -104,6 +113,8 @@ def prepare_run(path: str | Path) -> Preparation:
     segments = checks.attempt(_read_segments, run_file)
     channels = checks.attempt(_read_channels, run_file)
     log = checks.attempt(_read_log, run_file, plan, segments) if plan and segments else None
+    if notebooks and plan and log:
+        notebooks = checks.attempt(_check_experiments, run_file, notebooks, plan, log)
     period = checks.attempt(_choose_period, run_file, log) if log else None
     names = checks.attempt(_choose_segments, run_file, log.between(*period) if period else log) if log else None
     if not (notebooks and plan and log and names and period and channels is not None):
@@ -181,6 +192,34 @@ def _find_experiment(run_file: RunFile, plan: Plan, template: Template, wanted: 
         place = ("notebooks", template.name) if EXPERIMENT in own else ("parameters",)
         where = run_file.locate(*place, EXPERIMENT)
         raise RunError(*(f"{where}: {problem}" for problem in error.problems)) from None
+
+
+def _check_experiments(run_file: RunFile, notebooks: Notebooks, plan: Plan, log: EventLog) -> Notebooks:
+    """Leave out the experiments that begin after the end of the data; the log must have what the others read."""
+    checks = _Checks()
+    chosen: list[Template] = []
+    left_out: list[str] = []
+    for template in notebooks.templates:
+        own = {**template.parameters, **notebooks.parameters[template.name]}
+        planned = plan.find_experiment(own[EXPERIMENT]) if EXPERIMENT in own else None
+        seen = checks.attempt(_set_timezone, run_file, log, own) if planned else None
+        if planned and seen and planned.start > find_day(seen.last, seen.timezone):
+            begins = f"the experiment begins on {planned.start}, after the end of the data"
+            left_out.append(f"{template.name} is left out: {begins}.")
+            continue
+        if planned and seen:
+            checks.attempt(check_experiment, seen, plan, planned)
+        chosen.append(template)
+    if checks.problems:
+        raise RunError(*checks.problems)
+    return replace(notebooks, templates=tuple(chosen), left_out=tuple(left_out))
+
+
+def _set_timezone(run_file: RunFile, log: EventLog, own: Mapping[str, Any]) -> EventLog:
+    try:
+        return log.between(timezone=own.get("timezone") or None)
+    except ConvlibError as error:
+        raise RunError(*(f"{run_file.path}: {problem}" for problem in error.problems)) from None
 
 
 def _check_shared(run_file: RunFile, templates: Iterable[Template]) -> list[str]:

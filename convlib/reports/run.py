@@ -41,7 +41,7 @@ class Run:
         index: The page to open first.
         status: `complete` when every report was made, else `incomplete`.
         table: One row a notebook: segment, notebook, status (made, kept, failed or pending), seconds, error, path.
-        notes: What became of the alerts, and what could not be sent.
+        notes: Which reports are left out, what became of the alerts, and what could not be sent.
     """
 
     folder: Path
@@ -90,7 +90,8 @@ def run_reports(
     # The run is whole by now: a receiver that hangs or fails can't harm it.
     alerting = send_messages(folder, preparation, alerting)
     replace(manifest, alerts=alerting.record).write(folder)
-    return Run(folder, index, status, _tabulate(manifest, kept, folder), alerting.notes)
+    notes = (*preparation.notes, *alerting.notes)
+    return Run(folder, index, status, _tabulate(manifest, kept, folder), notes)
 
 
 def _write_rejects(folder: Path, preparation: Preparation) -> None:
