@@ -214,7 +214,7 @@ class Experiment(Result):
 
     def _repr_html_(self) -> str:
         saved = self.table["variance_reduction"].max()
-        caption = takeaways.word_variance(saved) if saved > 0 else ""
+        caption = takeaways.word_variance(saved) if np.isfinite(saved) else ""
         return show_table(self._write(self.table), EFFECTS, caption=caption) + self._show_factors()
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
@@ -305,7 +305,9 @@ class Experiment(Result):
 
     def _write(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Write values, changes and limits as texts, each in its metric's unit; leave out columns that say nothing."""
-        texts: dict[str, list[str]] = {"change": [takeaways.word_effect(row) for _, row in rows.iterrows()]}
+        # An interval stays on one line.
+        changes = [takeaways.word_effect(row).replace(" to ", "\u00a0to\u00a0") for _, row in rows.iterrows()]
+        texts: dict[str, list[str]] = {"change": changes}
         if "units" in rows:
             counts = zip(rows["units"], rows["units_control"], strict=True)
             pairs = zip(*(takeaways.word_values(rows, name) for name in ("value", "value_control")), strict=True)
@@ -477,7 +479,9 @@ def _conclude(sample: Sample, design: _Design, *, segment: str) -> dict[str, Any
     }
     return known | {
         "table": table,
-        "takeaways": takeaways.word_experiment_result(_name(table, titles), arms=sample.arms, **known),
+        "takeaways": takeaways.word_experiment_result(
+            _name(table, titles), arms=sample.arms, factors=_name(parts["factors"], titles), **known
+        ),
         "names": {},
         **parts,
         "measured": None,

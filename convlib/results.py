@@ -123,8 +123,8 @@ def format_value(value: object, kind: Kind) -> str:
     writers = {
         "count": lambda: f"{number:,.0f}",
         "number": lambda: format_number(number),
-        "percent": lambda: f"{number:.1%}",
-        "points": lambda: f"{100 * number:+.1f} pts",
+        "percent": lambda: f"{number:z.1%}",
+        "points": lambda: f"{100 * number:+z.1f} pts",
         "seconds": lambda: format_seconds(number),
         "p_value": lambda: "<0.001" if number < 0.001 else f"{number:.3f}",
     }

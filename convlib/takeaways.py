@@ -790,7 +790,7 @@ def _word_parts(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def word_variance(saved: float) -> str:
     """Say what knowing the time before the test was worth."""
-    return f"Values are adjusted by what units did before the test, which saved up to {saved:.1%} of the variance"
+    return f"Values are adjusted by what units did before, which saved up to {max(0, saved):.1%} of the variance"
 
 
 def word_effect(row: Mapping[str, Any] | pd.Series) -> str:

@@ -1,6 +1,7 @@
 """Experiments read from logs and from tables of units: effects, checks and decisions, against scipy and pandas."""
 
 import datetime as dt
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -486,3 +487,32 @@ def test_analyse_experiment_of_visits_has_no_days(tmp_path: Path) -> None:
     experiment = analyse_experiment(make_log(ends_on(frame, "2024-01-22"), plan), plan, "form")
     assert (len(experiment.days), experiment.measured) == (0, None)
     assert pick(experiment.table.head(1), "value value_control status") == [(0.6, 0.3, "better")]
+
+
+def read_headings(shown: str) -> list[str]:
+    return re.findall(r"<th [^>]*>([^<]+)</th>", shown)
+
+
+def test_experiment_shows_tables_that_fit_a_page() -> None:
+    two, three = read_units(draw_units(), covariates={"revenue": "before"}), read_units(draw_units(arms=3))
+    named = ["Metric", "Result", "Change", "Limit", "Arm / control", "Units", "p"]
+    assert read_headings(two._repr_html_()) == named
+    assert read_headings(three._repr_html_()) == [named[0], "Arm", *named[1:]]
+    assert "keeps its limit" in two.show_guardrails()._repr_html_()
+    assert "1,500 / 1,500" in two._repr_html_()
+    assert "Values are adjusted by what units did before" in two._repr_html_()
+    invalid = read_units(draw_units(), shares={"a": 0.6, "b": 0.4})
+    assert read_headings(invalid._repr_html_()) == named[:-1]
+
+
+def test_experiment_shows_the_effects_of_combined_factors(tmp_path: Path) -> None:
+    arms = "factors: {form: [old, new], button: [grey, green]}"
+    text = PLAN.replace(", column: arm}\n    arms: [old, new]", "}\n    " + arms).replace("    MORE\n", "")
+    plan = make_plan(tmp_path, text)
+    frame = write_units((60, 100), (50, 54))
+    number = frame["user_id"].str.extract(r"(\d+)")[0].astype(int)
+    both = frame.assign(form=frame["arm"], button=np.where(number // 14 % 2, "green", "grey"))
+    experiment = analyse_experiment(make_log(ends_on(both, "2024-01-22"), plan), plan, "form")
+    headings = read_headings(experiment._repr_html_())
+    assert headings[-4:] == ["Effect of", "Metric", "Difference", "p"]
+    assert "form: new x button: green" in experiment._repr_html_()

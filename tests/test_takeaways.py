@@ -835,9 +835,9 @@ def test_word_experiment_result_says_that_a_running_test_may_be_looked_at() -> N
         "Keep running. Shorter form: Why.",
         "No effect of “short” on Form filled is shown: +1.0% (-1.0% to +3.0%); 10.0% (n = 1,010) against 9.9% "
         "(n = 990).",
-        "Guardrails of “short” (n = 1,010 against 990): Bought changed by -9.0% (-11.0% to -7.0%), and may be below its "
-        "limit of -10.0%; Left has too little to tell; Given up changed by +1.0% (-1.0% to +3.0%), safely below its "
-        "limit of +5.0%; Sent back changed by +4.0% (+2.0% to +6.0%), and may be above its limit of +5.0%; Paid is "
+        "Guardrails of “short” (n = 1,010 against 990): Bought changed by -9.0% (-11.0% to -7.0%), and may be below "
+        "its limit of -10.0%; Left has too little to tell; Given up changed by +1.0% (-1.0% to +3.0%), safely below "
+        "its limit of +5.0%; Sent back changed by +4.0% (+2.0% to +6.0%), and may be above its limit of +5.0%; Paid is "
         "shown worse than no change, -4.0% (-6.0% to -2.0%).",
         "A doubt: Novelty: Evidence of novelty.",
         f"{ASSIGNED} Still running. The ranges in brackets hold the true change in 95% of such tests, however often "
@@ -847,7 +847,7 @@ def test_word_experiment_result_says_that_a_running_test_may_be_looked_at() -> N
 
 def test_word_experiment_result_begins_with_the_arm_that_the_decision_is_about() -> None:
     other = effect_row("primary", "Form filled", -0.05, "worse", arm="long")
-    known = {"arms": ("control", "long", "short"), "segment": "mobile", "dates": None, "window": ""}
+    known: dict[str, Any] = {"arms": ("control", "long", "short"), "segment": "mobile", "dates": None, "window": ""}
     decisions = pd.DataFrame({"arm": ["long", "short"], "decision": ["roll back", "ship"], "rule": ["Worse.", "Why."]})
     said = say_experiment(other, *SHIPPED, decisions=decisions, **known)
     assert said[0] == "Ship “short”. Shorter form (segment mobile): Why."
