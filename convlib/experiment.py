@@ -315,7 +315,7 @@ class Experiment(Result):
             texts["values"] = [MISSING if set(pair) == {MISSING} else " / ".join(pair) for pair in pairs]
         if "status" in rows:
             texts["status"] = list(rows["status"].replace(takeaways.STATUSES))
-            texts["limit"] = [f"{each:+.1%}" if np.isfinite(each) else "" for each in rows["margin"]]
+            texts["limit"] = [takeaways.word_limit(row) for _, row in rows.iterrows()]
         needless = {"arm": rows["arm"].nunique() == 1} if "arm" in rows else {}
         needless |= {"p_value": bool(rows["p_value"].isna().all())}
         return _name(rows, self._titles).assign(**texts).drop(columns=[name for name, gone in needless.items() if gone])
@@ -340,9 +340,9 @@ def analyse_experiment(
         and `units_control`, `value` and `value_control` (a share, a mean a unit, or a ratio; adjusted by the pre-period
         when the plan names one), `effect` (their difference), `relative_effect` (as a share of the control's value),
         `p_value` (two-sided, of no effect), `margin` (of a guardrail: the relative change that is tolerated, with its
-        sign), `variance_reduction` by the pre-period, `status` (`better`, `worse`, `no evidence`; of guardrails `within
-        margin`, `worse`, `undecided`; `too few`, and `invalid` when a check failed). With several arms, intervals and
-        p-values hold for all together.
+        sign; `margin_absolute` where the plan gives an amount), `variance_reduction` by the pre-period, `status`
+        (`better`, `worse`, `no evidence`; of guardrails `within margin`, `worse`, `undecided`; `too few`, and `invalid`
+        when a check failed). With several arms, intervals and p-values hold for all together.
 
     Raises:
         ParamError: There is no such experiment, the log lacks its columns, or the plan is another one.

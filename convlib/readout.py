@@ -20,7 +20,7 @@ MEASURED = ("units", "units_control", "value", "value_control", *EFFECT, *RELATI
 #: What says anything about a metric in the arms.
 READ_OUT = ("value", "value_control", *EFFECT, *RELATIVE, "p_value", "variance_reduction")
 METRIC = ("role", "conversion", "metric")
-COLUMNS = ("arm", *METRIC, *MEASURED, "margin", "variance_reduction", "status", "note")
+COLUMNS = ("arm", *METRIC, *MEASURED, "margin", "margin_absolute", "variance_reduction", "status", "note")
 SEGMENT_COLUMNS = ("column", "group", "arm", *METRIC, *MEASURED, "q_value", "homogeneity_p_value", "note")
 FACTOR_COLUMNS = ("effect_of", *METRIC, *EFFECT, "p_value", "note")
 DAY_COLUMNS = ("arm", "day", "units", *EFFECT)
@@ -101,7 +101,8 @@ def _measured(found: Comparison) -> dict[str, object]:
 
 def _conclude(measure: Measurement, found: Comparison) -> dict[str, object]:
     return {
-        "margin": measure.limit(found.value_control),
+        "margin": measure.limits[0],
+        "margin_absolute": measure.limits[1],
         "variance_reduction": found.variance_reduction,
         "status": judge(measure, found),
         "note": TOO_FEW if np.isnan(found.error) else "" if np.isnan(found.variance_reduction) else ADJUSTED,

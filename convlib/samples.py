@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from convlib import stats
 from convlib.conversions import microseconds
 from convlib.documents import quote_names
 from convlib.durations import MICROSECONDS, parse_duration
@@ -74,13 +73,13 @@ class Measurement:
             before_denominator=None,
         )
 
-    def limit(self, value: float) -> float:
-        """Give the relative change that a guardrail may show, with its sign, where the control has a value."""
-        if self.margin is None:
-            return np.nan
-        relative, absolute = self.margin.relative, self.margin.absolute
-        size = float(stats.divide(absolute or 0, value)) if relative is None else relative
-        return -size if self.direction == "up" else size
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Give the change that a guardrail may show, with its sign: as a share of the control's value, or as it is."""
+        sign = -1 if self.direction == "up" else 1
+        given = (None, None) if self.margin is None else (self.margin.relative, self.margin.absolute)
+        relative, absolute = (np.nan if each is None else sign * each for each in given)
+        return relative, absolute
 
     @functools.cached_property
     def is_share(self) -> bool:

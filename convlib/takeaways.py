@@ -626,7 +626,8 @@ def word_experiment_result(
     # Two arms are enough for one minute; the others are told in one sentence.
     told = chosen[:2]
     rows = {arm: _records(table[table["arm"] == arm]) for arm in dict.fromkeys([*told, *arms[1:]])}
-    said = [_word_caused(row) for arm in told for row in rows[arm] if row["role"] == "primary"]
+    early = bool((validity["status"] == "waiting").any())
+    said = [_word_caused(row, early=early) for arm in told for row in rows[arm] if row["role"] == "primary"]
     said += [_word_guardrails(rows[arm]) for arm in told if any(row["role"] == "guardrail" for row in rows[arm])]
     said += _word_others({arm: own for arm, own in rows.items() if arm not in told}, decisions)
     said += _word_factors(factors) if factors is not None else []
@@ -725,7 +726,8 @@ def _word_ruled_out(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _word_caused(row: Mapping[str, Any]) -> str:
+def _word_caused(row: Mapping[str, Any], *, early: bool) -> str:
+    """Say what an arm did to the primary metric; before there are enough days and units only what is seen so far."""
     label, arm = row["conversion"], _quote(row["arm"])
     if not np.isfinite(row["effect"]):
         why = f": {row['note']}" if row["note"] else ""
@@ -734,6 +736,9 @@ def _word_caused(row: Mapping[str, Any]) -> str:
     against = f"{value} (n = {row['units']:,}) against {control} (n = {row['units_control']:,})"
     if row["status"] not in ("better", "worse"):
         return f"No effect of {arm} on {label} is shown: {word_effect(row)}; {against}."
+    if early:
+        side = "higher" if row["effect"] > 0 else "lower"
+        return f"So far {label} is {side} with {arm}: {word_effect(row)}; {against}."
     verb = "rise" if row["effect"] > 0 else "fall"
     return f"{arm} caused {label} to {verb}: {word_effect(row)}; {against}."
 
@@ -758,11 +763,11 @@ def _word_guardrail(row: Mapping[str, Any]) -> str:
         return f"{label} has too little to tell"
     if row["status"] == "worse":
         return f"{label} is shown worse than no change, {effect}"
-    sides = ("above", "below") if row["margin"] < 0 else ("below", "above")
-    limit = f" of {row['margin']:+.1%}" if np.isfinite(row["margin"]) else ""
+    limit = word_limit(row)
+    sides = ("above", "below") if limit.startswith("-") else ("below", "above")
     if row["status"] == "within margin":
-        return f"{label} changed by {effect}, safely {sides[0]} its limit{limit}"
-    return f"{label} changed by {effect}, and may be {sides[1]} its limit{limit}"
+        return f"{label} changed by {effect}, safely {sides[0]} its limit of {limit}"
+    return f"{label} changed by {effect}, and may be {sides[1]} its limit of {limit}"
 
 
 def _word_factors(factors: pd.DataFrame) -> list[str]:
@@ -794,8 +799,8 @@ def word_variance(saved: float) -> str:
 
 
 def word_effect(row: Mapping[str, Any] | pd.Series) -> str:
-    """Write the relative change with its interval; where the control's value is not above zero, the difference."""
-    if np.isfinite(row.get("relative_effect", np.nan)):
+    """Write the relative change with its interval; the difference where a limit is one, or nothing else is known."""
+    if np.isfinite(row.get("relative_effect", np.nan)) and not np.isfinite(row.get("margin_absolute", np.nan)):
         return _word_relative(row)
     if not np.isfinite(row["effect"]):
         return MISSING
@@ -803,6 +808,14 @@ def word_effect(row: Mapping[str, Any] | pd.Series) -> str:
         _value(row[f"effect{end}"], row["metric"], signed=True) for end in ("", "_ci_lower", "_ci_upper")
     )
     return f"{value} ({low} to {high})"
+
+
+def word_limit(row: Mapping[str, Any] | pd.Series) -> str:
+    """Write the change that a guardrail may show; empty for other metrics."""
+    if np.isfinite(row["margin"]):
+        return f"{row['margin']:+.1%}"
+    absolute = row["margin_absolute"]
+    return _value(absolute, row["metric"], signed=True) if np.isfinite(absolute) else ""
 
 
 def _word_assigned(assigned: pd.DataFrame, dates: tuple[dt.date, dt.date] | None, window: str) -> str:

@@ -46,8 +46,9 @@ class UnitTable:
             ParamError: Columns or arguments are wrong; every problem.
             EventDataError: An arm ran at another time, or values are negative.
         """
-        if not isinstance(self.units, pd.DataFrame):
-            msg = f"`units` is of type {type(self.units).__name__}; it must be a pandas DataFrame with one row a unit."
+        given: object = self.units
+        if not isinstance(given, pd.DataFrame):
+            msg = f"`units` is of type {type(given).__name__}; it must be a pandas DataFrame with one row a unit."
             raise ParamError(msg)
         problems = [*self._find_missing()]
         problems = problems or [*self._find_problems()]

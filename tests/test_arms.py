@@ -67,7 +67,7 @@ def test_compare_arms_gives_the_ratios_that_a_test_would_not_reject() -> None:
         return float(abs(treated.mean() - ratio * control.mean()) - reach * error)
 
     ratio = treated.mean() / control.mean()
-    ends = [brentq(miss, *between, xtol=1e-14) for between in ((0, ratio), (ratio, 10))]
+    ends = [brentq(miss, low, high, xtol=1e-14) for low, high in ((0.0, ratio), (ratio, 10.0))]
     spread = np.sqrt(variances[0] / treated.mean() ** 2 + variances[1] / control.mean() ** 2)
     expected = [ratio - 1, spread, ends[0] - 1, ends[1] - 1]
     np.testing.assert_allclose(list_relative(found), expected, rtol=1e-9)

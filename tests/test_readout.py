@@ -60,10 +60,13 @@ def test_tabulate_metrics_is_welchs_test_with_two_arms() -> None:
     assert found["note"].tolist() == ["", ""]
 
 
-def test_tabulate_metrics_gives_absolute_margins_as_a_share_with_the_sign_of_worse() -> None:
+def test_tabulate_metrics_gives_margins_with_the_sign_of_worse() -> None:
     guardrail = make_revenue(REVENUE, margin=Margin(absolute=0.5), direction="down")
     found = tabulate_metrics(make_sample(ARM % 2, make_rate(SIGNUPS), guardrail), FINAL)
-    assert found["margin"].iloc[1] == pytest.approx(0.5 / REVENUE[ARM % 2 == 0].mean())
+    assert (np.isnan(found["margin"].iloc[1]), found["margin_absolute"].iloc[1]) == (True, 0.5)
+    guardrail = make_revenue(REVENUE, margin=Margin(relative=0.1))
+    found = tabulate_metrics(make_sample(ARM % 2, make_rate(SIGNUPS), guardrail), FINAL)
+    assert (found["margin"].iloc[1], np.isnan(found["margin_absolute"].iloc[1])) == (-0.1, True)
 
 
 def test_tabulate_metrics_is_scipys_dunnett_with_three_arms_of_equal_variance() -> None:
