@@ -15,8 +15,8 @@ help: ## this list
 report: environment ## environment, then the reports of the Open University example: ends with the path of the index page
 	$(BIN)/convlib run --resume params/oulad/weekly.yaml
 
-test: lint ## environment, then linter, formatter, type checker and all tests
-	$(BIN)/python -m pytest
+test: lint ## environment, then linter, formatter, type checker and all tests, as many files at once as there are cores
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 coverage: environment ## all tests, and which lines of the library they don't reach (slower)
 	$(BIN)/python -m pytest --cov

@@ -272,7 +272,8 @@ class Experiment(Result):
     def next_steps(self) -> Takeaways:
         """Say what follows from the decision."""
         until = None if self.end is None else self.end + _read_days(self.window)
-        return takeaways.word_experiment_steps(
+        of_all = Takeaways(() if self.segment == "all" else (takeaways.DECIDE_BY_ALL,))
+        return of_all + takeaways.word_experiment_steps(
             self.named,
             self.validity,
             self.decisions,

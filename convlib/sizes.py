@@ -60,23 +60,36 @@ class Baseline:
 
     @property
     def effect(self) -> float:
-        """The difference to show; a relative margin is judged on the logarithm of the ratio."""
-        return abs(self.value * (math.log1p(self.change) if self.is_margin_relative else self.change))
+        """The difference to show."""
+        return abs(self.value * self.change)
 
     def find_variance(self, arm: float) -> float:
-        """Give the variance that both arms have together, when the arm's share of the units is known."""
-        if self.role == "guardrail" or not self.is_share:
-            return self.variance
+        """Give the variance that both arms have together, when the arm's share of the units is known.
+
+        Amounts that change are taken to change alike, so that their spread does too; of a relative margin it is the
+        control's spread, since what is judged is the arm less the tolerated part of the control.
+        """
+        if self.role == "guardrail":
+            control = (1 + self.change) ** 2 if self.is_margin_relative else 1.0
+            return (arm * control + 1 - arm) * self.variance
         moved = self.value * (1 + self.change)
-        return (1 - arm) * moved * (1 - moved) + arm * self.variance
+        changed = moved * (1 - moved) if self.is_share else (1 + self.change) ** 2 * self.variance
+        return (1 - arm) * changed + arm * self.variance
 
     def find_change(self, deviations: float, arm: float) -> float:
         """Give the change that is so many standard deviations of a unit, in the direction of the one to find."""
-        distance = deviations * math.sqrt(self.variance) / abs(self.value)
-        sign = math.copysign(1, self.change)
-        if self.role == "guardrail" or not self.is_share:
-            return math.expm1(sign * distance) if self.is_margin_relative else sign * distance
-        return self._move_share(deviations**2, arm, sign)
+        square, sign = deviations**2, math.copysign(1, self.change)
+        if self.role == "guardrail" and not self.is_margin_relative:
+            return sign * deviations * math.sqrt(self.variance) / abs(self.value)
+        if self.role != "guardrail" and self.is_share:
+            return self._move_share(square, arm, sign)
+        # The change's square is the part times (fixed + scaled (1 + change)^2).
+        part = square * self.variance / self.value**2
+        scaled = part * (arm if self.role == "guardrail" else 1 - arm)
+        if scaled >= 1:
+            return np.nan
+        found = (scaled + sign * math.sqrt(scaled**2 + (1 - scaled) * part)) / (1 - scaled)
+        return found if found > -1 else np.nan
 
     def _move_share(self, square: float, arm: float, sign: float) -> float:
         """Solve for the other rate, on which the variance depends: a quadratic."""

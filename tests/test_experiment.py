@@ -407,6 +407,7 @@ def test_analyse_experiment_of_a_segment_needs_no_minimum_of_its_own(make: Make)
     small = analyse_experiment(log.segment({"device_type": "mobile"}), plan, "form")
     assert (int(small.assigned["units"].sum()), small.reading) == (40, "final")
     assert "waiting" not in set(small.validity["status"])
+    assert small.next_steps[0].startswith("Decide by the page of all units.")
 
 
 def test_analyse_experiment_of_a_segment_bears_an_empty_arm(make: Make) -> None:

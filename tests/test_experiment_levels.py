@@ -47,9 +47,9 @@ def test_measure_decisions_rolls_back_and_ships() -> None:
 def test_plan_units_is_the_textbook_formula() -> None:
     reach = (scipy_stats.norm.isf(0.025) + scipy_stats.norm.isf(0.2)) ** 2
     planned = plan_units(0.8, signed=0.1, margin=0.1)
-    # Twice the units of an arm: (variance + variance) / difference**2; of margins the difference is that of logarithms.
+    # Twice the units of an arm: (variance + variance) / difference**2; of a margin the control counts 0.9 times.
     assert planned["signed"] == pytest.approx(2 * reach * (0.2 * 0.8 + 0.22 * 0.78) / 0.02**2, rel=0.002)
-    assert planned["bought"] == pytest.approx(4 * reach * 0.7 / 0.3 / np.log(0.9) ** 2, rel=0.002)
+    assert planned["bought"] == pytest.approx(2 * reach * 0.21 * (1 + 0.9**2) / 0.03**2, rel=0.002)
 
 
 def test_draw_units_changes_what_is_asked() -> None:

@@ -417,8 +417,8 @@ def test_plan_test_says_of_a_micro_what_the_table_says_and_guards_the_macro(plan
     tests = impact.tests.set_index("micro").T["save"]
     assert 0.3 * first["detectable_2_weeks"] == pytest.approx(tests["detectable_2_weeks"], rel=1e-9)
     assert 0.3 * first["detectable_4_weeks"] == pytest.approx(tests["detectable_4_weeks"], rel=1e-9)
-    # The macro: (z + z)^2 times twice (1 - p) / p, over the square of log(0.95), in each of two arms.
-    assert planned.units == 2 * np.ceil(2.801585**2 * 2 * 9 / np.log(0.95) ** 2)
+    # The macro, 10%: (z + z)^2 0.09 (1 + 0.95^2), over the square of 0.005, in each of two arms.
+    assert planned.units == 2 * np.ceil(2.801585**2 * 0.09 * (1 + 0.95**2) / 0.005**2)
     assert (planned.per_day, planned.follow_up, planned.shares) == (100, "3D", (0.5, 0.5))
 
 

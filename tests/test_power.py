@@ -36,7 +36,7 @@ experiments:
     assignment: {match: {event_name: never}, column: arm}
     arms: [control, new]
     start: 2024-03-01
-    end: 2024-03-28
+    end: 2024-04-04
     primary: save
     guardrails: [{conversion: buy, margin: 0.5}]
   - id: later
@@ -89,9 +89,9 @@ def test_plan_experiment_needs_what_its_largest_metric_needs(log: EventLog, plan
     planned = plan_experiment(log, plan, primary="save")
     save, buy, value = planned.table["units_needed"]
     assert save == 2 * np.ceil(REACH**2 * (0.4 * 0.6 + 0.44 * 0.56) / 0.04**2)
-    assert buy == 2 * np.ceil(REACH**2 * 2 * 4 / np.log(0.95) ** 2)
+    assert buy == 2 * np.ceil(REACH**2 * 0.16 * (1 + 0.95**2) / 0.01**2)
     # Of each ten two have 10 and 30: the mean of squares is 100, so the variance 84 (260 / 259 of it in a sample).
-    assert value == 2 * np.ceil(REACH**2 * 2 * 84 * 260 / 259 / 16 / np.log(0.95) ** 2)
+    assert value == 2 * np.ceil(REACH**2 * 84 * 260 / 259 * (1 + 0.95**2) / 0.2**2)
     assert (planned.units, planned.days) == (value, np.ceil(value / 10))
     assert planned.takeaways[0] == (
         f"At 10 units a day, the test needs {value:,.0f} units in 2 arms: {planned.days:,.0f} days of assignment and "
@@ -103,11 +103,11 @@ def test_plan_experiment_words_what_each_metric_needs(log: EventLog, plan: Plan)
     margin = Guardrail(conversion="buy", margin=Margin(relative=0.5))
     planned = plan_experiment(log, plan, primary="save", effect=1.0, guardrails=[margin], window="2D")
     # From 40% to 80%: (z + z)^2 (0.24 + 0.16) / 0.16 is 20 units, and an arm needs 30.
-    arm = int(np.ceil(REACH**2 * 8 / np.log(0.5) ** 2))
+    arm = int(np.ceil(REACH**2 * 0.16 * (1 + 0.5**2) / 0.1**2))
     assert planned.takeaways == (
         f"At 10 units a day, the test needs {2 * arm} units in 2 arms: {np.ceil(2 * arm / 10):.0f} days of assignment "
         "and 2 days to follow the last of them.",
-        "Rounded up to whole weeks, so that each weekday counts alike: 4 weeks of assignment.",
+        "Rounded up to whole weeks, so that each weekday counts alike: 5 weeks of assignment.",
         f"{2 * arm} units are needed to show that Purchase, now 20.0% (n = 380), gets no worse by 50.0%, if nothing "
         "changes, with 80% power.",
         "60 units are needed to find a change of +100.0% of Save, now 40.0% (n = 380), with 80% power.",
@@ -133,7 +133,7 @@ def test_plan_experiment_takes_everything_from_the_plan(log: EventLog, plan: Pla
     # Days 0 to 37 are over by day 39, 5:00, for who saw it at 1:30.
     assert first["units_measured"] == 190
     # A fifth has 2 errors: the variance is 0.64; in 0.6 and 0.2 of all, at Dunnett's level of three arms.
-    assert first["units_needed"] > REACH**2 * 0.64 * 190 / 189 / 0.04**2 * (1 / 0.6 + 1 / 0.2)
+    assert first["units_needed"] > REACH**2 * 0.64 * 190 / 189 / 0.04**2 * (1 / 0.6 + 0.9**2 / 0.2)
     assert planned.units == first["units_needed"]
     assert "Purchase can't be planned: nobody did it." in planned.takeaways
 
@@ -164,12 +164,12 @@ def test_plan_experiment_says_when_the_planned_days_are_too_few(log: EventLog, p
     # From 40% to 44%: (z + z)^2 (0.24 + 0.2464) / 0.04^2 is 2,386.1 in each arm, 4,774 at 10 a day.
     assert planned.days == 478
     assert planned.takeaways[2:4] == (
-        "The plan has 28 days of assignment (`start` to `end`), 450 too few: move `end`, or ask for less.",
+        "The plan has 35 days of assignment (`start` to `end`), 443 too few: move `end`, or ask for less.",
         "Save needs the most units: a larger change to find would take less.",
     )
     enough = plan_experiment(log, plan, experiment="short", effect=0.5)
-    # To 60%: (z + z)^2 (0.24 + 0.24) / 0.2^2 is 94.2; of the guardrail 131 in an arm, 27 days at 10 a day.
-    assert enough.days == 27
+    # To 60%: (z + z)^2 (0.24 + 0.24) / 0.2^2 is 94.2; of the guardrail 0.16 (1 + 0.5^2) / 0.1^2, 157 in an arm: 32 days at 10 a day.
+    assert enough.days == 32
     assert not [sentence for sentence in enough.takeaways if "too few" in sentence or "take less" in sentence]
 
 
@@ -193,7 +193,7 @@ def test_plan_experiment_takes_outcomes_of_any_metric(log: EventLog, plan: Plan)
         ("rate", 0.0, "nobody did it"),
     ]
     # A fifth of all have a purchase of 20 and more or less 10: (0.2 x 100) / 0.2^2.
-    size = REACH**2 * 2 * 500 * 260 / 259 / 400 / np.log(0.9) ** 2
+    size = REACH**2 * 500 * 260 / 259 * (1 + 0.9**2) / 2**2
     assert table["units_needed"].iloc[1] == 2 * np.ceil(size)
 
 

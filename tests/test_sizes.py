@@ -81,23 +81,23 @@ def test_plan_metrics_sizes_a_rate_by_the_variances_of_both_rates() -> None:
     assert needed(rate(0.10, -0.20)) == 2 * np.ceil(REACH**2 * (0.09 + 0.0736) / 0.02**2)
 
 
-def test_plan_metrics_sizes_a_mean_by_its_variance() -> None:
-    assert needed(mean(20.0, 60.0, 0.10)) == 2 * np.ceil(REACH**2 * 2 * 60**2 / 2**2)
+def test_plan_metrics_sizes_a_mean_by_the_variances_of_amounts_that_change_alike() -> None:
+    assert needed(mean(20.0, 60.0, 0.10)) == 2 * np.ceil(REACH**2 * (1 + 1.1**2) * 60**2 / 2**2)
 
 
-def test_plan_metrics_sizes_a_relative_margin_on_the_logarithm() -> None:
-    # The variance of a rate's logarithm is (1 - p) / p; what is looked for is log(0.95).
-    assert needed(kept(0.10, 0.05)) == 2 * np.ceil(REACH**2 * 2 * 9 / np.log(0.95) ** 2)
+def test_plan_metrics_sizes_a_relative_margin_by_the_arm_less_a_part_of_the_control() -> None:
+    # 0.10 - 0.95 x 0.10, with the variance 0.09 (1 + 0.95^2).
+    assert needed(kept(0.10, 0.05)) == 2 * np.ceil(REACH**2 * 0.09 * (1 + 0.95**2) / 0.005**2)
     absolute = replace(kept(0.10, 0.05), is_margin_relative=False)
     assert needed(absolute) == 2 * np.ceil(REACH**2 * 2 * 0.09 / 0.005**2)
-    # Of what is better rare: log(1.05).
-    assert needed(kept(0.10, -0.05)) == 2 * np.ceil(REACH**2 * 2 * 9 / np.log(1.05) ** 2)
+    # Of what is better rare.
+    assert needed(kept(0.10, -0.05)) == 2 * np.ceil(REACH**2 * 0.09 * (1 + 1.05**2) / 0.005**2)
 
 
 def test_plan_metrics_sizes_several_arms_by_dunnetts_level() -> None:
     # Dunnett's (1955) table, two-sided 5%, two treatments, infinite degrees of freedom: 2.21.
     each = REACH - Z + 2.2121
-    arm = each**2 * 2 * 60**2 / 2**2
+    arm = each**2 * (1 + 1.1**2) * 60**2 / 2**2
     thirds = Layout((1 / 3, 1 / 3, 1 / 3), 100.0, "14D")
     assert needed(mean(20.0, 60.0, 0.10), thirds) == pytest.approx(3 * arm, rel=1e-3)
 
@@ -105,7 +105,7 @@ def test_plan_metrics_sizes_several_arms_by_dunnetts_level() -> None:
 def test_plan_metrics_sizes_the_smallest_arm() -> None:
     # 80% and 20%: each unit of variance counts 1 / 0.8 + 1 / 0.2 times.
     uneven = Layout((0.8, 0.2), 100.0, "14D")
-    units = REACH**2 * 60**2 / 2**2 * (1 / 0.8 + 1 / 0.2)
+    units = REACH**2 * 60**2 / 2**2 * (1 / 0.8 + 1.1**2 / 0.2)
     assert needed(mean(20.0, 60.0, 0.10), uneven) == pytest.approx(units, abs=2)
 
 
@@ -206,15 +206,15 @@ def test_planned_sizes_have_their_power_in_simulations() -> None:
     assert np.mean(np.abs(simulate_z(*found)) > Z) == pytest.approx(0.8, abs=0.03)
 
     arm = int(needed(mean(20.0, 30.0, 0.25)) / 2)
-    # A lognormal of mean 20 and standard deviation 30, then the same and 5 more.
+    # A lognormal of mean 20 and standard deviation 30, then a quarter more.
     width = np.sqrt(np.log(1 + 1.5**2))
-    found = [rng.lognormal(np.log(20) - width**2 / 2, width, (DRAWS, arm)) + more for more in (0, 5)]
+    found = [times * rng.lognormal(np.log(20) - width**2 / 2, width, (DRAWS, arm)) for times in (1, 1.25)]
     assert np.mean(np.abs(simulate_z(*found)) > Z) == pytest.approx(0.8, abs=0.03)
 
     arm = int(needed(kept(0.20, 0.15)) / 2)
     control, treated = (rng.binomial(arm, 0.20, DRAWS) / arm for _ in range(2))
-    error = np.sqrt((1 - control) / control / arm + (1 - treated) / treated / arm)
-    assert np.mean(np.log(treated / control) - Z * error > np.log(0.85)) == pytest.approx(0.8, abs=0.03)
+    error = np.sqrt((treated * (1 - treated) + 0.85**2 * control * (1 - control)) / arm)
+    assert np.mean(treated - 0.85 * control > Z * error) == pytest.approx(0.8, abs=0.03)
 
 
 def test_layout_uses_the_level_asked_for() -> None:
