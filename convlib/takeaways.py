@@ -1026,7 +1026,10 @@ def _word_friction(row: Mapping[str, Any], names: Mapping[str, str], units: Mapp
 
 
 #: What stands before the next steps on the page of one segment.
-DECIDE_BY_ALL = "Decide by the page of all units. This one is of a segment: fewer units, where differences come by chance more easily."
+DECIDE_BY_ALL = (
+    "Decide by the page of all units. This one is of a segment: fewer units, where differences come by chance more "
+    "easily."
+)
 #: Why a check of an experiment's validity could not be made.
 NOT_CHECKED = {
     "invalid": "The test is not valid, so no effect is read.",

@@ -168,7 +168,8 @@ def test_plan_experiment_says_when_the_planned_days_are_too_few(log: EventLog, p
         "Save needs the most units: a larger change to find would take less.",
     )
     enough = plan_experiment(log, plan, experiment="short", effect=0.5)
-    # To 60%: (z + z)^2 (0.24 + 0.24) / 0.2^2 is 94.2; of the guardrail 0.16 (1 + 0.5^2) / 0.1^2, 157 in an arm: 32 days at 10 a day.
+    # To 60%: (z + z)^2 (0.24 + 0.24) / 0.2^2 is 94.2; of the guardrail 0.16 (1 + 0.5^2) / 0.1^2, 157 in an arm: 32 days
+    # at 10 a day.
     assert enough.days == 32
     assert not [sentence for sentence in enough.takeaways if "too few" in sentence or "take less" in sentence]
 
