@@ -36,4 +36,4 @@ def test_the_documented_table_of_units_can_be_read() -> None:
     exec(find_blocks("python")[0], names)
     result = names["result"]
     assert (result.decision, result.arm) == ("ship", "green")
-    assert result.takeaways[0].startswith("Green button: ship green. ")
+    assert result.takeaways[0].startswith("Ship “green”. Green button: ")
