@@ -149,20 +149,9 @@ def read_sample(log: EventLog, plan: Plan, planned: PlannedExperiment) -> Sample
         ParamError: The log lacks a column that the experiment reads.
     """
     chosen = log.between(planned.start, planned.end)
-    factors = planned.factors or {str(planned.assignment.column): planned.arm_names}
-    found = chosen.find_assignments(factors, rule=planned.assignment.match, unit=planned.unit)
-    # The arms are the combinations of the levels, the last factor's fastest.
-    levels = [pd.Categorical(found[name], list(names)).codes.astype(np.int64) for name, names in factors.items()]
-    arm = np.ravel_multi_index(levels, [len(names) for names in factors.values()])
-    found = found.assign(until=found["time"] + parse_duration(planned.window))
+    found, others = _find_assigned(chosen, planned)
+    arm, time = (found[name].to_numpy(np.int64) for name in ("arm", "time"))
     is_followed = (found["until"] <= microseconds(log.last)).to_numpy()
-    time = found["time"].to_numpy(np.int64)
-    others = chosen.find_other_arms(factors, rule=planned.assignment.match, unit=planned.unit)
-    # Until their windows are over, units may still come into another arm.
-    later = None if planned.end is None else planned.end + dt.timedelta(microseconds=parse_duration(planned.window))
-    longer = dataclasses.replace(chosen, end=later)
-    seen = longer.find_assignments(factors, rule=planned.assignment.match, unit=planned.unit)
-    crossed = seen["several"] & seen["unit"].isin(found["unit"])
     if chosen.segment_name == "all":
         # In a small segment an arm may be empty by chance.
         check_arms(planned.arm_names, planned.shares, arm, time, what=planned.name, others=others[1])
@@ -181,11 +170,33 @@ def read_sample(log: EventLog, plan: Plan, planned: PlannedExperiment) -> Sample
         pending=np.bincount(arm[~is_followed], minlength=size),
         dates=(int(time.min()), int(time.max())) if len(time) else None,
         others=others,
-        crossed=int(crossed.sum()),
+        crossed=int(found["several"].sum()),
         exposed_early=followed.count_exposed(found),
         did=followed.find_doers(),
         **followed.split_window(),
     )
+
+
+def _find_assigned(chosen: EventLog, planned: PlannedExperiment) -> tuple[pd.DataFrame, tuple[int, list[str]]]:
+    """Give a row for each unit assigned: the code of its first arm, its window, and whether it was in several.
+
+    Also give how many units were in other arms, and these.
+    """
+    factors = planned.factors or {str(planned.assignment.column): planned.arm_names}
+    asked: dict[str, Any] = {"rule": planned.assignment.match, "unit": planned.unit}
+    found = chosen.find_assignments(factors, **asked)
+    # The arms are the combinations of the levels, the last factor's fastest.
+    levels = [pd.Categorical(found[name], list(names)).codes.astype(np.int64) for name, names in factors.items()]
+    length = parse_duration(planned.window)
+    # Until their windows are over, units may still come into another arm.
+    later = planned.end and planned.end + dt.timedelta(microseconds=length)
+    seen = dataclasses.replace(chosen, end=later).find_assignments(factors, **asked)
+    found = found.assign(
+        arm=np.ravel_multi_index(levels, [len(names) for names in factors.values()]),
+        until=found["time"] + length,
+        several=found["unit"].isin(seen.loc[seen["several"], "unit"]),
+    )
+    return found, chosen.find_other_arms(factors, **asked)
 
 
 def check_arms(
