@@ -59,6 +59,15 @@ def test_fill_gives_paths_as_the_notebooks_see_them(tmp_path: Path) -> None:
     }
 
 
+def test_fill_gives_paths_of_a_run_file_in_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_project(tmp_path, run=RUN)
+    (tmp_path / "run.yaml").write_text("run: shop\nevents: data/events.csv\nplan: params/plan.yaml\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    preparation = prepare_run("run.yaml")
+    filled = preparation.fill(preparation.notebooks.templates[0], segment="all", tables=tmp_path / "x")
+    assert (filled["events"], filled["plan"], filled["segments"]) == ("../data/events.csv", "../params/plan.yaml", "")
+
+
 def test_prepare_run_lists_the_problems_of_every_file_at_once(tmp_path: Path) -> None:
     run = RUN + "parameters: {limt: 5, window: 7}\nnotebooks: {a: {by: x, segment: all}, z: {}}\n"
     run_file = write_project(tmp_path, run=run, a="1")

@@ -89,8 +89,9 @@ class Preparation:
         }
 
     def _see(self, value: str) -> str:
-        resolved = self.run_file.resolve(value)
-        return resolved if resolved == value else _relate(Path(resolved), self.notebooks.folder)
+        if not self.run_file.is_relative(value):
+            return value
+        return _relate(Path(self.run_file.resolve(value)), self.notebooks.folder)
 
 
 def prepare_run(path: str | Path) -> Preparation:

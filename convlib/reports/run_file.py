@@ -142,9 +142,13 @@ class RunFile(Entry):
 
     def resolve(self, value: str) -> str:
         """Turn a path as the file writes it into one from the working folder; names and addresses stay."""
-        if not value or SOURCE_SCHEMES.match(value) or value in list_presets() or Path(value).is_absolute():
-            return value
-        return str(self.folder / value)
+        return str(self.folder / value) if self.is_relative(value) else value
+
+    @staticmethod
+    def is_relative(value: str) -> bool:
+        """Say whether a value is a path that starts at the file's folder, and no name, address or whole path."""
+        is_other = not value or SOURCE_SCHEMES.match(value) or value in list_presets()
+        return not is_other and not Path(value).is_absolute()
 
 
 def read_run_file(path: str | Path) -> RunFile:
