@@ -350,6 +350,11 @@ class PlannedExperiment(Identified):
         return (1 / len(self.arm_names),) * len(self.arm_names)
 
     @property
+    def arm_columns(self) -> tuple[str, ...]:
+        """The columns of the log that say which arm a unit is in: they come and go with the experiment."""
+        return tuple(self.factors) or (str(self.assignment.column),)
+
+    @property
     def columns(self) -> frozenset[str]:
         """The columns of the log that it reads, besides those of its conversions."""
         exposure = self.exposure.columns if self.exposure and not isinstance(self.exposure, str) else frozenset[str]()

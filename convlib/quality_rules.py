@@ -255,7 +255,10 @@ def _judge_days(column: Literal["gap", "jump"]) -> Callable[[Facts], Finding | s
 
 
 def _judge_lost_properties(facts: Facts) -> Finding | str:
-    days = drift.find_lost_properties(facts.profile.daily, facts.profile.filled)
+    # The arms of an experiment come and go with it.
+    passing = {name for each in facts.plan.experiments for name in each.arm_columns}
+    lasting = facts.profile.filled.drop(columns=list(passing), errors="ignore")
+    days = drift.find_lost_properties(facts.profile.daily, lasting)
     if days.empty:
         return f"No property is filled in {drift.FEWEST_ROWS} rows a day, {_ALIKE_DAYS}"
     low = days[days["low"]]

@@ -237,6 +237,20 @@ def test_plants_has_a_fault_for_each_rule() -> None:
     assert set(PLANTS) == set(RULES)
 
 
+def test_the_arms_of_an_experiment_are_no_lost_property(clean: pd.DataFrame, folder: Path) -> None:
+    experiment = """
+experiments:
+  - id: pages
+    assignment: {column: page_type}
+    arms: [a, b]
+    start: 2024-01-01
+    primary: add_to_cart
+    guardrails: [{conversion: purchase, margin: 0.1}]
+"""
+    table = check(lose_property(clean), folder, PLAN.rstrip() + experiment).table.set_index("rule")
+    assert table.loc["lost_property", "status"] != "failed"
+
+
 @pytest.mark.parametrize("rule", PLANTS)
 def test_check_quality_finds_the_planted_fault_and_no_other(clean: pd.DataFrame, folder: Path, rule: str) -> None:
     quality = check(PLANTS[rule](clean), folder, PLAN.rstrip() + NEVER if rule == "never_fires" else PLAN)
