@@ -79,7 +79,6 @@ def compare_arms(
     arm: Ints,
     which: int,
     *,
-    control: int = 0,
     confidence: float = stats.CONFIDENCE,
     adjust: bool = True,
     watched: bool = False,
@@ -90,8 +89,7 @@ def compare_arms(
     Args:
         measure: The metric.
         arm: The code of each unit's arm.
-        which: The arm.
-        control: The arm that it is set against.
+        which: The arm that is set against the control, whose code is 0.
         confidence: Level of the intervals.
         adjust: Whether what the units did before the experiment takes its part of the variance away (CUPED).
         watched: Whether the numbers are looked at again and again, which reaches far into the tails.
@@ -101,7 +99,7 @@ def compare_arms(
         Walker (2013). Through tea-tasting `RatioOfMeans`. The relative effect's interval is that of the values' ratio
         (Fieller 1954), which leaves 0 out exactly where the effect's does.
     """
-    sides = [(arm == code) if chosen is None else (arm == code) & chosen for code in (control, which)]
+    sides = [(arm == code) if chosen is None else (arm == code) & chosen for code in (0, which)]
     counts = [int(side.sum()) for side in sides]
     if not _is_enough(measure, sides) or _is_lopsided(measure, sides, MOST_SKEW_WATCHED if watched else MOST_SKEW):
         return Comparison(counts[1], counts[0])

@@ -369,7 +369,7 @@ def analyse_experiment(
         exposure_named=planned.exposure is not None,
         timezone=log.timezone,
         end=planned.end,
-        days=None if planned.end is None else (planned.end - planned.start).days + 1,
+        days=planned.days,
     )
     found = _conclude(sample, design, segment=log.segment_name)
     names = {each.conversion: plan[each.conversion].name for each in sample.measurements}

@@ -350,6 +350,11 @@ class PlannedExperiment(Identified):
         return (1 / len(self.arm_names),) * len(self.arm_names)
 
     @property
+    def days(self) -> int | None:
+        """On how many days units are assigned; None when the end is open."""
+        return None if self.end is None else (self.end - self.start).days + 1
+
+    @property
     def arm_columns(self) -> tuple[str, ...]:
         """The columns of the log that say which arm a unit is in: they come and go with the experiment."""
         return tuple(self.factors) or (str(self.assignment.column),)

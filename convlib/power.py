@@ -127,7 +127,7 @@ def plan_experiment(
         One row a metric: `value` on `units_measured`, the relative `effect` or `margin`, `units_needed` in all arms and
         `days_needed` at the log's traffic, at least 7, without the follow-up. `detectable_N_weeks` is the relative
         change (of a guardrail: the margin) shown with that power by so many weeks of traffic. Too little data: NaN and
-        a note. A share's variance is that of the two rates; other metrics keep theirs.
+        a note. A share's variance is that of the two rates; other amounts are taken to change alike.
 
     Raises:
         ParamError: Every argument that makes no sense, an experiment or conversion that the plan does not have, or
@@ -247,7 +247,7 @@ def _read_design(planned: PlannedExperiment) -> _Design:
         window=planned.window,
         unit=planned.unit,
         match=planned.assignment.match,
-        days=(planned.end - planned.start).days + 1 if planned.end else None,
+        days=planned.days,
     )
 
 
@@ -281,7 +281,7 @@ def _measure(log: EventLog, plan: Plan, design: _Design, entries: pd.DataFrame, 
     until = entries["time"] + parse_duration(design.window)
     # A visit that holds the entry may have begun a day before it.
     followed = entries.assign(until=until, begin=entries["time"] - DAY)[until <= end].reset_index(drop=True)
-    reader = Reader(log, design.unit, followed, end=end)
+    reader = Reader(log, design.unit, followed, end=end, clip=True)
     yield _describe(reader, plan, design.primary, "primary", effect)
     for each in design.guardrails:
         yield _describe(reader, plan, each, "guardrail", each.margin)

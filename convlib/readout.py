@@ -126,7 +126,7 @@ def tabulate_segments(sample: Sample, reading: Reading) -> pd.DataFrame:
     """Give the primary metric and the guardrails in each group of each column (`SEGMENT_COLUMNS`).
 
     `q_value` controls false discoveries over a metric's groups (Benjamini and Hochberg 1995); `homogeneity_p_value` is
-    that of equal relative effects over a column's groups, of effects where these are not known (Cochran 1954).
+    that of equal relative effects over a column's groups in which both values are above zero (Cochran 1954).
     """
     parts = [
         _list_groups(sample, reading, column, measure)
@@ -150,13 +150,14 @@ def _list_groups(sample: Sample, reading: Reading, column: str, measure: Measure
     rows = []
     for arm in range(1, len(sample.arms)):
         own = [each[arm - 1] for each in found.values()]
-        unlike = stats.compare_effects(
-            [np.log1p(each.relative_effect) for each in own], [each.relative_error for each in own]
-        )
+        # Where nobody of an arm does it any more, the ratio has no logarithm.
+        known = [each for each in own if np.isfinite(each.relative_error)]
+        effects = np.log1p([each.relative_effect for each in known])
+        unlike = stats.compare_effects(effects, [each.relative_error for each in known])
         for group, each in zip(found, own, strict=True):
             note = "" if np.isfinite(each.error) else TOO_FEW
-            known = {"column": column, "group": group, "homogeneity_p_value": unlike, "note": note}
-            rows.append(known | _describe(measure, sample.arms[arm]) | _measured(each))
+            place = {"column": column, "group": group, "homogeneity_p_value": unlike, "note": note}
+            rows.append(place | _describe(measure, sample.arms[arm]) | _measured(each))
     return pd.DataFrame(rows)
 
 

@@ -141,8 +141,8 @@ def test_compare_arms_adjusts_ratios_by_ratios() -> None:
 
 def test_compare_arms_looks_at_the_chosen_units_and_arms() -> None:
     arm, chosen = np.where(np.arange(SIZE) % 3 == 0, 2, ARM), np.arange(SIZE) % 2 == 0
-    found = compare_arms(make_rate(CLICKS), arm, 2, control=1, chosen=chosen)
-    test = scipy_stats.ttest_ind(CLICKS[chosen & (arm == 2)], CLICKS[chosen & (arm == 1)], equal_var=False)
+    found = compare_arms(make_rate(CLICKS), arm, 2, chosen=chosen)
+    test = scipy_stats.ttest_ind(CLICKS[chosen & (arm == 2)], CLICKS[chosen & (arm == 0)], equal_var=False)
     assert found.p_value == pytest.approx(test.pvalue, rel=1e-10)
 
 

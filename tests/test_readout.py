@@ -262,3 +262,13 @@ def test_tabulate_factors_names_three_factors_pairs() -> None:
     found = tabulate_factors(replace(sample, arm=arm), FINAL, factors)
     pairs = ["a: 1 x b: 1", "a: 1 x c: 1", "b: 1 x c: 1"]
     assert found["effect_of"].tolist() == ["a: 1", "b: 1", "c: 1", *pairs]
+
+
+def test_tabulate_segments_bears_a_group_in_which_an_arm_does_nothing() -> None:
+    arm, group = np.tile([0, 1], 300), np.repeat(["a", "b", "c"], 200)
+    did = (np.arange(600) % 4 < 2) & ~((arm == 1) & (group == "c"))
+    sample = make_sample(arm, make_rate(did.astype(float)), segments=pd.DataFrame({"place": group}))
+    table = tabulate_segments(sample, FINAL)
+    assert table["relative_effect"].tolist() == pytest.approx([0.0, 0.0, -1.0])
+    # Equal in the two groups where there is a ratio.
+    assert table["homogeneity_p_value"].tolist() == pytest.approx([1.0, 1.0, 1.0])
