@@ -34,7 +34,7 @@ class Comparison(NamedTuple):
         error: Its standard error.
         effect_ci_lower: Its interval.
         effect_ci_upper: Its interval.
-        relative_effect: The difference as a share of the control's value; NaN unless that is above zero.
+        relative_effect: The difference as a share of the control's value; NaN unless that is clearly above zero.
         relative_error: Standard error of the logarithm of the values' ratio.
         relative_effect_ci_lower: Its interval.
         relative_effect_ci_upper: Its interval.
@@ -66,6 +66,8 @@ class Comparison(NamedTuple):
         if np.isnan(self.relative_effect):
             low, high = np.nan, np.nan
         return self._replace(
+            # A ratio to what may be nothing is no number to show.
+            relative_effect=self.relative_effect if np.isfinite(low) else np.nan,
             effect_ci_lower=self.effect - multiplier * self.error,
             effect_ci_upper=self.effect + multiplier * self.error,
             relative_effect_ci_lower=low - 1,

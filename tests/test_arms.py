@@ -183,6 +183,15 @@ def test_compare_arms_sees_that_one_arm_does_nothing(control: tuple[int, int], t
     assert (found.effect_ci_lower, found.effect_ci_upper) == pytest.approx(tuple(wanted.confidence_interval()))
 
 
+def test_compare_arms_gives_no_ratio_to_what_may_be_nothing() -> None:
+    # One of 500 in the control: its value is one standard error above zero.
+    known = lay((500, 1), (500, 30))
+    found = compare_arms(make_rate(known["numerator"]), known["arm"], 1)
+    assert found.effect == pytest.approx(0.058)
+    assert found.effect_ci_lower > 0
+    assert np.isnan([found.relative_effect, found.relative_effect_ci_lower, found.relative_effect_ci_upper]).all()
+
+
 def test_compare_arms_needs_more_units_where_skewed_values_are_in_arms_of_unequal_size() -> None:
     rng = np.random.default_rng(1)
     values = rng.lognormal(3, 1.0, 4000) * (rng.random(4000) < 0.1)

@@ -517,3 +517,13 @@ def test_experiment_shows_the_effects_of_combined_factors(tmp_path: Path) -> Non
     headings = read_headings(experiment._repr_html_())
     assert headings[-4:] == ["Effect of", "Metric", "Difference", "p"]
     assert "form: new x button: green" in experiment._repr_html_()
+
+
+def test_from_units_shows_differences_where_there_is_no_ratio() -> None:
+    arm = np.repeat(["old", "new"], 500)
+    did = np.concatenate([np.arange(500) < 1, np.arange(500) < 30]).astype(int)
+    units = pd.DataFrame({"arm": arm, "did": did, "paid": np.tile([0, 1, 2, 3], 250)})
+    found = Experiment.from_units(units, arm="arm", control="old", primary="did", guardrails={"paid": 0.5})
+    assert found.decision == "ship"
+    assert found.takeaways[1].startswith("“new” caused did to rise: +5.8 pts (+3.7 pts to +7.9 pts); 6.0% (n = 500)")
+    assert not [said for said in (*found.takeaways, *found.next_steps) if "nan" in said]
