@@ -12,7 +12,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from duckdb import ColumnExpression, ConstantExpression, FunctionExpression
+from duckdb import ColumnExpression, ConstantExpression, FunctionExpression, SQLExpression
 from numpy.typing import NDArray
 
 from convlib.canonical import NO_VALUE
@@ -693,7 +693,7 @@ def find_mapping(
 
 def _read_text(column: str) -> duckdb.Expression:
     """Read a column as text; whole numbers of a column with gaps, which pandas makes fractions, as whole numbers."""
-    text = ColumnExpression(column).cast("VARCHAR")
+    text = SQLExpression(quote(column)).cast("VARCHAR")
     return FunctionExpression("regexp_replace", text, ConstantExpression(r"^(-?\d+)\.0$"), ConstantExpression(r"\1"))
 
 

@@ -247,6 +247,13 @@ def test_read_sample_reads_whole_numbers_of_a_column_with_gaps(make: Make) -> No
     assert (sample.arms, sample.arm.tolist()) == (("0", "1"), [1, 0])
 
 
+def test_read_sample_reads_a_column_and_arms_of_any_name(make: Make) -> None:
+    rows = write_rows("ann seen 24h arm=n\nbob seen 25h arm=o\nzoe view 144h")
+    rows = rows.rename(columns={"arm": 'test.arm "x'}).replace({"n": "ne'w", "o": 'o"ld'})
+    _, sample = make(rows, assignment="{column: 'test.arm \"x'}", arms="arms: ['o\"ld', \"ne'w\"]")
+    assert (sample.arms, sample.arm.tolist()) == (('o"ld', "ne'w"), [1, 0])
+
+
 def test_read_sample_assigns_visits_when_they_are_the_unit(make: Make) -> None:
     _, sample = make(
         """
