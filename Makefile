@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test coverage lint lock environment bench quiet experiments truth clean
+.PHONY: help report test coverage lint lock environment bench quiet faults experiments truth clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ bench: environment ## seconds and memory against peers, on 10 million seeded eve
 
 quiet: environment ## how often alerts are raised when nothing happens, and found when something does, in 100 simulated years
 	$(BIN)/python -m benchmarks.quiet_years
+
+faults: environment ## kills runs, workers and kernels at 20 random moments each, continues them, and compares (about an hour)
+	$(BIN)/python -m benchmarks.faults
 
 experiments: environment ## what simulated experiments show when nothing changed, and what is decided when something did (some minutes)
 	$(BIN)/python -m benchmarks.experiments

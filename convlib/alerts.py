@@ -123,6 +123,8 @@ def find_alerts(
     earlier = earlier[earlier["rule"].isin(looked)]
     raised = pd.DataFrame(found, columns=["rule", "severity", "group", "conversion", "metric", *REST])
     table = merge_alerts(raised.assign(segment=rates.segment), earlier, rates.end)
+    if rates.fewest:  # what is over was worded by an earlier run, with all its numbers
+        table = table[table["still_open"]].reset_index(drop=True)
     usable = rows[rows["usable"]]
     unlimited = usable.loc[usable["limit_low"].isna(), "limit_note"]
     return Alerts(
@@ -130,6 +132,7 @@ def find_alerts(
         takeaways=takeaways.word_alerts(table, segment=rates.segment, unlimited=unlimited, judged=len(usable)),
         segment=rates.segment,
         names=rates.names,
+        fewest=rates.fewest,
     )
 
 

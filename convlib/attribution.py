@@ -29,6 +29,7 @@ from convlib.errors import EventDataError, ParamError, list_problems
 from convlib.events import UNITS, EventLog, Unit
 from convlib.plan import Plan
 from convlib.plan_entries import Macro
+from convlib.redaction import check_shared
 from convlib.results import Kind, Result
 
 if TYPE_CHECKING:
@@ -171,6 +172,7 @@ def attribute(
     problems = _find_problems(log, touch, window=window, half_life=half_life, confidence=confidence)
     problems += _find_wrong_choices(model=model, unit=unit, order=order, draws=draws)
     goal = _find_macro(plan, macro, touch, problems)
+    check_shared(log.fewest, "Credit may be that of single units")
     log.check_plan(plan)
     rows, entry, names = fetch_touches(log, goal, touch, unit)
     journeys = find_journeys(

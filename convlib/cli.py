@@ -2,9 +2,11 @@
 
 import contextlib
 import inspect
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +14,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from convlib.errors import ConvlibError, ParamError
+from convlib.errors import ConvlibError, ParamError, StoppedError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
     from convlib.events import EventLog
@@ -23,18 +26,26 @@ if TYPE_CHECKING:
     from convlib.reports.run import Run
     from convlib.upkeep import PlanReview, Recalibration
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
 EXIT_CODES = """\
 Exit codes:
 
 [bold]0[/bold] all reports were made
 
-[bold]1[/bold] at least one notebook failed; the others were made
+[bold]1[/bold] at least one notebook failed, or the disk is full; the others were made
 
-[bold]2[/bold] the input is wrong; nothing was made
+[bold]2[/bold] the input is wrong, or another run writes there; nothing was made
 
-[bold]130[/bold] interrupted; continue with --resume
+[bold]130[/bold] interrupted, [bold]143[/bold] ended from outside; continue with --resume
 """
+
+
+class Kernel(StrEnum):
+    """How the notebooks' processes are started."""
+
+    WARM = "warm"
+    COLD = "cold"
+
 
 PLAN_EXIT_CODES = "Exit codes: [bold]0[/bold] done; [bold]2[/bold] the input is wrong, nothing was written"
 
@@ -70,7 +81,18 @@ def run(
     *,
     resume: Annotated[bool, typer.Option("--resume", help="Keep reports whose input has not changed.")] = False,
     workers: Annotated[int | None, typer.Option(help="Notebooks at a time.", show_default="one a processor")] = None,
+    kernel: Annotated[
+        Kernel, typer.Option(help="How notebooks start: forked from a warm process, or each anew.")
+    ] = Kernel.WARM,
     reports: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write to.")] = Path("reports"),
+    period: Annotated[
+        str | None, typer.Option(metavar="START_END", help="Days of entries.", show_default="the run file's")
+    ] = None,
+    catch_up: Annotated[bool, typer.Option("--catch-up", help="Make missed periods too, oldest first.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="SEGMENT/NOTEBOOK", help="Make just this report; may be repeated.")
+    ] = None,
+    list_only: Annotated[bool, typer.Option("--list", help="Print the reports as JSON lines; make nothing.")] = False,
 ) -> None:
     """Make the reports of a run file: each notebook for each segment, and an index page.
 
@@ -78,19 +100,57 @@ def run(
 
     After an interruption: [bold]convlib run params/oulad/weekly.yaml --resume[/bold]
     """
-    from convlib.reports.run import run_reports
+    from convlib.reports import skip_slow_imports
 
+    skip_slow_imports()
+    from convlib.reports import run as runner
+
+    given: dict[str, Any] = {"resume": resume, "workers": workers, "kernel": kernel.value, "reports": reports}
+    days = period.split("_") if period else None
     try:
-        with _end_with_problems():
-            made = run_reports(file, resume=resume, workers=workers, reports=reports)
-    except KeyboardInterrupt:
-        print("Interrupted. Continue with --resume.", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
-    for note in made.notes:
-        print(note, file=sys.stderr)
-    _show_failures(made)
-    print(made.index)
-    raise typer.Exit(0 if made.status == "complete" else 1)
+        with _end_with_problems(tell=None if only or list_only else file):
+            if catch_up and (period or only or list_only):
+                raise ParamError("--catch-up stands beside --period, --only or --list; give one or the other.")
+            if list_only:
+                for row in runner.list_reports(file, reports=reports, period=days):
+                    print(json.dumps(row, ensure_ascii=False))
+                return
+            made = (
+                runner.catch_up(file, **given)
+                if catch_up
+                else [runner.run_reports(file, only=only or (), period=days, **given)]
+            )
+    except KeyboardInterrupt as error:
+        is_terminated = isinstance(error, runner.Terminated)
+        print(f"{'Ended' if is_terminated else 'Interrupted'}. Continue with --resume.", file=sys.stderr)
+        raise typer.Exit(TERMINATED if is_terminated else INTERRUPTED) from None
+    for each in made:
+        for note in each.notes:
+            print(note, file=sys.stderr)
+        _show_failures(each)
+        print(each.index)
+    raise typer.Exit(0 if all(each.status == "complete" for each in made) else 1)
+
+
+@app.command(epilog="Exit codes: [bold]0[/bold] done; [bold]2[/bold] the history can't be read")
+def runs(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Only the runs of this name.")] = "",
+    *,
+    reports: Annotated[Path, typer.Option(metavar="DIR", help="The folder of reports.")] = Path("reports"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+) -> None:
+    """List the runs so far: period, when, how long, how they ended, reports made, and alerts.
+
+    Example: [bold]convlib runs weekly[/bold]
+    """
+    from convlib.reports.history import list_runs
+
+    with _end_with_problems():
+        found = list_runs(reports, run)
+    if as_json:
+        print(found.to_json(orient="records", lines=True, force_ascii=False), end="")
+    else:
+        _show_runs(found)
 
 
 @app.command(epilog="Exit codes: [bold]0[/bold] stopped; [bold]2[/bold] the input is wrong; [bold]130[/bold] Ctrl+C")
@@ -144,6 +204,22 @@ def check(file: RunFile) -> None:
     with _end_with_problems():
         preparation = prepare_run(file)
     _show_preparation(preparation)
+
+
+@app.command(epilog="Exit codes: [bold]0[/bold] done; [bold]2[/bold] the input is wrong")
+def schedule(
+    file: RunFile,
+    *,
+    kind: Annotated[str, typer.Option("--as", metavar="KIND", help="cron, systemd, github or windows.")] = "cron",
+) -> None:
+    """Print what starts a run file at the times of its `schedule`, for cron, systemd, GitHub or Windows.
+
+    Example: [bold]convlib schedule params/weekly.yaml --as systemd[/bold]
+    """
+    from convlib.reports.schedule import write_schedule
+
+    with _end_with_problems():
+        print(write_schedule(file, kind=kind), end="")
 
 
 @plans.command(epilog=PLAN_EXIT_CODES)
@@ -249,12 +325,18 @@ def datasets() -> None:
 
 
 @contextlib.contextmanager
-def _end_with_problems() -> Iterator[None]:
+def _end_with_problems(tell: Path | None = None) -> Iterator[None]:
     try:
         yield
     except ConvlibError as error:
         _show_problems(error)
-        raise typer.Exit(BAD_INPUT) from None
+        # Where nobody sees the terminal, those who get the run file's alerts are told.
+        if tell and not sys.stderr.isatty():
+            from convlib.reports.delivery import report_failure
+
+            for note in report_failure(tell, error):
+                print(note, file=sys.stderr)
+        raise typer.Exit(1 if isinstance(error, StoppedError) else BAD_INPUT) from None
 
 
 def _write(file: Path, text: str) -> None:
@@ -281,6 +363,23 @@ def _show_failures(made: "Run") -> None:
     console.print(f"[bold red]{len(failed)} of {len(made.table)} reports are incomplete:[/]")
     for row in failed.itertuples():
         console.print(f"  {escape(f'{row.segment} · {row.notebook}: {str(row.error).splitlines()[-1]}')}")
+
+
+def _show_runs(found: "pd.DataFrame") -> None:
+    from rich.table import Table
+
+    if found.empty:
+        print("No run yet. Begin with `convlib run FILE`.")
+        return
+    headings = ("Run", "Period", "Started", "Seconds", "Status", "Reports", "Failed", "Alerts")
+    table = Table(*headings, box=None, pad_edge=False)
+    for row, has_alerts in zip(found.itertuples(), found["alerts"].notna(), strict=True):
+        period = f"{row.period_start} to {row.period_end}"
+        # A run without a report that looks for alerts has no number of them.
+        alerts = f"{row.alerts} open, {row.new_alerts} new" if has_alerts else "-"
+        counts = (f"{row.made} of {row.reports}", str(row.failed), alerts)
+        table.add_row(escape(str(row.run)), period, str(row.started), f"{row.seconds:,.0f}", str(row.status), *counts)
+    Console(highlight=False, soft_wrap=True).print(table)
 
 
 def _show_preparation(preparation: "Preparation") -> None:

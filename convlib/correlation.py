@@ -28,6 +28,7 @@ from convlib.landmarks import (
 from convlib.lifts import ADJUSTED, FEWEST_UNITS, LIFT, ODDS, SIDES, judge_micros
 from convlib.plan import Plan
 from convlib.plan_entries import Clock, Macro
+from convlib.redaction import find_hidden, find_small
 from convlib.results import Kind, Result, Shown, Takeaways, show_table
 from convlib.sequences import find_sequences
 
@@ -141,7 +142,8 @@ class Correlation(Result):
     def sequences(self) -> pd.DataFrame:
         """Give ordered pairs and triples of micros, with their lift over their parts; see `find_sequences`."""
         micros = [str(micro) for micro in self.followed["micro"]]
-        return find_sequences(*self._units, micros, confidence=self.confidence)
+        found = find_sequences(*self._units, micros, confidence=self.confidence)
+        return found.head(0) if self.fewest else found
 
     @property
     def orders(self) -> Shown:
@@ -327,6 +329,23 @@ def correlate(
     spent = followed.spent.sum(axis=0)
     names = titles | dict(zip(micros, named, strict=True))
     naive, pending = _count_naively(followed, design, micros), int((~mature).sum())
+    matrix = pd.DataFrame(
+        strata.correlate_columns(risk.exposed, risk.landmark, len(landmarks)),
+        index=pd.Index(micros, name="micro"),
+        columns=micros,
+    )
+    counts = _follow(goal, everything, [goal.id, *map(_write_candidate, steps)], design)
+    if log.fewest:
+        shown = _list_shown(table, counts, log.fewest)
+        table, models, counts = (each[each["micro"].isin(shown)] for each in (table, models, counts))
+        table, models, counts = (each.reset_index(drop=True) for each in (table, models, counts))
+        naive = _keep_naive(naive[naive["micro"].isin(shown)].reset_index(drop=True), log.fewest)
+        # Notes tell counts.
+        table = table.assign(note=table["note"].where(~table["note"].str.contains(r"\d"), ""))
+        # Phi and the sides of both micros give away how many did both.
+        groups, matrix = groups.head(0), matrix.iloc[:0, :0]
+        pending = 0 if find_small(pending, fewest=log.fewest) else pending
+    said = takeaways.word_nothing_left(log.fewest, what="The associations", segment=log.segment_name)
     return Correlation(
         table=table,
         takeaways=takeaways.word_correlation(
@@ -340,7 +359,9 @@ def correlate(
             pending=pending,
             groups=groups,
             worth=(goal.currency or "in value") if target == "value" else "",
-        ),
+        )
+        if len(table) or not log.fewest
+        else Takeaways((said,)),
         segment=log.segment_name,
         names=names,
         macro=goal.id,
@@ -352,21 +373,41 @@ def correlate(
         model=model,
         conversions_used=float(stats.divide(len(np.unique(risk.unit[risk.converted])), converters.sum())),
         pending=pending,
-        matrix=pd.DataFrame(
-            strata.correlate_columns(risk.exposed, risk.landmark, len(landmarks)),
-            index=pd.Index(micros, name="micro"),
-            columns=micros,
-        ),
+        matrix=matrix,
         groups=groups,
         models=models,
         naive=naive,
-        followed=_follow(goal, everything, [goal.id, *map(_write_candidate, steps)], design),
+        followed=counts,
         errors=pd.Series(numbers["adjusted_error"].to_numpy(), index=micros),
         confidence=confidence,
         value_per_conversion=float(stats.divide(*spent)),
         entries_per_day=len(entries) / _count_days(log),
         _units=(followed, design),
+        fewest=log.fewest,
     )
+
+
+def _list_shown(table: pd.DataFrame, counts: pd.DataFrame, fewest: int) -> "pd.Series[str]":
+    """List the micros of which no side is small: who did it or not, and converted or not; values are parts of one."""
+    sides = table[["units_with", "units_without", "converted_with", "converted_without"]].astype(float)
+    rest = [sides[f"units_{side}"] - sides[f"converted_{side}"] for side in ("with", "without")]
+    hidden = find_hidden(
+        np.column_stack([sides, *rest]), fewest=fewest, families=[table["micro"].str.split(": ").str[0]]
+    )
+    could, did, converted = (counts[name].astype(float) for name in ("could", "did", "converted"))
+    small = [could, did, could - did, converted, could - converted, counts["units"] - could]
+    few = counts["micro"][np.any(find_small(np.column_stack(small), fewest=fewest), axis=1)]
+    shown: pd.Series[str] = table.loc[~hidden & ~table["micro"].str.split(": ").str[0].isin(few), "micro"]
+    return shown
+
+
+def _keep_naive(naive: pd.DataFrame, fewest: int) -> pd.DataFrame:
+    """Keep the micros whose counts without a landmark are not small either."""
+    units = [naive[f"units_{side}"] - naive[f"converted_{side}"] for side in ("with", "without")]
+    parts = [naive["units_without"] - naive["gone_without"], naive["units_with"] - naive["late_with"]]
+    names = ["units_with", "units_without", "converted_with", "converted_without", "gone_without", "late_with"]
+    small = find_small(np.column_stack([naive[names], *units, *parts]), fewest=fewest).any(axis=1)
+    return naive.loc[np.flatnonzero(~small)].reset_index(drop=True)
 
 
 def _check_arguments(

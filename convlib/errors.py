@@ -36,6 +36,10 @@ class RunError(ConvlibError):
     """A report run can't start or can't finish."""
 
 
+class StoppedError(RunError):
+    """A report run could not go on; what it had made is kept."""
+
+
 def list_problems(*checks: Callable[[], object]) -> list[str]:
     """List what several checks refuse, so that all of it can be said at once."""
     problems: list[str] = []

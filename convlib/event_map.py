@@ -10,7 +10,8 @@ from convlib import plots, takeaways
 from convlib.events import EventLog
 from convlib.plan import Plan
 from convlib.profile import Profile
-from convlib.results import Kind, Result, Shown, find_kind, format_value
+from convlib.redaction import blank, find_hidden, find_small, split_counts
+from convlib.results import Kind, Result, Shown, Takeaways, find_kind, format_value
 from convlib.stats import divide
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
     listed = pd.DataFrame(plan.gaps, columns=["conversion", "missing"])
     gaps = listed.groupby("conversion", sort=False)["missing"].agg(", ".join).reset_index()
     table = table[list(COLUMNS)]
-    return EventMap(
+    event_map = EventMap(
         table=table,
         takeaways=takeaways.word_event_map(
             table, units=profile.users, rows=log.row_counts, gaps=gaps, segment=log.segment_name
@@ -143,6 +144,44 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
         fill=_describe_columns(profile, log.derived),
         volume=_count_volume(profile, plan),
         gaps=gaps,
+        fewest=log.fewest,
+    )
+    return _leave_out(event_map, log, profile.users) if log.fewest else event_map
+
+
+def _leave_out(event_map: EventMap, log: EventLog, users: int) -> EventMap:
+    """Leave out conversions and events of few users, and what counts rows, of which one user may have all."""
+    fewest, table, coverage = log.fewest, event_map.table, event_map.coverage
+    # Users may be in several rows of a conversion; that its rows add up is the worst case.
+    families = [table["conversion"].fillna(table["event_name"])]
+    hidden = find_hidden(split_counts(table["units"], users), fewest=fewest, families=families)
+    few = find_hidden(split_counts(coverage["units"], users), fewest=fewest)
+    in_few = table["conversion"].isin(coverage.loc[few, "conversion"])
+    hidden |= in_few.to_numpy()
+    few |= coverage["conversion"].isin(table.loc[hidden, "conversion"]).to_numpy()
+    numbers = ["events", "units", "share_of_units"]
+    table = table.assign(
+        **blank(table, numbers, hidden),
+        **{name: table[name].mask(hidden | True) for name in ("first", "last")},  # the moments of single events
+        note=table["note"].mask(hidden, takeaways.word_left_out(fewest)),
+    )[~(hidden & table["conversion"].isna())]
+    said = takeaways.word_nothing_left(fewest, what="The event map", segment=event_map.segment)
+    if not find_small(users, fewest=fewest):
+        said = takeaways.word_event_map(
+            table.dropna(subset="events"),
+            units=users,
+            rows=event_map.rows,
+            gaps=event_map.gaps,
+            segment=event_map.segment,
+        )[0]
+    counts = ["units", "share_of_units"]
+    return dataclasses.replace(
+        event_map,
+        table=table.reset_index(drop=True),
+        takeaways=Takeaways((said,)),
+        coverage=coverage.assign(**blank(coverage, counts, few)),
+        fill=event_map.fill.head(0),
+        volume=event_map.volume.head(0),
     )
 
 

@@ -88,6 +88,7 @@ class EventLog:
         start: First day of entries, included; None is the log's first.
         end: Last day of entries, included; None is the log's last.
         timezone: Zone in which these days, and the weeks and months of rates, begin and end.
+        fewest: Results leave out numbers of fewer units than this, and what would reveal one; 0 leaves out nothing.
     """
 
     prepared: Prepared | Elsewhere
@@ -100,6 +101,7 @@ class EventLog:
     start: dt.date | None = None
     end: dt.date | None = None
     timezone: str = "UTC"
+    fewest: int = 0
 
     @property
     def engine(self) -> Engine | None:

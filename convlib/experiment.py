@@ -21,7 +21,8 @@ from convlib.plan import Plan
 from convlib.plan_entries import Direction
 from convlib.plan_experiments import Margin, Minimum, PlannedExperiment
 from convlib.readout import READ_OUT, Reading, tabulate_days, tabulate_factors, tabulate_metrics, tabulate_segments
-from convlib.results import MISSING, Kind, Result, Shown, Takeaways, find_kind, show_table
+from convlib.redaction import blank, find_small
+from convlib.results import MISSING, Kind, Result, Shown, Takeaways, find_kind, format_value, show_table
 from convlib.samples import Sample, check_counts, read_sample
 from convlib.unit_tables import UnitTable
 from convlib.validity import check_validity, hide_effects
@@ -312,7 +313,7 @@ class Experiment(Result):
         if "units" in rows:
             counts = zip(rows["units"], rows["units_control"], strict=True)
             pairs = zip(*(takeaways.word_values(rows, name) for name in ("value", "value_control")), strict=True)
-            texts["counts"] = [f"{own:,} / {control:,}" for own, control in counts]
+            texts["counts"] = [" / ".join(format_value(each, "count") for each in pair) for pair in counts]
             texts["values"] = [MISSING if set(pair) == {MISSING} else " / ".join(pair) for pair in pairs]
         if "status" in rows:
             texts["status"] = list(rows["status"].replace(takeaways.STATUSES))
@@ -372,11 +373,75 @@ def analyse_experiment(
         days=planned.days,
     )
     found = _conclude(sample, design, segment=log.segment_name)
+    if log.fewest:
+        found = _leave_out(found, sample, log.fewest)
     names = {each.conversion: plan[each.conversion].name for each in sample.measurements}
     is_sound = not found["validity"]["status"].isin(["failed", "waiting"]).any()
     is_usable = found["reading"] == "final" and is_sound and planned.unit == "user"
     measured = _measure_effect(sample, planned, found["arm"]) if is_usable else None
-    return Experiment(**{**found, "names": names, "measured": measured})
+    return Experiment(**{**found, "names": names, "measured": measured, "fewest": log.fewest})
+
+
+def _leave_out(found: dict[str, Any], sample: Sample, fewest: int) -> dict[str, Any]:
+    """Leave out metrics that few units of an arm did or did not, days and groups, and what checks counted.
+
+    What is decided is decided by all numbers.
+    """
+    assigned, table = found["assigned"].astype({"assigned": float, "pending": float, "units": float}), found["table"]
+    if find_small(assigned[["assigned", "units"]], fewest=fewest).any():
+        assigned = assigned.assign(assigned=np.nan, pending=np.nan, units=np.nan)
+        table = table.assign(units=np.nan, units_control=np.nan)
+    if find_small(assigned["pending"], fewest=fewest).any():
+        assigned = assigned.assign(assigned=np.nan, pending=np.nan)
+    hidden = table["metric"].isna()
+    for each in sample.measurements:
+        did = np.array([np.count_nonzero(each.numerator[sample.arm == arm]) for arm in range(len(sample.arms))])
+        small = find_small(np.column_stack([did, np.bincount(sample.arm, minlength=len(did)) - did]), fewest=fewest)
+        hidden |= (table["conversion"] == each.conversion) & (table["metric"] == each.metric) & bool(small.any())
+    hidden |= assigned["units"].isna().any()
+    numbers = [name for name in table if pd.api.types.is_float_dtype(table[name]) and "margin" not in name]
+    table = table.assign(
+        **blank(table, numbers, hidden), note=table["note"].mask(hidden, takeaways.word_left_out(fewest))
+    )
+    evidence = map(takeaways.word_check, found["validity"]["check"], found["validity"]["status"])
+    validity = found["validity"].assign(evidence=list(evidence))
+    decisions = found["decisions"]
+    rules = decide(_name(table, found["_titles"]), validity, running=found["reading"] == "running").set_index("arm")[
+        "rule"
+    ]
+    rule = rules[decisions.loc[decisions["rule"] == found["rule"], "arm"].iloc[0]]
+    known = found | {
+        "table": table,
+        "assigned": assigned,
+        "validity": validity,
+        "decisions": decisions.assign(rule=decisions["arm"].map(rules)),
+        "rule": rule,
+        **{name: found[name].head(0) for name in ("days", "segments", "factors")},
+    }
+    if assigned["assigned"].isna().any():
+        what = "How many units were assigned"
+        nothing = takeaways.word_nothing_left(fewest, what=what, segment=found["segment"])
+        return known | {"takeaways": Takeaways((nothing,))}
+    words = (
+        "decisions",
+        "validity",
+        "name",
+        "decision",
+        "arm",
+        "rule",
+        "reading",
+        "dates",
+        "window",
+        "segment",
+        "confidence",
+    )
+    said = takeaways.word_experiment_result(
+        _name(table, found["_titles"]),
+        arms=sample.arms,
+        assigned=assigned.astype({"assigned": np.int64, "units": np.int64}),
+        **{name: known[name] for name in words},
+    )
+    return known | {"takeaways": said}
 
 
 def _check_lists(**given: Sequence[object]) -> None:

@@ -17,6 +17,7 @@ from convlib.errors import ParamError, PlanError, list_problems
 from convlib.events import EventLog, list_columns
 from convlib.plan import Plan
 from convlib.plan_entries import Friction
+from convlib.redaction import find_hidden
 from convlib.results import Kind, Result
 from convlib.strata import Bools, Floats, Ints
 
@@ -188,20 +189,44 @@ def measure_friction(
         for signal, counted in zip(plan.friction, _count_signals(log, visits, plan.friction), strict=True)
         for row in _measure_signal(visits, signal, *counted, alike, **limits)
     ]
-    table = _judge(pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS))
+    table = _judge(_leave_out(pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS), log.fewest))
     names = {signal.id: signal.name for signal in plan.friction}
     units = {signal.id: signal.unit or "" for signal in plan.friction}
     return PageFriction(
         table=table,
         takeaways=takeaways.word_friction(
-            table, names=names, units=units, adjust=adjust, running=visits.running, segment=log.segment_name
+            table,
+            names=names,
+            units=units,
+            adjust=adjust,
+            running=0 if log.fewest else visits.running,
+            segment=log.segment_name,
         ),
         segment=log.segment_name,
         names=names,
         adjust=tuple(adjust),
         units=units,
-        running=visits.running,
+        running=0 if log.fewest else visits.running,
+        fewest=log.fewest,
     )
+
+
+def _leave_out(table: pd.DataFrame, fewest: int) -> pd.DataFrame:
+    """Leave out pages that too few users met, or of whose visits few ended there, and percentiles of few visits.
+
+    Where nothing is noted, each side has `FEW_UNITS` users or more.
+    """
+    if not fewest:
+        return table
+    sides = [(table[f"visits_{side}"], table[f"left_{side}"]) for side in ("with", "without")]
+    cells = np.column_stack([each for visits, left in sides for each in (visits, left, visits - left)])
+    hidden = find_hidden(cells, fewest=fewest, families=[table["signal"]]) | (table["note"] != "").to_numpy()
+    hidden |= fewest > stats.FEW_UNITS
+    kept = table[~hidden].reset_index(drop=True)
+    shown = {
+        name: kept[name].where(kept["visits"] * min(part, 1 - part) >= fewest) for name, part in PERCENTILES.items()
+    }
+    return kept.assign(**shown)
 
 
 def _check(

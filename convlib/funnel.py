@@ -12,11 +12,12 @@ from convlib import plots, takeaways
 from convlib.attempts import Anchor, Count, Excluded, Order, Task, count_parts
 from convlib.conversions import Exclusion, Step, microseconds
 from convlib.events import EventLog, Unit, list_columns
-from convlib.funnel_results import Counted, count_steps, count_trend
+from convlib.funnel_results import Counted, count_steps, count_trend, leave_out
 from convlib.funnel_rules import StepName, check_kinds, read_rules
 from convlib.funnel_units import State, bin_times, estimate_conversion, find_next, list_units
 from convlib.plan_entries import Macro
-from convlib.results import Kind, Result, Shown, show_table
+from convlib.redaction import check_shared
+from convlib.results import Kind, Result, Shown, Takeaways, show_table
 from convlib.stats import CONFIDENCE, check_confidence
 from convlib.step_rows import Ask, check_ask, fetch_parts
 
@@ -156,8 +157,9 @@ class Funnel(Result):
             and when it reached each step (`time_1`, ...; UTC), and the `value` of its last step.
 
         Raises:
-            ParamError: There is no such step or state.
+            ParamError: There is no such step or state, or the report is not to show single units.
         """
+        check_shared(self._log.fewest, "`units` lists single units")
         known = [tuple(dict.fromkeys((name, self.names.get(name, name)))) for name in self._counted.names]
         return list_units(self._counted, self._log, self._unit, step=step, state=state, names=known)
 
@@ -279,6 +281,8 @@ def measure_funnel(
         columns=[*groups, *holds],
     )  # fmt: skip
     log.check_breakdown([*groups, *holds])
+    if count != "uniques":
+        check_shared(log.fewest, f"`count` is {count!r}, which counts some units several times")
     task = Task(rules, tuple(groups), tuple(holds), breakdown, log.span, microseconds(log.last))
     ask = frame_ask(log, task, chosen, barred, unit=unit, count=count)
     check_ask(log, ask)
@@ -289,7 +293,7 @@ def measure_funnel(
         attempts = attempts.assign(pending=False)
     steps_named = _name_steps(chosen)
     names = list(steps_named) if order != "unordered" else _name_counts(len(chosen))
-    counted = Counted(
+    every = Counted(
         attempts=attempts,
         names=tuple(names),
         required=rules.required,
@@ -301,24 +305,25 @@ def measure_funnel(
         end=task.end / 1e6,
         confidence=confidence,
     )
+    counted = leave_out(every, fewest=log.fewest)
     table, leaks = count_steps(counted)
     shown = {name: name.replace(str(step), _name(log, step), 1) for name, step in steps_named.items()}
-    return Funnel(
+    funnel = Funnel(
         table=table,
         takeaways=takeaways.word_funnel(
-            _keep_required(table, rules.required).replace({"name": shown}),
+            _keep_required(table, counted.required).replace({"name": shown}),
             leaks.replace({"name": shown, "previous": shown}),
             by=tuple(groups),
             window=window,
             counted=counted.counted,
             seconds_to_most=counted.seconds_to_most,
             segment=log.segment_name,
-            worth=_worth(log, chosen[-1]),
+            worth=_worth(log, chosen[-1]) if counted.names[-1] == names[-1] else None,
             compared=counted.compared_from == 1,
         ),
         segment=log.segment_name,
         names=shown,
-        steps=tuple(steps_named),
+        steps=counted.names if order != "unordered" else tuple(steps_named),
         window=window,
         by=tuple(groups),
         counted=counted.counted,
@@ -327,7 +332,25 @@ def measure_funnel(
         _counted=counted,
         _log=log,
         _unit=ask.unit,
+        fewest=log.fewest,
     )
+    return _blank(funnel, every) if log.fewest else funnel
+
+
+def _blank(funnel: Funnel, every: Counted) -> Funnel:
+    """Show that something is left out, where zero would be wrong: of the pending, or of everything."""
+    table, counted = funnel.table, funnel._counted
+    if counted.attempts.empty and len(every.attempts):
+        numbers = [str(name) for name in table if name != "step" and pd.api.types.is_numeric_dtype(table[name])]
+        nothing = takeaways.word_nothing_left(funnel.fewest, what="The funnel", segment=funnel.segment)
+        table = table.astype(dict.fromkeys(numbers, float)).assign(
+            **dict.fromkeys(numbers, np.nan), note=takeaways.word_left_out(funnel.fewest)
+        )
+        return dataclasses.replace(funnel, table=table, leaks=funnel.leaks.head(0), takeaways=Takeaways((nothing,)))
+    if counted.mature.all() and not every.mature.all():
+        unknown = {"pending": np.nan}
+        return dataclasses.replace(funnel, table=table.assign(**unknown), leaks=funnel.leaks.assign(**unknown))
+    return funnel
 
 
 def frame_ask(

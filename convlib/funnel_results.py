@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from convlib import stats
 from convlib.conversions import Ints
+from convlib.redaction import blank, find_hidden, find_small, hide_quantiles, keep_steps, pool_groups, split_counts
 from convlib.stats import FEW_UNITS, Floats, divide
+from convlib.takeaways import word_left_out
 
 COLUMNS = (
     "step",
@@ -73,6 +75,7 @@ class Counted:
         period: Seconds since 1970 from which, and before which, attempts open.
         end: The end of the data, seconds since 1970.
         confidence: Level of the intervals.
+        fewest: Numbers of fewer units than this are left out, and what would reveal one.
     """
 
     attempts: pd.DataFrame
@@ -85,6 +88,7 @@ class Counted:
     period: tuple[float, float]
     end: float
     confidence: float
+    fewest: int = 0
 
     @functools.cached_property
     def times(self) -> Floats:
@@ -119,7 +123,8 @@ class Counted:
         """Give the seconds from the first step within which 90% of the mature converted attempts reached the last."""
         taken = (self.times[-1] - self.times[0])[self.mature]
         known = taken[~np.isnan(taken)]
-        return float(np.quantile(known, 0.9)) if known.size else np.nan
+        # Of as many as are to be left out, a tenth took longer.
+        return float(np.quantile(known, 0.9)) if known.size >= max(1, 10 * self.fewest) else np.nan
 
     def split(self) -> tuple[pd.DataFrame, list[Ints]]:
         """Give the values of the groups, in order, and the rows of each; without `by` one group of all."""
@@ -139,6 +144,37 @@ class Counted:
         if count == 0:
             return f"no mature {self.counted.removesuffix('s')}"
         return f"{count} {self.counted}, fewer than {FEW_UNITS}" if count < FEW_UNITS else ""
+
+
+def leave_out(counted: Counted, *, fewest: int) -> Counted:
+    """Leave out the steps that few reach or few do not, and put the groups where that is so into one.
+
+    Nothing can then be counted of fewer than `fewest` attempts. Where not even two steps are left, no attempt is.
+    """
+    if not fewest:
+        return counted
+    attempts, mature = counted.attempts, counted.mature
+    reached = (~np.isnan(counted.times) & mature).T
+    kept = keep_steps(list(reached.sum(axis=0)), counted.required, fewest=fewest)
+    if not kept:
+        return dataclasses.replace(counted, attempts=attempts.iloc[:0], fewest=fewest)
+    steps = attempts[[f"time_{k}" for k in kept]].set_axis([f"time_{k}" for k in range(len(kept))], axis=1)
+    attempts = attempts.drop(columns=[f"time_{k}" for k in range(len(counted.names))]).join(steps)
+    if counted.by:
+        attempts = attempts.assign(**pool_groups(attempts[list(counted.by)], reached[:, kept], fewest=fewest))
+    if kept[-1] < len(counted.names) - 1:  # the values are those of the last step
+        attempts = attempts.assign(value=np.nan)
+    waiting = ~mature if not counted.by else attempts[~mature].groupby(list(counted.by)).size()
+    if find_small(waiting.sum() if not counted.by else waiting, fewest=fewest).any():
+        attempts = attempts[mature].reset_index(drop=True)
+    return dataclasses.replace(
+        counted,
+        attempts=attempts,
+        names=tuple(counted.names[k] for k in kept),
+        required=tuple(counted.required[k] for k in kept),
+        compared_from=sum(k < counted.compared_from for k in kept),
+        fewest=fewest,
+    )
 
 
 def _rank(values: "pd.Series | Ints") -> tuple[Ints, NDArray[np.generic]]:
@@ -204,6 +240,8 @@ def count_steps(counted: Counted) -> tuple[pd.DataFrame, pd.DataFrame]:
     known = labels.loc[labels.index.repeat(steps)].reset_index(drop=True) if counted.by else pd.DataFrame()
     flat = {name: np.broadcast_to(values, lost.shape).ravel() for name, values in columns.items()}
     table = known.assign(**flat).astype({"name": "str", "note": "str"})
+    if counted.fewest:
+        table = hide_quantiles(table, "units", fewest=counted.fewest)
     return table, _rank_leaks(table, numbers, before, lost, counted)
 
 
@@ -390,7 +428,17 @@ def count_trend(counted: Counted) -> pd.DataFrame:
             "note": pd.Series(["; ".join(each) for each in notes], dtype="str"),
         }
     )
-    return frame[list(TREND_COLUMNS)]
+    return _hide_weeks(frame[list(TREND_COLUMNS)], counted.fewest)
+
+
+def _hide_weeks(trend: pd.DataFrame, fewest: int) -> pd.DataFrame:
+    """Leave out the numbers of weeks of few units; all weeks add up to the funnel's."""
+    cells = split_counts(trend["converted"], trend["units"])
+    hidden = find_hidden(cells, fewest=fewest, families=[np.zeros(len(trend))])
+    if not hidden.any():
+        return trend
+    numbers = blank(trend, TREND_COLUMNS[1:-1], hidden)
+    return trend.assign(**numbers, note=trend["note"].mask(hidden, word_left_out(fewest)))
 
 
 def _week_effect(converted: NDArray[np.bool_], clusters: Ints) -> float:

@@ -14,6 +14,7 @@ from convlib.engine import connect
 from convlib.errors import ParamError
 from convlib.events import EventLog, Unit
 from convlib.funnel_results import Counted
+from convlib.redaction import OTHER, find_hidden, find_small, hide_quantiles, merge_bins
 from convlib.stats import Floats
 from convlib.takeaways import NOTHING
 
@@ -27,7 +28,6 @@ NEXT_COLUMNS = ("step", "name", "next", "units", "share", "share_ci_lower", "sha
 State = Literal["reached", "lost", "converted", "pending"]
 #: So many bins hold the seconds to a step, each as many times as long as the one before.
 BINS = 24
-OTHER = "(other)"
 #: An event without a conversion may bear the id of one.
 EVENT = " (event)"
 
@@ -42,9 +42,11 @@ def bin_times(counted: Counted) -> pd.DataFrame:
     labels, groups = counted.split()
     times, previous, mature = counted.times, counted.previous, counted.mature
     since = times - times[previous]
-    edges = _space_bins(since[1:, mature])
+    # The longest and the shortest time are those of one unit.
+    widest = np.array([1.0, counted.window])
+    edges = _space_bins(widest if counted.fewest else since[1:, mature])
     parts = [
-        _bin_step(since[step, rows[mature[rows]]], edges).assign(
+        _bin_step(since[step, rows[mature[rows]]], edges, counted.fewest).assign(
             step=step + 1, name=counted.names[step], **(labels.iloc[number] if counted.by else {})
         )
         for number, rows in enumerate(groups)
@@ -60,13 +62,19 @@ def _space_bins(seconds: Floats) -> Floats:
     return np.append(0.0, np.geomspace(shortest, longest, BINS + 1)[1:])
 
 
-def _bin_step(seconds: Floats, edges: Floats) -> pd.DataFrame:
+def _bin_step(seconds: Floats, edges: Floats, fewest: int = 0) -> pd.DataFrame:
     known = seconds[~np.isnan(seconds)]
     units = np.histogram(known, edges)[0]
+    if fewest:
+        first = np.unique(merge_bins(units, fewest=fewest), return_index=True)[1]
+        units, edges = np.add.reduceat(units, first), np.append(edges[first], edges[-1])
     points = np.quantile(known, np.array(QUANTILES) / 100) if len(known) else [np.nan] * len(QUANTILES)
-    return pd.DataFrame(
+    bins = pd.DataFrame(
         {"seconds_low": edges[:-1], "seconds_high": edges[1:], "units": units, "share": stats.divide(units, len(known))}
     ).assign(**{f"seconds_p{q}": point for q, point in zip(QUANTILES, points, strict=True)})
+    if not fewest:
+        return bins
+    return hide_quantiles(bins.assign(of=len(known)), "of", fewest=fewest).drop(columns="of")
 
 
 def estimate_conversion(counted: Counted) -> pd.DataFrame:
@@ -91,6 +99,7 @@ def estimate_conversion(counted: Counted) -> pd.DataFrame:
         for number, rows in enumerate(groups)
         if len(rows)
     ]
+    parts = [_thin_curve(part, counted.fewest) for part in parts] if counted.fewest else parts
     columns = [*counted.by, *CURVE_COLUMNS]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
@@ -110,6 +119,16 @@ def _trace_curve(
     around = pd.concat([curve, ends[~ends["seconds"].isin(curve["seconds"])]]).sort_values("seconds", kind="stable")
     around[["share", *CURVE_COLUMNS[-2:]]] = around[["share", *CURVE_COLUMNS[-2:]]].ffill()
     return around.fillna({"share": 0.0})
+
+
+def _thin_curve(curve: pd.DataFrame, fewest: int) -> pd.DataFrame:
+    """Keep of a curve the times between which enough converted; how many were watched until when is left out."""
+    number = merge_bins(curve["converted"], fewest=fewest)
+    together = curve.assign(converted=curve["converted"].groupby(number).transform("sum"))
+    ends = np.append(number[1:] != number[:-1], False)
+    start = curve.head(1).assign(converted=0)
+    kept = pd.concat([start, together[ends & (curve["seconds"] > 0).to_numpy()]], ignore_index=True)
+    return kept.assign(at_risk=kept["at_risk"].where(kept.index == 0, np.nan))
 
 
 def list_units(
@@ -272,9 +291,13 @@ def _look_after(log: EventLog, unit: Unit, moments: pd.DataFrame) -> pd.DataFram
 def _count_next(stops: pd.DataFrame, counted: Counted, top: int) -> pd.DataFrame:
     """Count what came next at each step, the most frequent first, then all others, then nothing."""
     sizes = stops.groupby(["step", "next"]).size().rename("units").reset_index()
+    # Of optional steps as few may have stopped as of no other.
+    of_step = sizes.groupby("step")["units"].transform("sum")
+    sizes = sizes[~find_small(of_step, fewest=counted.fewest)].reset_index(drop=True)
     sizes["rank"] = sizes["next"].eq(NOTHING).astype("int64") * 2
     sizes = sizes.sort_values(["step", "rank", "units", "next"], ascending=[True, True, False, True])
     beyond = (sizes["rank"] == 0) & (sizes.groupby(["step", "rank"]).cumcount() >= top)
+    beyond |= find_hidden(sizes["units"], fewest=counted.fewest, families=[sizes["step"]])
     sizes["shown"], sizes["rank"] = sizes["next"].mask(beyond, OTHER), sizes["rank"].mask(beyond, 1)
     stops = stops.merge(sizes[["step", "next", "shown", "rank"]], on=["step", "next"])
     groups = stops.groupby(["step", "rank", "shown"])
@@ -293,6 +316,9 @@ def _count_next(stops: pd.DataFrame, counted: Counted, top: int) -> pd.DataFrame
         share_ci_lower=low,
         share_ci_upper=high,
     ).sort_values(["step", "rank", "units", "next"], ascending=[True, True, False, True], ignore_index=True)
+    if counted.fewest:
+        enough = table["units"] >= 2 * counted.fewest  # half of them lie on each side of a median
+        table["median_seconds"] = table["median_seconds"].where(enough)
     return table[list(NEXT_COLUMNS)].astype({"name": "str", "next": "str"})
 
 

@@ -358,6 +358,8 @@ def _rank_micros(evidence: _Evidence, goals: Mapping[str, float]) -> Impact:
         segment=correlation.segment,
         tests=tests,
     )
+    if correlation.fewest and frame.empty:
+        said = correlation.takeaways
     return Impact(
         table=frame[list(COLUMNS)],
         takeaways=said,
@@ -368,6 +370,7 @@ def _rank_micros(evidence: _Evidence, goals: Mapping[str, float]) -> Impact:
         goals=goals,
         tests=tests,
         _evidence=evidence,
+        fewest=correlation.fewest,
     )
 
 

@@ -1,4 +1,4 @@
-"""Messages about new alerts: kept in a file until every channel has them, and sent through apprise."""
+"""Messages about alerts and reports: kept in a file until every channel has them, and sent through apprise."""
 
 import dataclasses
 import datetime as dt
@@ -16,6 +16,7 @@ from typing import Any
 
 import apprise
 import pandas as pd
+from apprise.attachment.file import AttachFile
 from apprise.plugins import url_to_dict
 from apprise.utils.parse import parse_urls
 
@@ -27,9 +28,13 @@ from convlib.reports.files import write_text
 PAUSES = (1.0, 4.0)
 #: Seconds that one delivery may take for all channels together: they are served side by side.
 DEADLINE = 60.0
+#: Seconds that a thread has to end after its last answer.
+ENDING = 0.5
 #: Alerts that a message spells out; the report shows the rest.
 MOST_LINES = 40
 MOST_KEPT = 200
+#: Schemes of addresses that take HTML with attached files; all others get the text.
+MAIL = {"mailto", "mailtos"}
 # A watcher queues messages while a thread of its own delivers others.
 _WRITING = threading.Lock()
 # Tries one after the other in the thread that asks: a pool's threads would hold the process when a receiver never ends.
@@ -46,7 +51,11 @@ class Channel:
 
 @dataclasses.dataclass(frozen=True)
 class Message:
-    """One digest of alerts. `delivered` has a time for each channel that took it, None for one that it waits for."""
+    """One digest of alerts, or one report.
+
+    `delivered` has a time for each channel that took it, None for one that it waits for. Mail gets `html`, if there is
+    any, and `files`, whose paths start at the outbox.
+    """
 
     id: str
     title: str
@@ -54,6 +63,8 @@ class Message:
     alerts: tuple[str, ...]
     created: str
     delivered: Mapping[str, str | None]
+    html: str = dataclasses.field(default="", repr=False)
+    files: tuple[str, ...] = ()
 
     @property
     def waits(self) -> bool:
@@ -76,11 +87,16 @@ def read_channels(names: Sequence[str]) -> tuple[Channel, ...]:
     return tuple(Channel(name, os.environ[name].strip()) for name in names)
 
 
-def find_channel_problem(name: str) -> str:
-    """Say why messages can't be sent to the address in an environment variable ("" when they can)."""
+def find_channel_problem(name: str, *, field: str = "notify") -> str:
+    """Say why messages can't be sent to the address in an environment variable ("" when they can).
+
+    Args:
+        name: The variable.
+        field: Where the run file names it.
+    """
     address = os.environ.get(name, "").strip()
     if not address:
-        return f"the environment variable {name} is not set. Set it to an apprise address, or remove it from `notify`."
+        return f"the environment variable {name} is not set. Set it to an apprise address, or remove it from `{field}`."
     if len(parse_urls(address)) > 1:
         return f"the environment variable {name} holds several addresses. Give each a variable of its own."
     if _make_service(address) is None:
@@ -99,7 +115,8 @@ def read_outbox(path: Path) -> tuple[Message, ...]:
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["messages"]
-        return tuple(Message(**entry | {"alerts": tuple(entry["alerts"])}) for entry in entries)
+        lists = ("alerts", "files")
+        return tuple(Message(**entry | {name: tuple(entry.get(name, ())) for name in lists}) for entry in entries)
     except FileNotFoundError:
         return ()
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -145,6 +162,23 @@ def queue_message(
     return message
 
 
+def keep_message(path: Path, message: Message) -> None:
+    """Put a message into the outbox; where one with its id is, channels that have it keep it, and others get this one.
+
+    Args:
+        path: The outbox' file.
+        message: What is to be told.
+
+    Raises:
+        RunError: The outbox is damaged.
+    """
+    with _WRITING:
+        outbox = {each.id: each for each in read_outbox(path)}
+        if earlier := outbox.get(message.id):
+            message = dataclasses.replace(message, delivered={**message.delivered, **earlier.delivered})
+        _write_outbox(path, tuple({**outbox, message.id: message}.values()))
+
+
 def deliver(
     path: Path, channels: Sequence[Channel], *, pauses: Sequence[float] = PAUSES, deadline: float = DEADLINE
 ) -> dict[str, str]:
@@ -162,7 +196,7 @@ def deliver(
     Raises:
         RunError: The outbox is damaged.
     """
-    outbox, end = read_outbox(path), time.monotonic() + deadline
+    outbox, end = _find_files(read_outbox(path), path.parent), time.monotonic() + deadline
     answers: SimpleQueue[tuple[str, str, str]] = SimpleQueue()
     waiting = {c.name: [m for m in outbox if m.delivered.get(c.name, "") is None] for c in channels}
     missing = {name: {message.id for message in messages} for name, messages in waiting.items() if messages}
@@ -183,6 +217,10 @@ def deliver(
     return {name: problem or (late if missing[name] else "") for name, problem in problems.items()}
 
 
+def _find_files(outbox: Sequence[Message], folder: Path) -> list[Message]:
+    return [dataclasses.replace(m, files=tuple(str(folder / file) for file in m.files)) for m in outbox]
+
+
 def _start(
     channel: Channel,
     messages: Sequence[Message],
@@ -197,7 +235,11 @@ def _start(
             answers.put((channel.name, message.id, _try(channel, message, pauses=pauses, end=end)))
 
     name = f"notify {channel.name}"
-    if all(thread.name != name for thread in threading.enumerate()):
+    earlier = [thread for thread in threading.enumerate() if thread.name == name]
+    for thread in earlier:
+        # One that has given its last answer needs a moment to end.
+        thread.join(ENDING)
+    if not any(thread.is_alive() for thread in earlier):
         threading.Thread(target=serve, name=name, daemon=True).start()
         return
     for message in messages:
@@ -218,9 +260,15 @@ def _try(channel: Channel, message: Message, *, pauses: Sequence[float], end: fl
 
 def _send(channel: Channel, message: Message) -> str:
     sender = apprise.Apprise(asset=ASSET)
-    sender.add(_make_service(channel.address, message) or [])
+    service = _make_service(channel.address, message)
+    sender.add(service or [])
+    rich = bool(message.html) and service is not None and service.schema in MAIL
     result = sender.notify(
-        body=message.body, title=message.title, body_format=apprise.NotifyFormat.TEXT, notify_type="warning"
+        body=message.html if rich else message.body,
+        title=message.title,
+        body_format=apprise.NotifyFormat.HTML if rich else apprise.NotifyFormat.TEXT,
+        notify_type="info" if message.html else "warning",
+        attach=[AttachFile(file) for file in message.files] if rich else None,
     )
     if result:
         return ""
@@ -239,7 +287,9 @@ def _make_service(address: str, message: Message | None = None) -> apprise.Notif
     if not parts:
         return None
     # What a channel takes at once is limited, and what failed must never count as delivered.
-    parts = {"overflow": "split", **parts, "optional": "no"}
+    # A page of HTML that is split is none any more; mail takes it whole.
+    whole = message is not None and message.html and parts["schema"] in MAIL
+    parts = {"overflow": "upstream" if whole else "split", **parts, "optional": "no"}
     if message and parts["schema"] in {"json", "jsons"}:
         parts["payload"] = {**parts["payload"], "message_id": message.id, "alert_ids": list(message.alerts)}
     return apprise.Apprise.instantiate(parts, asset=ASSET)
@@ -254,7 +304,7 @@ def _word_message(alerts: pd.DataFrame, *, title: str, channels: Sequence[str]) 
     number = hashlib.sha256(" ".join(sorted(ids)).encode()).hexdigest()[:16]
     return Message(
         id=number,
-        title=f"{_flatten(title)}: {count} new alert{'s' if count > 1 else ''}"
+        title=f"{flatten(title)}: {count} new alert{'s' if count > 1 else ''}"
         + (f" ({critical} critical)" if critical else ""),
         body="\n".join([*lines, f"Message {number}"]),
         alerts=ids,
@@ -264,12 +314,12 @@ def _word_message(alerts: pd.DataFrame, *, title: str, channels: Sequence[str]) 
 
 
 def _word_alert(alert: Mapping[Hashable, Any]) -> str:
-    owner = f" Owner: {_flatten(alert['owner'])}." if isinstance(alert["owner"], str) and alert["owner"] else ""
-    said = " · ".join(_flatten(alert[name]) for name in ("severity", "segment", "evidence"))
+    owner = f" Owner: {flatten(alert['owner'])}." if isinstance(alert["owner"], str) and alert["owner"] else ""
+    said = " · ".join(flatten(alert[name]) for name in ("severity", "segment", "evidence"))
     return f"{said}{owner} [{alert['id']}]"
 
 
-def _flatten(text: object) -> str:
+def flatten(text: object) -> str:
     """Keep a text on one line: line breaks from data would end a mail's header or an alert's line."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
 

@@ -2,9 +2,10 @@
 
 import dataclasses
 import datetime as dt
+import hashlib
 import html
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -18,12 +19,19 @@ from convlib.errors import ConvlibError, EventDataError, ParamError
 from convlib.events import EventLog, find_mapping, read_events
 from convlib.periods import Calendar, find_timezone_problems
 from convlib.plan import Plan, read_plan
+from convlib.plan_entries import Macro, Micro
 from convlib.results import Result
 from convlib.segments import Segment, read_segments
 from convlib.sources import find_source
-from convlib.takeaways import word_provenance, word_reasons, word_rows
+from convlib.spreadsheets import neutralise_table
+from convlib.takeaways import word_fewest, word_provenance, word_reasons, word_rows
 
 T = TypeVar("T")
+#: What a plan says about an entry that changes none of its numbers.
+UNMEASURED = {
+    *("name", "owner", "notes", "actions", "benchmark", "stage", "touchpoint", "ux_outcome", "data_source", "effort"),
+    *("micros", "metrics", "hypothesis"),
+}
 ANALYSIS = (
     *("macro", "steps", "window", "horizon", "exposure", "every", "week_start", "lag", "entry", "by", "adjust"),
     *("properties", "rules", "history", "experiment"),
@@ -38,38 +46,51 @@ class Parameters:
         plan: The measurement plan.
         log: The log, with the segment and the period of entries applied.
         output: Folder for the results' tables; None when nothing is to be written.
+        analysis: What the analyses take, as it was given.
     """
 
     plan: Plan
     log: EventLog
     output: Path | None
+    analysis: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def save(self, **results: Result) -> None:
-        """Write each result's table as CSV and Parquet, and all takeaways, when the notebook has an `output` folder."""
+        """Write each result's table as CSV and Parquet, and all takeaways, when the notebook has an `output` folder.
+
+        Texts that a spreadsheet would run as formulas get an apostrophe in the CSV; Parquet keeps them as they are.
+        """
         if self.output is None:
             return
         self.output.mkdir(parents=True, exist_ok=True)
         for name, result in results.items():
-            _write(self.output / f"{name}.csv", partial(result.table.to_csv, index=False))
+            _write(self.output / f"{name}.csv", partial(neutralise_table(result.table).to_csv, index=False))
             _write(self.output / f"{name}.parquet", partial(result.table.to_parquet, index=False))
         said = [sentence for result in results.values() for sentence in result.takeaways]
-        text = json.dumps({"segment": self.log.segment_name, "takeaways": said}, ensure_ascii=False, indent=1)
+        log = self.log
+        measured = {**self.analysis, "population": f"{log.rule} {log.row_rule} {log.timezone} {self.plan.leave_out}"}
+        known = {"parameters": measured, "entries": _describe_entries(self.plan)}
+        told = {"segment": log.segment_name, "takeaways": said, **known}
+        text = json.dumps(told, ensure_ascii=False, indent=1, default=str)
         _write(self.output / "takeaways.json", lambda path: path.write_text(text, encoding="utf-8"))
 
     def _repr_html_(self) -> str:
         log = self.log
+        shared = log.fewest > 0
         sentence = word_provenance(
             log.prepared.source,
             segment=log.segment_name,
             period=log.period,
             rows=word_rows(
-                log.row_counts, rejected_because=log.rejected_because, left_out_because=log.left_out_because
+                log.row_counts,
+                rejected_because={} if shared else log.rejected_because,
+                left_out_because={} if shared else log.left_out_because,
             ),
-            identities=log.prepared.identities,
+            identities=0 if shared else log.prepared.identities,
             fingerprint=log.fingerprint,
             end=log.last,
             timezone=log.timezone,
         )
+        sentence += f" {word_fewest(log.fewest)}" if shared else ""
         return f'<p class="provenance">{html.escape(sentence)}</p>'
 
 
@@ -85,6 +106,7 @@ def check_parameters(
     mapping: str | Path = "",
     engine: EngineName = "duckdb",
     timezone: str = "UTC",
+    fewest: int = 0,
     **analysis: object,
 ) -> Parameters:
     """Check a notebook's parameters together, then read the log and check the names that only it can tell.
@@ -101,6 +123,7 @@ def check_parameters(
             them as they are.
         engine: Where funnels are counted: `duckdb`, here; `ibis` or `spark`, where the events are.
         timezone: Zone in which days, weeks and months begin and end, by its IANA name.
+        fewest: Results leave out numbers of fewer units than this, and what would reveal one; 0 leaves out nothing.
         analysis: What the analyses of the notebook take: `macro`, `steps`, `window`, `horizon`, `exposure`, `every`,
             `week_start`, `lag`, `entry`, `by`, `adjust`, `properties`, `rules`, `history`, `experiment`.
 
@@ -121,7 +144,7 @@ def check_parameters(
     how = _collect(problems, lambda: find_mapping(mapping or None))
     if engine == "duckdb":
         _collect(problems, lambda: find_source(events))
-    problems += _find_dates(start, end) + find_timezone_problems(timezone)
+    problems += _find_dates(start, end) + find_timezone_problems(timezone) + _find_fewest(fewest)
     problems += _find_analysis(analysis, found_plan)
     if found_segments is not None:
         problems += _find_segment(segment, found_segments)
@@ -131,7 +154,22 @@ def check_parameters(
     _check_names(log, analysis)
     _check_macros(log, found_plan)
     chosen = log.segment(segment).between(start, end, timezone=timezone)
-    return Parameters(found_plan, chosen, Path(output) if output else None)
+    chosen = dataclasses.replace(chosen, fewest=fewest)
+    return Parameters(found_plan, chosen, Path(output) if output else None, analysis)
+
+
+def _describe_entries(plan: Plan) -> dict[str, dict[str, object]]:
+    """Name each entry of the plan and fingerprint how it is measured, so that runs compare like with like."""
+    entries: dict[str, dict[str, object]] = {}
+    for each in (*plan.conversions, *plan.experiments):
+        content = json.dumps(each.model_dump(mode="json", exclude=UNMEASURED), sort_keys=True)
+        metrics = {
+            str(measure.metric): {"name": measure.name, "direction": measure.direction}
+            for measure in (each.measures if isinstance(each, Macro | Micro) else ())
+        }
+        digest = hashlib.sha256(content.encode()).hexdigest()[:16]
+        entries[each.id] = {"name": each.name, "metrics": metrics, "definition": digest}
+    return entries
 
 
 def _collect(problems: list[str], read: Callable[[], T], *, prefix: str = "") -> T | None:
@@ -152,6 +190,12 @@ def _find_dates(start: dt.date | str, end: dt.date | str) -> list[str]:
     if not problems and days[0] and days[1] and days[1] < days[0]:
         problems.append(f"`end` {end} is before `start` {start}; swap them.")
     return problems
+
+
+def _find_fewest(fewest: object) -> list[str]:
+    if isinstance(fewest, int) and not isinstance(fewest, bool) and fewest >= 0 and fewest != 1:
+        return []
+    return [f"`fewest` is {fewest!r}; it must be a whole number, 2 or more, or 0 to leave out nothing."]
 
 
 def _find_analysis(analysis: dict[str, object], plan: Plan | None) -> list[str]:

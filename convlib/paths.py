@@ -15,6 +15,7 @@ from convlib.durations import parse_duration
 from convlib.errors import ParamError, list_problems
 from convlib.events import EventLog, Unit
 from convlib.plan_entries import Conversion, Loss, Macro
+from convlib.redaction import check_shared
 from convlib.results import Kind, Result, Shown
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ def trace_paths(
     Raises:
         ParamError: The log was read without a plan, or a parameter is wrong; all problems are listed.
     """
+    check_shared(log.fewest, "Paths are often those of single units")
     goal = _check(log, (start, end), macro, window=window, steps=steps, events=events, confidence=confidence)
     stop, entries = end or goal.id, log.entries(unit=unit, entry=start or end)
     rows, nodes = _fetch(log, entries.index.to_numpy(np.int64), unit, ends=(start, end), events=events)

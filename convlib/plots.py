@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from convlib.periods import PERIODS
 from convlib.plan_entries import is_share
-from convlib.results import Kind, find_kind, format_seconds, format_value
+from convlib.results import Kind, cut_text, find_kind, format_seconds, format_value
 from convlib.stats import SIGNIFICANCE
 
 #: Okabe and Ito's palette, safe for colour-blind readers.
@@ -137,7 +137,7 @@ def _draw_time(rows: pd.DataFrame, by: Sequence[str], ax: Axes) -> Axes:
     for number, (key, group) in enumerate(largest):
         # The first bin begins at 0, which has no place on the axis: it is drawn as wide as the next.
         edges = np.append(group["seconds_low"], group["seconds_high"].tail(1))
-        edges[0] = edges[1] ** 2 / edges[2]
+        edges[0] = edges[1] ** 2 / edges[2] if len(edges) > 2 else edges[1] / 2
         colour = CYCLE[number] if by else BLUE
         ax.stairs(group["share"].fillna(0), edges, color=colour, fill=not by, label=_key(key), linewidth=1.6)
         if np.isfinite(group["seconds_p50"].iloc[0]):
@@ -145,7 +145,8 @@ def _draw_time(rows: pd.DataFrame, by: Sequence[str], ax: Axes) -> Axes:
     if len(rows):
         name = textwrap.shorten(rows["name"].iloc[0], LABEL_LENGTH + 16, placeholder="…")
         ax.set_title(f"{name} (n = {rows['units'].sum():,})", fontsize=9, loc="left")
-        _time_axis(ax, rows["seconds_low"].iloc[1], rows["seconds_high"].max(), log=True)
+        lowest = rows["seconds_low"].iloc[1] if len(rows) > 1 else rows["seconds_high"].iloc[0] / 2
+        _time_axis(ax, lowest, rows["seconds_high"].max(), log=True)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.yaxis.set_major_locator(MaxNLocator(3))
     ax.set_ylim(0, None)
@@ -161,7 +162,7 @@ def draw_curve(
     groups = list(curve.groupby(list(by), sort=True)) if by else [(segment, curve)]
     shown = sorted(groups, key=lambda item: -item[1]["at_risk"].max())[: len(CYCLE) - 1] if len(curve) else []
     for number, (key, rows) in enumerate(shown):
-        label = f"{_key(key)} (n = {rows['at_risk'].max():,})"
+        label = f"{_key(key)} (n = {rows['at_risk'].max():,.0f})"
         ax.step(rows["seconds"], rows["share"], where="post", color=CYCLE[number], linewidth=1.6, label=label)
         bounds = rows["share_ci_lower"], rows["share_ci_upper"]
         ax.fill_between(rows["seconds"], *bounds, step="post", color=CYCLE[number], alpha=0.2, linewidth=0)
@@ -296,7 +297,7 @@ def _draw_rate(rows: pd.DataFrame, by: Sequence[str], ax: Axes) -> Axes:
         last = shown[shown["period"] == shown["period"].max()]["exposed"].sum()
         title = textwrap.shorten(rows["conversion"].iloc[0], LABEL_LENGTH + 10, placeholder="…")
         ax.set_title(title, fontsize=8, loc="left")
-        ax.text(0.01, 0.05, f"last n = {last:,}", transform=ax.transAxes, fontsize=7, color=GREY)
+        ax.text(0.01, 0.05, f"last n = {last:,.0f}", transform=ax.transAxes, fontsize=7, color=GREY)
         metric = rows["metric"].iloc[0]
         kind = find_kind(metric)
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(float(value), kind)))
@@ -758,9 +759,10 @@ def draw_coverage(coverage: pd.DataFrame, *, segment: str, ax: Axes | None = Non
     ax = _axes(ax, height=1.2 + 0.32 * max(1, len(rows)))
     colours = rows["tier"].map({"macro": ORANGE, "micro": BLUE, "loss": RED}).tolist()
     place = np.arange(len(rows))
-    ax.barh(place, rows["units"], 0.7, color=colours)
+    ax.barh(place, rows["units"].fillna(0), 0.7, color=colours)
     for y, units, share in zip(place, rows["units"], rows["share_of_units"], strict=True):
-        ax.text(units, float(y), f" {units:,} ({share:.0%})", va="center", fontsize=8, color="#374151")
+        text = f" {units:,.0f} ({share:.0%})" if units == units else " left out: too few"
+        ax.text(units if units == units else 0, float(y), text, va="center", fontsize=8, color="#374151")
     ax.set_yticks(place, [_label(name) for name in rows["name"]], fontsize=9)
     ax.invert_yaxis()
     ax.margins(x=0.18)
@@ -1180,7 +1182,7 @@ def _percent_axis(axis: Axis, largest: float) -> None:
 
 
 def _key(key: object) -> str:
-    return ", ".join(map(str, key)) if isinstance(key, tuple) else str(key)
+    return cut_text(", ".join(map(str, key)) if isinstance(key, tuple) else str(key), LABEL_LENGTH * 4)
 
 
 def _legend(ax: Axes) -> None:
@@ -1195,7 +1197,7 @@ def _legend(ax: Axes) -> None:
 
 
 def _title(ax: Axes, text: str) -> None:
-    ax.set_title("\n".join(textwrap.wrap(text, 38)), loc="left", fontsize=11, fontweight="bold")
+    ax.set_title("\n".join(textwrap.wrap(cut_text(text, 38 * 4), 38)), loc="left", fontsize=11, fontweight="bold")
 
 
 def _xlabel(ax: Axes, text: str) -> None:
@@ -1203,6 +1205,7 @@ def _xlabel(ax: Axes, text: str) -> None:
 
 
 def _label(name: str, n: int | None = None, *, width: int = LABEL_LENGTH) -> str:
+    name = cut_text(name, width * 4)
     counted = f"{name} (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{n:,})" if n is not None else name
     return "\n".join(textwrap.wrap(counted, width))
 

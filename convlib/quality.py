@@ -10,7 +10,7 @@ from convlib import plots, takeaways
 from convlib.events import EventLog
 from convlib.plan import Plan
 from convlib.quality_rules import RULES, Facts, Finding, QualityRule
-from convlib.results import Result
+from convlib.results import Result, Takeaways
 from convlib.stats import divide
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def check_quality(log: EventLog, plan: Plan) -> Quality:
         ParamError: The log was read with another plan.
     """
     log.check_plan(plan)
+    if log.fewest:
+        return _leave_out(log, plan)
     facts = Facts(log, plan, log.profile)
     found = {name: rule.judge(facts) for name, rule in RULES.items()}
     rows = [_tabulate(name, RULES[name], finding) for name, finding in found.items()]
@@ -75,6 +77,20 @@ def check_quality(log: EventLog, plan: Plan) -> Quality:
         segment=log.segment_name,
         names={c.id: c.name for c in plan.conversions},
         daily=daily,
+    )
+
+
+def _leave_out(log: EventLog, plan: Plan) -> Quality:
+    """Show no rule: what fails are often single rows of single units."""
+    said = takeaways.word_nothing_left(log.fewest, what="What is broken in the rows", segment=log.segment_name)
+    table = pd.DataFrame(columns=list(COLUMNS)).astype(dict.fromkeys(("tried", "failed", "share", "threshold"), float))
+    return Quality(
+        table=table.astype({name: "str" for name in COLUMNS if table[name].dtype == object}),
+        takeaways=Takeaways((said,)),
+        segment=log.segment_name,
+        names={c.id: c.name for c in plan.conversions},
+        daily=pd.DataFrame({"rule": "", "day": pd.NaT, "tried": 0, "failed": 0}, index=[]),
+        fewest=log.fewest,
     )
 
 

@@ -17,6 +17,7 @@ from convlib.metrics import Reader, Tally, tally
 from convlib.periods import Calendar, find_day, find_midnights
 from convlib.plan import Plan
 from convlib.plan_entries import Macro, Measure, Metric, Micro, Range, is_share
+from convlib.redaction import blank, find_hidden, split_counts
 from convlib.results import Kind, Result, Shown, Takeaways, show_table
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ FORECAST: tuple[tuple[str, str, Kind], ...] = (
     ("forecast_note", "Note", "text"),
 )
 PARTIAL = "partial period"
+#: Marks a row without numbers until all are compared.
+LEFT_OUT = "(left out)"
 NO_DATA = "no data"
 #: A log rarely ends at midnight: its last day is whole when it has events in the evening.
 EVENING = pd.Timedelta(hours=6)
@@ -176,16 +179,22 @@ class Rates(Result):
         caption = (
             f"Latest complete period: {takeaways.word_period(rows['period'].iloc[0], self.every)}" if len(rows) else ""
         )
+        if self.table["exposed"].isna().any():
+            caption += "; " * bool(caption) + takeaways.word_missing_rows(self.fewest)
         return show_table(shown, (*self._groups, *self.SHOWN), caption=caption)
 
 
 def latest_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """Pick the rows of the latest complete period in which enough units could reach a macro."""
-    whole = table[(table["exposed"] > 0) & ~table["note"].str.startswith("partial")]
-    enough = whole[(whole["tier"] == "macro") & (whole["exposed"] >= stats.FEW_UNITS)]
+    """Pick the rows of the latest complete period in which enough units could reach a macro.
+
+    Of how many units is not known where numbers are left out: of some, and such rows are not picked.
+    """
+    known = table["exposed"].fillna(np.inf)
+    whole = table[(known > 0) & ~table["note"].str.startswith("partial")]
+    enough = whole[(whole["tier"] == "macro") & (known[whole.index] >= stats.FEW_UNITS)]
     latest = (enough if len(enough) else whole)["period"].max()
-    rows: pd.DataFrame = whole[whole["period"] == latest]
-    return rows.reset_index(drop=True)
+    rows: pd.DataFrame = whole[(whole["period"] == latest) & whole["exposed"].notna()]
+    return rows.reset_index(drop=True).astype({"units": np.int64, "exposed": np.int64})
 
 
 def measure_rates(
@@ -249,7 +258,7 @@ def measure_rates(
     table = _measure(reader, grid, measured, plan, groups, confidence)
     limits = control.find_limits(table, by=groups, every=every, confidence=confidence)
     compared = control.compare_periods(table, limits, by=groups, every=every, confidence=confidence)
-    table = table.join(compared)
+    table = _mark_left_out(table.join(compared), log.fewest)
     goals = _list_goals(measured, plan)
     rates = Rates(
         table=table[[*groups, *COLUMNS]],
@@ -259,12 +268,13 @@ def measure_rates(
         every=every,
         window=window,
         by=tuple(groups),
-        pending=_count_pending(entries),
+        pending=_count_pending(entries, table.loc[table["exposed"].isna(), "period"], log.fewest),
         plan=plan,
         end=log.last,
         goals=goals,
         limits=limits,
         confidence=confidence,
+        fewest=log.fewest,
     )
     return dataclasses.replace(rates, takeaways=_word(rates, compared["compared_with"]))
 
@@ -280,7 +290,7 @@ def _measure(
     """Give each metric's rows with its goals, by group, period and the plan's order."""
     places = grid.reset_index(names="place")
     place = reader.entries.merge(places, on=[*by, "period"], how="left")["place"].to_numpy(np.int64)
-    parts = []
+    parts, people = [], []
     for order, (each, measure) in enumerate(measured):
         macro = plan.macro_of(each.id)
         found = tally(reader, each, measure.metric, macro)
@@ -288,16 +298,70 @@ def _measure(
         tier, owner = "macro" if isinstance(each, Macro) else "micro", measure.owner or each.owner or ""
         part = part.assign(tier=tier, conversion=each.id, metric=str(measure.metric), owner=owner, order=order)
         parts.append(_judge(_set_goals(part, measure, reader.log.fixed), up=measure.direction == "up"))
+        people.append(_count_people(found, place, len(grid)) if reader.log.fewest else np.zeros((len(grid), 2)))
+    hidden = _find_hidden(people, grid, by, reader.log.fewest)
+    parts = [_leave_out(part, rows) for part, rows in zip(parts, hidden, strict=True)] if reader.log.fewest else parts
     table = pd.concat(parts, ignore_index=True)
     return table.sort_values([*by, "period", "order"], kind="stable", ignore_index=True)
+
+
+def _count_people(found: Tally, place: NDArray[np.int64], size: int) -> Floats:
+    """Count the entries of each group and period: all that could, those that ever did it, and those that never did.
+
+    A metric by session counts visits, of which one entry may have many.
+    """
+    did = np.asarray(found.did, bool)
+    hits = [np.bincount(found.entry, each, len(place)) > 0 for each in (np.ones(len(did)), did)]
+    return np.column_stack([np.bincount(place, each, size) for each in hits])
+
+
+def _find_hidden(people: Sequence[Floats], grid: pd.DataFrame, by: list[str], fewest: int) -> list[NDArray[np.bool_]]:
+    """Find the rows of each metric that may not be shown: groups add up to all units, and periods nearly so.
+
+    Who could do one thing is often who did another, so what is hidden of a number is hidden wherever it stands.
+    """
+    families = [stats.number_groups(grid[by]), *([grid["period"]] if by else [])]
+    wanted: dict[bytes, NDArray[np.bool_]] = {}
+    for could, did in (each.T for each in people):
+        for number, cells in ((could, could), (did, split_counts(did, could)[:, 1:])):
+            key = number.tobytes()
+            wanted[key] = find_hidden(cells, fewest=fewest, families=families) | wanted.get(key, False)
+    return [wanted[could.tobytes()] | wanted[did.tobytes()] for could, did in (each.T for each in people)]
+
+
+def _leave_out(part: pd.DataFrame, hidden: NDArray[np.bool_]) -> pd.DataFrame:
+    """Empty the rows of one metric that may not be shown."""
+    # How many are pending is nothing to say either.
+    note = part["note"].str.replace(r"partial, [\d,]+ pending", "partial, some pending", regex=True)
+    left_out = note.where(note.str.startswith("partial"), "").str.cat([LEFT_OUT] * len(note), sep=" ").str.strip()
+    part = part.assign(note=note.mask(hidden, left_out), status=part["status"].mask(hidden, ""))
+    zero = {name: part[name].mask(hidden, 0) for name in ("units", "exposed")}
+    return part.assign(**zero, **blank(part, ESTIMATE, hidden))
+
+
+def _mark_left_out(table: pd.DataFrame, fewest: int) -> pd.DataFrame:
+    """Tell what is left out from what is zero."""
+    hidden = table["note"].str.endswith(LEFT_OUT)
+    if not fewest or not hidden.any():
+        return table
+    note = table["note"].str.replace(LEFT_OUT, takeaways.word_left_out(fewest), regex=False)
+    return table.assign(note=note, **blank(table, ("units", "exposed"), hidden))
 
 
 def _word(rates: Rates, compared_with: pd.Series) -> Takeaways:
     """Say where things stand; of a breakdown, which groups a change beyond noise came from."""
     latest = latest_rows(rates.named.join(compared_with))
+    left_out = rates.table["exposed"].isna()
+    if latest.empty and left_out.any():
+        nothing = takeaways.word_nothing_left(rates.fewest, what="The latest period", segment=rates.segment)
+        return Takeaways((nothing,))
     if not rates.by or latest.empty:
         return takeaways.word_rates(latest, every=rates.every, segment=rates.segment)
-    split = control.split_change(rates.leading, by=rates.by, every=rates.every)
+    # Without all groups there is no total to split.
+    names = ["conversion", "metric"]
+    whole = ~left_out.groupby([rates.table[name] for name in names]).transform("any")
+    leading = rates.leading
+    split = control.split_change(leading[whole[leading.index]], by=rates.by, every=rates.every)
     return takeaways.word_split(split, by=rates.by, every=rates.every)
 
 
@@ -319,9 +383,12 @@ def _list_goals(measured: Sequence[tuple[Macro | Micro, Measure]], plan: Plan) -
     return frame.astype({"due": "datetime64[us]"})
 
 
-def _count_pending(entries: pd.DataFrame) -> pd.DataFrame:
+def _count_pending(entries: pd.DataFrame, left_out: pd.Series, fewest: int) -> pd.DataFrame:
     groups = entries.groupby("period")["pending"]
-    return pd.DataFrame({"units": groups.size(), "pending": groups.sum()}).reset_index()
+    counts = pd.DataFrame({"units": groups.size(), "pending": groups.sum()})
+    cells = split_counts(counts["pending"], counts["units"])
+    hidden = find_hidden(cells, fewest=fewest, families=[np.zeros(len(counts))]) | counts.index.isin(left_out)
+    return counts.assign(**blank(counts, ("units", "pending"), hidden) if hidden.any() else {}).reset_index()
 
 
 def _enter(

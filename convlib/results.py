@@ -15,6 +15,8 @@ from convlib.plan_entries import is_share, is_time
 Kind = Literal["text", "count", "number", "percent", "points", "seconds", "p_value"]
 MISSING = "-"
 LONG_TEXT = 60
+#: A name out of the data may be of any length: so many characters of a cell and of a sentence are shown.
+MOST_TEXT, MOST_SENTENCE = 400, 1_000
 #: Columns that hold a conversion's id.
 ID_COLUMNS = ("micro", "conversion", "name")
 
@@ -33,7 +35,7 @@ class Takeaways(tuple[str, ...]):
         return Takeaways(self[:count])
 
     def _repr_html_(self) -> str:
-        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in self)
+        items = "".join(f"<li>{html.escape(cut_text(sentence, MOST_SENTENCE))}</li>" for sentence in self)
         return f'<ul class="takeaways">{items}</ul>'
 
 
@@ -46,6 +48,7 @@ class Result:
         takeaways: What they say, in computed sentences.
         segment: Name of the segment that they are about.
         names: For each conversion's id, its name for people.
+        fewest: Numbers of fewer units than this are left out, and what would reveal one; 0 leaves out nothing.
     """
 
     #: What a reader sees, in order: column, heading and kind; an interval beside a number is shown with it.
@@ -55,6 +58,7 @@ class Result:
     takeaways: Takeaways
     segment: str
     names: dict[str, str]
+    fewest: int = dataclasses.field(default=0, kw_only=True)
 
     def _repr_html_(self) -> str:
         return show_table(self.named, self.SHOWN)
@@ -116,7 +120,7 @@ def format_value(value: object, kind: Kind) -> str:
     ):
         return MISSING
     if isinstance(value, str) or kind == "text":
-        return str(value)
+        return cut_text(str(value))
     number = float(value)  # type: ignore[arg-type]  # numpy and pandas scalars
     if np.isinf(number):
         return "∞" if number > 0 else "-∞"
@@ -129,6 +133,11 @@ def format_value(value: object, kind: Kind) -> str:
         "p_value": lambda: "<0.001" if number < 0.001 else f"{number:.3f}",
     }
     return writers[kind]()
+
+
+def cut_text(text: str, most: int = MOST_TEXT) -> str:
+    """Leave out the middle of a text that is too long for people; tables keep it whole."""
+    return text if len(text) <= most else f"{text[: most * 2 // 3]} … {text[-most // 4 :]}"
 
 
 def format_number(number: float) -> str:

@@ -31,6 +31,7 @@ from convlib.landmarks import (
 )
 from convlib.plan import Plan
 from convlib.plan_entries import Clock, Macro
+from convlib.redaction import check_shared
 from convlib.results import Kind, Result, Takeaways
 from convlib.stats import Floats
 
@@ -208,6 +209,7 @@ def score_units(
 
     Source: Siddiqi (2006), Credit Risk Scorecards, chapter 6, for the scaling.
     """
+    check_shared(log.fewest, "Scores are those of single units")
     log.check_plan(plan)
     goal, day = _check_arguments(log, plan, macro, until, points_to_double, confidence)
     clock, adjust = goal.correlation or Clock(), list_columns(adjust)

@@ -80,11 +80,11 @@ def word_funnel(
             f"The slowest step is {step['name']}: half of those who reach it take longer than "
             f"{format_seconds(step['seconds_from_previous_p50'])}."
         )
-    if last["units"]:
+    if not np.isnan(last["seconds_from_start_p50"]):
+        most = "" if np.isnan(seconds_to_most) else f", and 90% within {format_seconds(seconds_to_most)}"
         sentences.append(
             f"Of the {last['units']:,} that reached {last['name']}, half did within "
-            f"{format_seconds(last['seconds_from_start_p50'])} of the first step, and 90% within "
-            f"{format_seconds(seconds_to_most)}."
+            f"{format_seconds(last['seconds_from_start_p50'])} of the first step{most}."
         )
     if first["pending"]:
         sentences.append(
@@ -1199,10 +1199,11 @@ def word_failed_rules(table: pd.DataFrame) -> list[str]:
     sentences = []
     for row in _records(table[table["status"] == "failed"]):
         share = format_value(row["share"], "percent")
-        example = f" For example: {row['example']}." if row["example"] else ""
-        owner = f" Owner: {row['owner']}." if row["owner"] else ""
+        note, *rest = (format_value(row[name], "text") for name in ("note", "example", "owner"))
+        example = f" For example: {rest[0]}." if row["example"] else ""
+        owner = f" Owner: {rest[1]}." if row["owner"] else ""
         count = f"{row['failed']:,} of {row['tried']:,} ({share})"
-        sentences.append(f"{row['name']} ({row['severity']}): {count}. {row['note']}{example}{owner}")
+        sentences.append(f"{row['name']} ({row['severity']}): {count}. {note}{example}{owner}")
     return sentences
 
 
@@ -1321,7 +1322,7 @@ def word_evidence(rule: str, rows: pd.DataFrame, *, every: str) -> list[str]:
 
 def _word_seen(row: Mapping[str, Any], every: str) -> str:
     group = f" ({row['group']})" if row["group"] else ""
-    return f"{row['title']}{group}: {row['value_text']}, n = {row['exposed']:,}, {word_period(row['period'], every)}"
+    return f"{row['title']}{group}: {row['value_text']}, n = {row['exposed']:,.0f}, {word_period(row['period'], every)}"
 
 
 def _word_against(rule: str, row: Mapping[str, Any]) -> str:
@@ -1345,7 +1346,8 @@ def word_macro_down(macro: Mapping[str, Any], micros: pd.DataFrame, *, every: st
     macro_row = macro_row.assign(value_text=word_values(macro_row, "value", with_interval=True))
     values = word_values(micros, "value", with_interval=True)
     named = [
-        f"{row['title']} ({text}, n = {row['exposed']:,})" for row, text in zip(_records(micros), values, strict=True)
+        f"{row['title']} ({text}, n = {row['exposed']:,.0f})"
+        for row, text in zip(_records(micros), values, strict=True)
     ]
     seen = _word_seen(_records(macro_row)[0], every)
     return f"{seen}, got worse while {_list(named[:3])} got better, all beyond noise: the micros may not lead to it."
@@ -1442,6 +1444,55 @@ def word_split(split: pd.DataFrame, *, by: Sequence[str], every: str) -> Takeawa
     return Takeaways(sentences or [f"By {names} there is no change beyond noise to explain."])
 
 
+def word_compared(table: pd.DataFrame, *, period: tuple[str, str]) -> tuple[str, ...]:
+    """Say what changed since the last run beyond chance, what is new or gone, and how much is within chance."""
+    rows = _records(table)
+    # An experiment's verdict controls chance by itself, whether or not the size of its effect changed.
+    said = [row["kind"] == "score" and ", was " in row["note"] for row in rows]
+    real = [row for row, other in zip(rows, said, strict=True) if other or row["verdict"] in ("up", "down")]
+    sentences = [_word_compared(row) for row in real[:MOST]]
+    if len(real) > MOST:
+        sentences.append(f"{len(real) - MOST} more changes beyond chance stand in the table of changes.")
+    again = [row["name"] for row in rows if row["verdict"] == "new" and row["note"]]
+    fresh = [row["name"] for row in rows if row["verdict"] == "new" and not row["note"]]
+    gone = [row["name"] for row in rows if row["verdict"] == "gone"]
+    told = ((fresh, "New in this report"), (gone, "No longer in it"), (again, "Not compared, as defined otherwise now"))
+    sentences += [f"{text}: {_list_some(names)}." for names, text in told if names]
+    # A rank has no test of its own: its score has.
+    chance = sum(row["verdict"] == "within chance" and row["kind"] != "rank" for row in rows)
+    few = sum(row["verdict"] == "too few" for row in rows)
+    days = [_word_date(dt.date.fromisoformat(day)) for day in period]
+    doubt = f"; {few} {'has' if few == 1 else 'have'} too little data" if few else ""
+    counted = f"{chance} {'other ' if real else ''}comparison{'' if chance == 1 else 's'}"
+    last = f"with the last run ({days[0]} to {days[1]})"
+    return (*sentences, f"{counted} {last} {'is' if chance == 1 else 'are'} within chance{doubt}.")
+
+
+def _word_compared(row: Mapping[str, Any]) -> str:
+    note = f"; {row['note']}" if row["note"] else ""
+    now, before = (format_value(row[side], row["unit"]) for side in ("now", "before"))
+    if row["kind"] == "rank":
+        return f"{row['name']}: rank {now} after {before}{note}."
+    counted = f" (n = {row['units']:,.0f})" if row["units"] > 0 else ""
+    if row["verdict"] not in ("up", "down"):
+        return f"{row['name']}: {now}{counted}{note}."
+    unit = "points" if row["unit"] in ("percent", "points") else row["unit"]
+    change, low, high = (_word_change(row[name], unit) for name in ("difference", "ci_lower", "ci_upper"))
+    size = f"{change.lstrip('+-')}{' points' if unit == 'points' else ''}"
+    return f"{row['name']}: {now}{counted} after {before}, {row['verdict']} {size} (95% CI {low} to {high}){note}."
+
+
+def _word_change(value: float, unit: Any) -> str:
+    if unit == "points":
+        return _points(value)
+    return ("-" if value < 0 else "+") + format_value(abs(value), unit)
+
+
+def _list_some(names: Sequence[str]) -> str:
+    left = len(names) - MOST
+    return _list([*names[:MOST], f"{left} more"] if left > 0 else names)
+
+
 def word_provenance(
     source: str,
     *,
@@ -1479,6 +1530,34 @@ def word_reasons(reasons: Mapping[str, int]) -> str:
     """Say why rows were rejected, as ` (153: user_id is missing; ...)`, or nothing when none was."""
     listed = "; ".join(f"{count:,}: {reason}" for reason, count in reasons.items())
     return f" ({listed})" if listed else ""
+
+
+def word_left_out(fewest: int) -> str:
+    """Say in a row why it has no numbers."""
+    return f"left out: fewer than {fewest} units, or would reveal so few"
+
+
+def word_check(check: str, status: str) -> str:
+    """Say how a check came out, without what it counted."""
+    return f"{check[:1].upper()}{check[1:]}: {status}."
+
+
+def word_missing_rows(fewest: int) -> str:
+    """Say that a table lacks rows."""
+    return f"without rows of fewer than {fewest} units, or that would reveal so few"
+
+
+def word_nothing_left(fewest: int, *, what: str, segment: str) -> str:
+    """Say that a result has nothing that may be shown."""
+    return f"{what} of segment {segment} can't be shown without numbers of fewer than {fewest} units: left out."
+
+
+def word_fewest(fewest: int) -> str:
+    """Say what a report for many readers leaves out."""
+    return (
+        f"Numbers of fewer than {fewest} units are left out, with those that would reveal one; small groups are put "
+        f"together as (other)."
+    )
 
 
 def word_duration(text: str) -> str:

@@ -18,6 +18,7 @@ from convlib.lifts import FEWEST_CONVERTED, FEWEST_UNITS, score_micros
 from convlib.measured import unknown_micro
 from convlib.plan import Plan
 from convlib.plan_entries import Clock, Macro
+from convlib.redaction import check_shared
 from convlib.results import Kind, Result
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def find_threshold(
         EventDataError: Nobody in the period has a complete window.
     """
     stats.check_confidence(confidence)
+    check_shared(log.fewest, "`find_threshold` counts few units")
     log.check_plan(plan)
     times = list_columns(within)
     goal = _check_arguments(plan, macro, micro, counts, times, folds)

@@ -47,6 +47,7 @@ output: str = ""
 window: str = "7D"  # time to complete
 limit: int = 3
 by: list = []
+fewest: int = 0
 """
 TAKEAWAYS = """\
 import json, pathlib

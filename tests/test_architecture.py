@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 READING = ("sources", "mapping", "fields", "canonical", "identity", "prepare", "parts", "events", "profile", "oddities")
-ENGINES = {f"convlib.{name}" for name in ("engine", *READING, "step_rows", "reports.watch_state")}
+ENGINES = {f"convlib.{name}" for name in ("engine", *READING, "step_rows", "reports.watch_state", "reports.history")}
 BORDERS = {
     "duckdb": ENGINES,
     "ibis": {f"convlib.{name}" for name in ("portable", "remote", "warehouse", "spark")},

@@ -1,5 +1,7 @@
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -9,9 +11,11 @@ from reports_project import RUN, TAKEAWAYS, write_experiments, write_project
 from typer.testing import CliRunner, Result
 
 from convlib.cli import app
-from convlib.errors import RunError
+from convlib.errors import RunError, StoppedError
 from convlib.plan import read_plan
 from convlib.reports import run as run_module
+from convlib.reports.history import record_run
+from convlib.reports.manifest import Manifest, Report
 from convlib.reports.run import Run
 
 ONE_SEGMENT = RUN + "run_segments: [all]\n"
@@ -42,7 +46,7 @@ def test_help_teaches_with_an_example_and_the_exit_codes() -> None:
         "0 all reports were made",
         "1 at least one notebook failed",
         "2 the input is wrong",
-        "130 interrupted",
+        "130 interrupted, 143 ended from outside",
     ):
         assert words in shown.stdout
 
@@ -96,6 +100,52 @@ def test_run_ends_with_130_when_interrupted(tmp_path: Path, monkeypatch: pytest.
     made = call("run", tmp_path / "weekly.yaml")
     assert made.exit_code == 130
     assert made.stderr == "Interrupted. Continue with --resume.\n"
+
+
+def test_run_ends_with_143_when_terminated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_run(monkeypatch, run_module.Terminated())
+    made = call("run", tmp_path / "weekly.yaml")
+    assert made.exit_code == 143
+    assert made.stderr == "Ended. Continue with --resume.\n"
+
+
+def test_run_ends_with_1_when_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_run(monkeypatch, StoppedError("No space left."))
+    made = call("run", tmp_path / "weekly.yaml")
+    assert (made.exit_code, made.stderr) == (1, "1 problem:\n  1. No space left.\n")
+
+
+def test_run_lists_its_reports_as_json_lines(tmp_path: Path) -> None:
+    listed = call("run", write_project(tmp_path), "--list", "--reports", tmp_path / "out")
+    assert listed.exit_code == 0
+    rows = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert [row["only"] for row in rows] == ["all/overview", "device=desktop/overview", "device=mobile/overview"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_run_refuses_options_that_exclude_one_another(tmp_path: Path) -> None:
+    refused = call("run", tmp_path / "weekly.yaml", "--catch-up", "--list")
+    assert refused.exit_code == 2
+    text = "--catch-up stands beside --period, --only or --list; give one or the other."
+    assert refused.stderr == f"1 problem:\n  1. {text}\n"
+
+
+def test_runs_lists_the_runs_so_far(tmp_path: Path) -> None:
+    assert call("runs", "--reports", tmp_path).stdout == "No run yet. Begin with `convlib run FILE`.\n"
+    report = Report("all", "a", "A", "k", {}, "a.html", "a.ipynb", "a", status="made")
+    period = ("2024-03-04", "2024-03-10")
+    manifest = Manifest("shop", "Shop", period, {}, "p", "s", {}, (report,), started="2024-03-11T06:00:00+00:00")
+    ended = replace(manifest, seconds=61.2, status="complete", alerts={"open": 2, "new": 1})
+    record_run(tmp_path / "history.duckdb", ended, pd.DataFrame())
+    record_run(tmp_path / "history.duckdb", replace(manifest, run="site", status="incomplete"), pd.DataFrame())
+    shown = call("runs", "--reports", tmp_path)
+    assert [" ".join(line.split()) for line in shown.stdout.splitlines()] == [
+        "Run Period Started Seconds Status Reports Failed Alerts",
+        "shop 2024-03-04 to 2024-03-10 2024-03-11T06:00:00+00:00 61 complete 1 of 1 0 2 open, 1 new",
+        "site 2024-03-04 to 2024-03-10 2024-03-11T06:00:00+00:00 0 incomplete 1 of 1 0 -",
+    ]
+    lines = call("runs", "site", "--json", "--reports", tmp_path).stdout.splitlines()
+    assert [json.loads(line)["status"] for line in lines] == ["incomplete"]
 
 
 def test_check_tells_what_would_run(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from convlib.reports.notebooks import check_value
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
 NAMES = ["00_overview", "01_event_map", "02_funnel", "03_correlation", "04_impact", "05_experiments"]
-SHARED = ["events", "mapping", "engine", "plan", "segments", "segment", "start", "end", "timezone", "output"]
+SHARED = ["events", "mapping", "engine", "plan", "segments", "segment", "start", "end", "timezone", "output", "fewest"]
 RUN_FILES = sorted((ROOT / "params").glob("**/[!_]*.yaml"))
 SEGMENTS = ["all", "device=mobile"]
 MOST_LINES = 10

@@ -121,6 +121,16 @@ def test_check_parameters_accepts_what_analyses_take(given: dict[str, Any]) -> N
     assert check(**given).log.rows_used == 4
 
 
+@pytest.mark.usefixtures("folder")
+def test_check_parameters_says_what_is_left_out() -> None:
+    parameters = check(fewest=10)
+    assert parameters.log.fewest == 10
+    assert parameters._repr_html_().endswith(
+        " Numbers of fewer than 10 units are left out, with those that would reveal one; small groups are put together "
+        "as (other).</p>"
+    )
+
+
 PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"start": "soon"}, "`start` is 'soon', which is not a date; write it as YYYY-MM-DD."),
     ({"end": "2026-02-30"}, "`end` is '2026-02-30', which is not a date; write it as YYYY-MM-DD."),
@@ -149,6 +159,9 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"macro": "look"}, "`macro` is 'look'; the plan's macros are 'purchase', 'signup'."),
     ({"experiment": "form"}, "`experiment` is 'form'; the plan has no `experiments`."),
     ({"steps": ["view"]}, "`steps` is ['view']; a funnel needs at least two."),
+    ({"fewest": -1}, "`fewest` is -1; it must be a whole number, 2 or more, or 0 to leave out nothing."),
+    ({"fewest": 1}, "`fewest` is 1; it must be a whole number, 2 or more, or 0 to leave out nothing."),
+    ({"fewest": "10"}, "`fewest` is '10'; it must be a whole number, 2 or more, or 0 to leave out nothing."),
     ({"segment": "mobil"}, "`segment` is 'mobil'; the segments are 'all', 'mobile', 'device'. Did you mean 'mobile'?"),
     (
         {"segment": "device"},
@@ -278,3 +291,11 @@ def test_parameters_show_where_their_numbers_come_from() -> None:
     assert shown.startswith('<p class="provenance">')
     assert "DataFrame" in shown
     assert "device=mobile" in shown
+
+
+def test_save_writes_no_text_that_a_spreadsheet_would_run(folder: Path) -> None:
+    parameters = check(output=folder / "tables")
+    table = pd.DataFrame({"name": ["=1+1", "view"], "change": [-0.5, 1.0]})
+    parameters.save(funnel=Result(table=table, takeaways=Takeaways(), segment="all", names={}))
+    assert (folder / "tables" / "funnel.csv").read_text() == "name,change\n'=1+1,-0.5\nview,1.0\n"
+    assert_frame_equal(pd.read_parquet(folder / "tables" / "funnel.parquet"), table)

@@ -1,14 +1,19 @@
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 from reports_project import write_notebook
 
-from convlib.reports.execute import Job, Outcome, add_banner, execute_job, hide_paths, tidy_notebook
+from convlib.errors import RunError
+from convlib.reports.execute import Job, KernelKind, Outcome, add_banner, execute_job, hide_paths, tidy_notebook
 from convlib.reports.export import ERROR_TAG, Page
+from convlib.reports.locks import hold
 
+ROOT = Path(__file__).parent.parent
 PAGE = Page("Shop", "All units", "March 2024", "a.ipynb")
 
 
@@ -20,11 +25,11 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "0")
 
 
-def execute(folder: Path, *cells: str, out: str = "out", timeout_seconds: int = 60) -> tuple[Outcome, Path, Path]:
+def execute(folder: Path, *cells: str, out: str = "out", **options: Any) -> tuple[Outcome, Path, Path]:
     template = write_notebook(folder / "notebooks" / "a.ipynb", *cells)
     ipynb, html = folder / out / "a.ipynb", folder / out / "a.html"
     parameters = {"segment": "mobile", "by": ["geo"]}
-    job = Job(template, ipynb, html, folder / out / "tables", parameters, PAGE, timeout_seconds)
+    job = Job(template, ipynb, html, folder / out / "tables", parameters, PAGE, **({"timeout_seconds": 60} | options))
     return execute_job(job), ipynb, html
 
 
@@ -41,7 +46,7 @@ def test_execute_job_runs_this_python_in_the_notebooks_folder_with_the_parameter
     printed = f"{sys.executable}|notebooks|mobile|['geo']|3\n"
     assert notebook.cells[-1].outputs[0].text == hide_paths(printed, folder=tmp_path / "notebooks")
     assert "|notebooks|mobile|" in html.read_text()
-    assert sorted(path.name for path in ipynb.parent.iterdir()) == ["a.html", "a.ipynb"]
+    assert sorted(path.name for path in ipynb.parent.iterdir()) == ["a.html", "a.ipynb", "tables"]
 
 
 def test_execute_job_gives_equal_files_for_equal_input(tmp_path: Path) -> None:
@@ -74,7 +79,7 @@ def test_execute_job_tells_a_dead_kernel(tmp_path: Path) -> None:
 
 def test_execute_job_stops_a_notebook_that_hangs(tmp_path: Path) -> None:
     outcome, ipynb, _ = execute(tmp_path, "import time; time.sleep(60)", "print(9)", timeout_seconds=2)
-    assert outcome.error == "A cell ran longer than 2 s and was stopped."
+    assert outcome.error == "The notebook ran longer than 2 s and was stopped."
     assert outcome.error in banner(ipynb)
     assert outcome.seconds < 30
 
@@ -85,6 +90,99 @@ def test_execute_job_removes_tables_of_an_earlier_run(tmp_path: Path) -> None:
     old.write_text("old")
     execute(tmp_path, "1/0")
     assert not old.exists()
+
+
+COUNT = "import pathlib; tries = pathlib.Path('tries'); n = len(tries.read_text()) if tries.exists() else 0"
+
+
+def test_execute_job_tries_again_as_often_as_it_may(tmp_path: Path) -> None:
+    cells = (COUNT, "_ = tries.write_text('x' * (n + 1))", "assert n == 2, n")
+    outcome, ipynb, _ = execute(tmp_path, *cells, retries=1)
+    assert (outcome.attempts, outcome.error) == (2, "AssertionError: 1")
+    outcome, ipynb, _ = execute(tmp_path, *cells, retries=1)
+    assert (outcome.attempts, outcome.error) == (1, "")
+    assert "incomplete" not in ipynb.read_text()
+
+
+def test_execute_job_records_last_how_it_ended(tmp_path: Path) -> None:
+    outcome, _, _ = execute(tmp_path, "1", key="k", kernel="cold")
+    record = json.loads((tmp_path / "out" / "tables" / "record.json").read_text())
+    assert record == {
+        "key": "k", "status": "made", "seconds": outcome.seconds, "error": "", "attempts": 1, "kernel": "cold",
+        "changes": [],
+    }  # fmt: skip
+    execute(tmp_path, "1/0", key="k")
+    record = json.loads((tmp_path / "out" / "tables" / "record.json").read_text())
+    assert (record["status"], record["error"]) == ("failed", "ZeroDivisionError: division by zero")
+
+
+def test_execute_job_leaves_pages_that_say_so_until_it_has_finished(tmp_path: Path) -> None:
+    execute(tmp_path, "1")
+    look = (
+        "import pathlib; out = pathlib.Path('../out'); "
+        "print(*(('not finished' in (out / name).read_text()) for name in ('a.html', 'a.ipynb')), "
+        "(out / 'tables').exists())"
+    )
+    _, ipynb, _ = execute(tmp_path, look)
+    assert nbformat.read(ipynb, as_version=4).cells[-1].outputs[0].text == "True True False\n"
+
+
+def test_execute_job_keeps_of_100_megabytes_of_print_what_a_browser_can_show(tmp_path: Path) -> None:
+    outcome, ipynb, _ = execute(tmp_path, "line = 'x' * 999\nfor _ in range(100_000): print(line)", "print('after')")
+    assert outcome.error == ""
+    cells = nbformat.read(ipynb, as_version=4).cells
+    shown = [output.text for output in cells[-2].outputs]
+    assert shown[0] == ("x" * 999 + "\n") * 1000
+    assert shown[1] == "\n… 99,000,000 more characters were printed here, and are left out.\n"
+    assert cells[-1].outputs[0].text == "after\n"
+
+
+def test_execute_job_tells_that_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file where the folder should be")
+    outcome, _, _ = execute(tmp_path, "1")
+    assert outcome.error == "The report could not be written: File exists."
+
+
+def test_execute_job_refuses_a_report_that_another_process_makes(
+    tmp_path: Path,
+) -> None:
+    with hold(tmp_path / "out" / ".a.lock"), pytest.raises(RunError, match=r"a\.lock` is held by process"):
+        execute(tmp_path, "1")
+
+
+def test_execute_job_makes_the_report_cold_when_the_warm_process_dies(tmp_path: Path) -> None:
+    cell = (
+        "import os, time\nif not tries.exists():\n    tries.write_text('x')\n    os.kill(os.getppid(), 9)\n"
+        "    time.sleep(60)"
+    )
+    outcome, _, _ = execute(tmp_path, COUNT, cell)
+    assert (outcome.error, outcome.attempts, outcome.kernel) == ("", 1, "cold")
+    assert execute(tmp_path, "1")[0].kernel == "warm"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="kernels are warm on Linux only")
+def test_execute_job_gives_equal_files_from_warm_and_cold_kernels(tmp_path: Path) -> None:
+    shop = ROOT / "params" / "shop"
+    parameters = {
+        "events": "dataset:shop", "plan": str(shop / "plan.yaml"), "segments": str(shop / "segments.yaml"),
+        "steps": ["view_item", "add_to_cart", "purchase"], "window": "7D", "by": ["device_type"],
+        "output": str(tmp_path / "out" / "tables"),
+    }  # fmt: skip
+    ipynb, html, tables = (tmp_path / "out" / name for name in ("02_funnel.ipynb", "02_funnel.html", "tables"))
+    job = Job(ROOT / "notebooks" / "02_funnel.ipynb", ipynb, html, tables, parameters, PAGE)
+    made = {}
+    kinds: list[KernelKind] = ["cold", "warm"]
+    for kernel in kinds:
+        outcome = execute_job(replace(job, kernel=kernel))
+        assert (outcome.error, outcome.kernel) == ("", kernel)
+        made[kernel] = {
+            path.name: path.read_bytes()
+            for path in (tmp_path / "out").rglob("*.*")
+            if path.is_file() and path.name != "record.json"
+        }
+    assert made["warm"] == made["cold"]
+    assert len(made["warm"]) > 5
+    assert made["warm"]["02_funnel.ipynb"].count(b"image/png") > 5
 
 
 def test_tidy_notebook_removes_times_random_ids_and_paths(tmp_path: Path) -> None:

@@ -4,11 +4,10 @@ import re
 import struct
 from dataclasses import replace
 
-import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from convlib.reports.export import Link, Page, export_page, find_title, scroll_tables
+from convlib.reports.export import Link, Page, export_page, find_title, frame_tables, quote_css, settle_direction
 
 PAGE = Page("Shop <weekly>", "device: mobile", "1 to 10 March 2024", "02_funnel.ipynb", ("6 rows read.",))
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II", 1036, 576) + b"rest").decode()
@@ -151,10 +150,72 @@ def test_find_title_takes_the_first_top_heading() -> None:
     assert find_title(new_notebook(cells=cells)) == "Yes it is"
 
 
-@pytest.mark.parametrize(
-    ("table", "label"),
-    [("<table><tr></tr></table>", "Table"), ("<table><caption>A &amp; <b>B</b></caption></table>", "A &amp; B")],
-)
-def test_scroll_tables_puts_each_table_into_a_box(table: str, label: str) -> None:
-    box = f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">{table}</div>'
-    assert scroll_tables(f"<p>x</p>{table}{table}") == f"<p>x</p>{box}{box}"
+def test_frame_tables_names_tables_by_their_caption_or_the_heading_above() -> None:
+    table = "<table class='x'><tr><td>1</td></tr></table>"
+    own = "<table><caption>A &amp; <b>B</b></caption></table>"
+    assert frame_tables(f"{table}<h2 id='a'>One &amp; two</h2>{table}{table}{own}") == (
+        framed("Table", table) + "<h2 id='a'>One &amp; two</h2>" + framed("One &amp; two", table)
+        + framed("One &amp; two (2)", table)
+        + f'<div class="scroll" role="region" tabindex="0" aria-label="A &amp; B">{own}</div>'
+    )  # fmt: skip
+
+
+def framed(label: str, table: str) -> str:
+    start, rest = table.split(">", 1)
+    caption = f'<caption class="unseen">{label}</caption>'
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">{start}>{caption}{rest}</div>'
+
+
+def test_frame_tables_says_what_each_head_is_about() -> None:
+    table = (
+        "<table><thead><tr><th>A</th><th scope='colgroup'>B</th></tr></thead><tbody><tr><th id='r'>C</th></tr></tbody>"
+    )
+    heads = re.findall(r"<th\b[^>]*>", frame_tables(table + "</table>"))
+    assert heads == ['<th scope="col">', "<th scope='colgroup'>", "<th scope=\"row\" id='r'>"]
+
+
+def test_quote_css_lets_no_text_out_of_its_string() -> None:
+    assert quote_css('Été "x"</style>\n') == '"Été \\22 x\\22 \\3c \\2f style\\3e \\a "'
+
+
+def test_export_page_says_what_changed_after_the_key_takeaways() -> None:
+    page = replace(PAGE, compared="1 to 10 February 2024", changes=("Up <3>.", "Second."))
+    shown = main_of(export(new_markdown_cell("## Key takeaways"), new_markdown_cell("## 1. Next"), page=page))
+    assert (
+        '<section aria-labelledby="changes" class="changes"><h2 id="changes">Since the last report</h2>'
+        "<p>Compared with 1 to 10 February 2024.</p><ul><li>Up &lt;3&gt;.</li><li>Second.</li></ul></section>"
+    ) in shown
+    assert shown.index("Key takeaways") < shown.index("Since the last report") < shown.index("1. Next")
+
+
+def test_export_page_says_that_nothing_changed_only_where_it_was_compared() -> None:
+    assert "<p>Nothing changed beyond chance.</p>" in export(page=replace(PAGE, compared="February"))
+    assert "Since the last report" not in export()
+
+
+def test_export_page_gives_an_analyst_the_code_closed() -> None:
+    shown = main_of(export(show(text_plain="4"), page=replace(PAGE, code=True)))
+    assert '<details class="code"><summary>Code</summary><pre><code>hidden_code = 1</code></pre></details>' in shown
+
+
+def test_export_page_links_to_no_notebook_that_its_reader_does_not_get() -> None:
+    page = export(page=replace(PAGE, notebook="", title="Funnel", index="index.html"))
+    assert "notebook behind" not in page
+    assert set(re.findall(r'href="([^"]*)"', page)) == {"index.html"}
+
+
+def test_export_page_describes_a_figure_by_the_takeaways_that_its_result_leads() -> None:
+    plots = [show(image_png=PNG), show(image_png=PNG)]
+    for cell, source in zip(plots, ("funnel.plot_trend();", "groups.plot();"), strict=True):
+        cell.source = source
+    key = show(text_html="<ul><li>25% bought.</li></ul>")
+    key.source = "funnel.takeaways + groups.takeaways"
+    heading = new_markdown_cell("## 1. By week")
+    images = read_images(export(new_markdown_cell("## Key takeaways"), key, heading, *plots))
+    assert [image["alt"] for image in images] == ["Figure: 1. By week. 25% bought", "Figure: 1. By week"]
+
+
+def test_settle_direction_drops_turning_marks_and_sets_names_from_right_to_left_apart() -> None:
+    assert settle_direction("a\u202e1% \u05d0\u05d1 \u05d2: 4% <b>\u0627</b>") == (
+        "a1% \u2068\u05d0\u05d1 \u05d2\u2069: 4% <b>\u2068\u0627\u2069</b>"
+    )

@@ -1,19 +1,17 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from convlib.reports.manifest import Manifest, Report, read_made, read_versions, tell_time
+from convlib.reports.manifest import Manifest, Report, read_manifest, read_outcome, read_versions, tell_time
 
 REPORT = Report("all", "funnel", "Funnel", "key1", {"window": "7D"}, "all/f.html", "all/f.ipynb", "all/tables/f")
 DATA = {"source": "events.csv", "fingerprint": "abc", "rows_read": 6}
 MANIFEST = Manifest("shop", "Shop", ("2024-03-01", "2024-03-10"), DATA, "p", "s", {"python": "3.11"}, (REPORT, REPORT))
 
 
-def test_record_fills_in_one_report_and_leaves_the_rest() -> None:
-    recorded = MANIFEST.record(1, status="failed", seconds=2.5, error="two\nlines")
-    assert [report.status for report in recorded.reports] == ["pending", "failed"]
-    assert recorded.reports[1].reason == "lines"
-    assert [report.status for report in MANIFEST.reports] == ["pending", "pending"]
-    assert MANIFEST.reports[0].reason == ""
+def test_reason_is_the_last_line_of_an_error() -> None:
+    assert replace(REPORT, error="two\nlines").reason == "lines"
+    assert REPORT.reason == ""
 
 
 def test_finish_notes_how_and_when_a_run_ended() -> None:
@@ -30,16 +28,45 @@ def test_write_gives_one_readable_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_read_made_gives_the_finished_reports_by_key(tmp_path: Path) -> None:
-    MANIFEST.record(0, status="made").write(tmp_path)
-    assert list(read_made(tmp_path)) == ["key1"]
+def test_read_manifest_gives_what_was_written(tmp_path: Path) -> None:
+    made = replace(MANIFEST, reports=(replace(REPORT, status="made", changes=("Up.",)),))
+    made.write(tmp_path)
+    assert read_manifest(tmp_path) == made
 
 
-def test_read_made_is_empty_without_a_readable_manifest(tmp_path: Path) -> None:
-    assert read_made(tmp_path) == {}
-    for text in ("{", "{}", '{"reports": [{"unknown": 1}]}'):
+def test_read_manifest_is_none_without_a_readable_one(tmp_path: Path) -> None:
+    assert read_manifest(tmp_path) is None
+    for text in ("{", "{}", "[]", '{"reports": [{"unknown": 1}]}'):
         (tmp_path / "manifest.json").write_text(text)
-        assert read_made(tmp_path) == {}
+        assert read_manifest(tmp_path) is None
+
+
+def write_report(folder: Path, **record: object) -> None:
+    (folder / "all" / "tables" / "f").mkdir(parents=True)
+    for name in ("f.html", "f.ipynb"):
+        (folder / "all" / name).write_text("")
+    (folder / "all" / "tables" / "f" / "record.json").write_text(json.dumps(record))
+
+
+OUTCOME = {"status": "made", "seconds": 2.5, "error": "", "attempts": 2, "kernel": "warm"}
+
+
+def test_read_outcome_tells_how_a_report_ended(tmp_path: Path) -> None:
+    write_report(tmp_path, key="key1", changes=["Up."], **OUTCOME)
+    assert read_outcome(tmp_path, REPORT) == {**OUTCOME, "changes": ("Up.",)}
+
+
+def test_read_outcome_is_none_when_something_changed_or_is_gone(tmp_path: Path) -> None:
+    assert read_outcome(tmp_path, REPORT) is None
+    write_report(tmp_path, key="key1", **OUTCOME)
+    assert read_outcome(tmp_path, replace(REPORT, key="key2")) is None
+    (tmp_path / "all" / "f.html").unlink()
+    assert read_outcome(tmp_path, REPORT) is None
+
+
+def test_read_outcome_is_none_when_half_is_written(tmp_path: Path) -> None:
+    write_report(tmp_path, key="key1")
+    assert read_outcome(tmp_path, REPORT) is None
 
 
 def test_read_versions_names_python_and_the_packages() -> None:

@@ -20,6 +20,7 @@ def test_read_templates_gives_titles_and_literals_in_name_order(tmp_path: Path) 
         "segment": "all",
         "window": "7D",
         "limit": 3,
+        "fewest": 0,
         "by": [],
         "top": None,
     }

@@ -234,3 +234,47 @@ def test_name_folders_are_safe_and_distinct() -> None:
     assert folders["source=../../x"] == "source-..-..-x"
     assert folders["source=<b>"] == "source-b"
     assert len({folder.casefold() for folder in folders.values()}) == 6
+
+
+def test_prepare_run_takes_another_period(tmp_path: Path) -> None:
+    days = (dt.date(2024, 3, 2), dt.date(2024, 3, 3))
+    assert prepare_run(write_project(tmp_path), period=days).period == days
+    with pytest.raises(RunError) as caught:
+        prepare_run(tmp_path / "params" / "weekly.yaml", period=(dt.date(2025, 1, 1), dt.date(2025, 1, 7)))
+    assert str(caught.value) == (
+        "--period: `period` is 2025-01-01 to 2025-01-07, in which the log has no event; it has events from 2024-03-01 "
+        "to 2024-03-31. Choose days among these."
+    )
+
+
+def test_prepare_run_refuses_data_that_end_too_long_ago(tmp_path: Path) -> None:
+    run_file = write_project(tmp_path, run=RUN + "fresh: 3D\n")
+    prepare_run(run_file, now=dt.datetime(2024, 4, 3, 10, tzinfo=dt.UTC))
+    with pytest.raises(RunError, match=r"weekly.yaml:7: the data end on 2024-03-31 10:00 UTC, 3.1 days ago"):
+        prepare_run(run_file, now=dt.datetime(2024, 4, 3, 12, tzinfo=dt.UTC))
+
+
+def test_prepare_run_refuses_an_audience_that_the_plan_does_not_know(tmp_path: Path) -> None:
+    run = RUN + "audiences: {'owner:growth': {}}\n"
+    assert problems(write_project(tmp_path, run=run)) == [
+        "weekly.yaml:7: 'growth' owns nothing in the plan. The plan names no `owner`."
+    ]
+
+
+def test_list_audiences_gives_a_stakeholder_its_own_segments_and_notebooks(tmp_path: Path) -> None:
+    run = RUN + "audiences: {stakeholder: {segments: [all], notebooks: [b], fewest: 2}}\n"
+    preparation = prepare_run(write_project(tmp_path, run=run, a="1", b="1"))
+    listed = [
+        (audience, segments, [template.name for template in templates])
+        for audience, segments, templates in preparation.list_audiences()
+    ]
+    assert listed == [("", ["all", "device=desktop", "device=mobile"], ["a", "b"]), ("stakeholder", ["all"], ["b"])]
+    template = preparation.notebooks.templates[1]
+    for audience, fewest in (("", 0), ("stakeholder", 2)):
+        filled = preparation.fill(template, segment="all", tables=tmp_path, audience=audience)
+        assert filled["fewest"] == fewest
+
+
+def test_list_audiences_leaves_out_segments_that_are_too_small(tmp_path: Path) -> None:
+    preparation = prepare_run(write_project(tmp_path, run=RUN + "audiences: {stakeholder: {fewest: 3}}\n"))
+    assert preparation.list_audiences()[1][1] == ["all"]

@@ -1,13 +1,22 @@
+import errno
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from reports_project import RUN, TAKEAWAYS, write_notebook, write_project
 
-from convlib.errors import RunError
-from convlib.reports.run import COLUMNS, Run, run_reports
+from convlib.errors import RunError, StoppedError
+from convlib.reports import run as run_module
+from convlib.reports.comparison import Before
+from convlib.reports.execute import Job, Outcome
+from convlib.reports.files import write_text
+from convlib.reports.history import read_runs
+from convlib.reports.locks import hold
+from convlib.reports.run import COLUMNS, Run, catch_up, list_reports, run_reports
 
 ONE_SEGMENT = RUN + "run_segments: [all]\n"
 
@@ -105,3 +114,198 @@ def test_run_reports_makes_nothing_when_a_parameter_is_unknown(tmp_path: Path) -
     with pytest.raises(RunError):
         run_reports(run_file, reports=tmp_path / "reports")
     assert not (tmp_path / "reports").exists()
+
+
+COMPLETE_WEEKS = RUN.replace("period: {start: 2024-03-01, end: 2024-03-10}", "period: last complete week")
+
+
+def make_at_once(job: Job) -> Outcome:
+    """Stand in for the execution of a notebook: its files, and the record that a worker writes."""
+    outcome = Outcome(0.1, "Error: x" if "broken" in job.ipynb.stem else "", kernel="warm")
+    for path in (job.html, job.ipynb):
+        write_text(path, "made")
+    record = {**asdict(outcome), "key": job.key, "status": "failed" if outcome.error else "made"}
+    write_text(job.tables / "record.json", json.dumps(record))
+    return outcome
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
+    monkeypatch.setattr(run_module, "execute_job", make_at_once)
+    with ThreadPoolExecutor(1) as executor:
+        yield executor
+
+
+def test_run_reports_makes_one_report_and_a_later_run_collects_it(tmp_path: Path, at_once: Executor) -> None:
+    run_file = write_project(tmp_path, a="1", b="1")
+    one = run_reports(run_file, only=["device=mobile/b"], reports=tmp_path / "r", executor=at_once)
+    folder = tmp_path / "r" / "shop" / "2024-03-01_2024-03-10"
+    assert (one.index, one.status) == (folder / "device-mobile" / "b.html", "complete")
+    assert one.table[["segment", "notebook", "status"]].to_numpy().tolist() == [["device=mobile", "b", "made"]]
+    assert not (folder / "manifest.json").exists()
+    run = run_reports(run_file, resume=True, reports=tmp_path / "r", executor=at_once)
+    assert run.table["status"].tolist() == ["made", "made", "made", "made", "made", "kept"]
+
+
+def test_run_reports_refuses_a_report_that_is_none_of_its_own(tmp_path: Path, at_once: Executor) -> None:
+    with pytest.raises(RunError) as caught:
+        run_reports(write_project(tmp_path, a="1"), only=["all/b", "all/a"], reports=tmp_path / "r", executor=at_once)
+    assert str(caught.value) == (
+        "--only is 'all/b', which is no report of this run. Did you mean 'all/a'? `convlib run --list` lists all."
+    )
+
+
+def test_list_reports_names_each_and_the_command_that_makes_it(tmp_path: Path) -> None:
+    run = ONE_SEGMENT + "audiences: {stakeholder: {fewest: 2, notebooks: [b]}}\n"
+    listed = list_reports(write_project(tmp_path, run=run, a="1", b="1"), reports="out")
+    run_file = str(tmp_path / "params" / "weekly.yaml")
+    command = ["convlib", "run", run_file, "--reports", "out", "--period", "2024-03-01_2024-03-10", "--only"]
+    same = {"run": "shop", "period": "2024-03-01_2024-03-10", "segment": "all"}
+    assert listed == [
+        {**same, "notebook": "a", "audience": "", "only": "all/a", "command": [*command, "all/a"]},
+        {**same, "notebook": "b", "audience": "", "only": "all/b", "command": [*command, "all/b"]},
+        {
+            **same,
+            "notebook": "b",
+            "audience": "stakeholder",
+            "only": "stakeholder:all/b",
+            "command": [*command, "stakeholder:all/b"],
+        },
+    ]
+
+
+def test_run_reports_makes_a_stakeholders_reports_apart_without_small_groups(tmp_path: Path, at_once: Executor) -> None:
+    run_file = write_project(tmp_path, run=ONE_SEGMENT + "audiences: {stakeholder: {fewest: 2}}\n", a="1")
+    run = run_reports(run_file, reports=tmp_path / "r", executor=at_once)
+    assert run.table[["audience", "status"]].to_numpy().tolist() == [["", "made"], ["stakeholder", "made"]]
+    reports = json.loads((run.folder / "manifest.json").read_text())["reports"]
+    assert [report["parameters"]["fewest"] for report in reports] == [0, 2]
+    assert [report["html"] for report in reports] == ["all/a.html", "private/stakeholder/all/a.html"]
+
+
+def test_run_reports_takes_another_period(tmp_path: Path, at_once: Executor) -> None:
+    run_file = write_project(tmp_path, run=ONE_SEGMENT, a="1")
+    run = run_reports(run_file, period=("2024-03-02", "2024-03-04"), reports=tmp_path / "r", executor=at_once)
+    assert run.folder.name == "2024-03-02_2024-03-04"
+    for days in (("2024-03-04", "2024-03-02"), ("soon",)):
+        with pytest.raises(RunError) as caught:
+            run_reports(run_file, period=days, reports=tmp_path / "r", executor=at_once)
+        assert str(caught.value) == (
+            f"--period is {'_'.join(days)!r}; it must be two days in their order, such as '2026-01-05_2026-03-22'."
+        )
+
+
+def test_run_reports_waits_for_no_run_that_writes_the_same_folder(
+    tmp_path: Path, at_once: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convlib.reports.locks.WAIT_SECONDS", 0.0)
+    run_file, reports = write_project(tmp_path, run=ONE_SEGMENT, a="1"), tmp_path / "r"
+    with hold(reports / "shop" / ".lock"), pytest.raises(RunError, match="is held by process"):
+        run_reports(run_file, reports=reports, executor=at_once)
+    assert list(reports.rglob("*")) == [reports / "shop"]
+
+
+def test_run_reports_records_the_run_in_the_history_and_compares_the_next_with_it(
+    tmp_path: Path, at_once: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    befores: list[Before | None] = []
+
+    def measure(job: Job) -> Outcome:
+        befores.append(job.before)
+        outcome = make_at_once(job)
+        rows = pd.DataFrame({"kind": ["rate"], "id": ["buy"], "name": ["Buy"], "units": [4], "value": [0.25]})
+        rows.to_parquet(job.tables / "measures.parquet")
+        return outcome
+
+    monkeypatch.setattr(run_module, "execute_job", measure)
+    run_file, reports = write_project(tmp_path, run=ONE_SEGMENT, a="1"), tmp_path / "r"
+    first = run_reports(run_file, period=("2024-03-01", "2024-03-03"), reports=reports, executor=at_once)
+    second = run_reports(run_file, period=("2024-03-03", "2024-03-04"), reports=reports, executor=at_once)
+    assert befores[0] is None
+    assert befores[1] is not None
+    assert befores[1].period == ("2024-03-01", "2024-03-03")
+    assert befores[1].measures[0]["value"] == 0.25
+    # Ann and Ben entered in the first period, Ben and Eva in the second.
+    assert (befores[1].shared_now, befores[1].shared_before) == (0.5, 0.5)
+    rows = read_runs(reports / "history.duckdb", "shop")
+    assert rows["period_end"].tolist() == ["2024-03-03", "2024-03-04"]
+    assert [first.folder.name, second.folder.name] == ["2024-03-01_2024-03-03", "2024-03-03_2024-03-04"]
+
+
+def test_catch_up_makes_what_was_missed_oldest_first(tmp_path: Path, at_once: Executor) -> None:
+    run_file = write_project(tmp_path, run=COMPLETE_WEEKS + "run_segments: [all]\n", a="1")
+    events = tmp_path / "data" / "events.csv"
+    days = "".join(f"visit,2024-03-{day:02} 10:00,leo,mobile\n" for day in range(5, 30, 5))
+    events.write_text(events.read_text() + days)
+    reports = tmp_path / "r"
+    only = catch_up(run_file, reports=reports, executor=at_once)
+    assert [run.folder.name for run in only] == ["2024-03-18_2024-03-24"]
+    run_reports(run_file, period=("2024-03-04", "2024-03-10"), reports=reports, executor=at_once)
+    runs = catch_up(run_file, resume=True, reports=reports, executor=at_once)
+    assert [run.folder.name for run in runs] == ["2024-03-11_2024-03-17", "2024-03-18_2024-03-24"]
+    # The last one is made anew, since there is an earlier week now to compare it with.
+    assert [run.table["status"].tolist() for run in runs] == [["made"], ["made"]]
+    again = catch_up(run_file, resume=True, reports=reports, executor=at_once)
+    assert [run.table["status"].tolist() for run in again] == [["kept"]]
+
+
+def test_catch_up_needs_periods_of_the_calendar(tmp_path: Path) -> None:
+    run_file = write_project(tmp_path, a="1")
+    with pytest.raises(RunError) as caught:
+        catch_up(run_file, reports=tmp_path / "r")
+    assert str(caught.value) == (
+        f"{run_file}:6: `period` counts no complete periods of the calendar, so nothing says which were missed. Write "
+        "one such as `last complete week`, or run without --catch-up."
+    )
+
+
+def test_run_reports_keeps_so_many_periods_and_the_last_complete_one(tmp_path: Path, at_once: Executor) -> None:
+    run_file = write_project(tmp_path, run=ONE_SEGMENT + "keep: 2\n", a="1")
+    reports = tmp_path / "r"
+    (reports / "shop" / "2020-01-01_2020-01-07").mkdir(parents=True)  # without a record: nobody knows whose it is
+    days = ["2024-03-01", "2024-03-02", "2024-03-03", "2024-03-04"]
+    run_reports(run_file, period=(days[0], days[0]), reports=reports, executor=at_once)
+    write_notebook(tmp_path / "notebooks" / "broken.ipynb", "1", title="B")
+    for day in days[1:]:
+        run = run_reports(run_file, period=(days[0], day), reports=reports, executor=at_once)
+        assert run.status == "incomplete"
+    assert sorted(path.name for path in (reports / "shop").iterdir()) == [
+        "2020-01-01_2020-01-07",
+        "2024-03-01_2024-03-01",
+        "2024-03-01_2024-03-03",
+        "2024-03-01_2024-03-04",
+    ]
+    assert run.notes[0] == "Removed 1 old period, since `keep` is 2: 2024-03-01_2024-03-02."
+    assert len(read_runs(reports / "history.duckdb")) == 4
+
+
+def test_run_reports_leaves_what_a_killed_run_would_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def look(job: Job) -> Outcome:
+        seen.append(json.loads((job.html.parents[1] / "manifest.json").read_text())["status"])
+        seen.append((job.html.parents[1] / "index.html").read_text()[-8:].strip())
+        return make_at_once(job)
+
+    monkeypatch.setattr(run_module, "execute_job", look)
+    with ThreadPoolExecutor(1) as executor:
+        run_reports(write_project(tmp_path, run=ONE_SEGMENT, a="1"), reports=tmp_path / "r", executor=executor)
+    assert seen == ["running", "</html>"]
+
+
+def test_run_reports_says_what_is_kept_when_the_disk_is_full(
+    tmp_path: Path, at_once: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    run_file = write_project(tmp_path, run=ONE_SEGMENT, a="1")
+    monkeypatch.setattr(run_module, "record_alerts", fail)
+    with pytest.raises(StoppedError) as caught:
+        run_reports(run_file, reports=tmp_path / "r", executor=at_once)
+    folder = tmp_path / "r" / "shop" / "2024-03-01_2024-03-10"
+    assert str(caught.value) == (
+        f"The run stopped, because `{folder}` can't be written to: No space left on device. 1 of 1 reports are made "
+        "and kept. See to that, and continue with --resume."
+    )
+    assert json.loads((folder / "manifest.json").read_text())["status"] == "running"

@@ -6,6 +6,7 @@ from convlib.results import (
     Kind,
     Result,
     Takeaways,
+    cut_text,
     format_number,
     format_seconds,
     format_value,
@@ -170,3 +171,13 @@ def test_show_table_refuses_two_columns_of_one_heading() -> None:
     table = pd.DataFrame({"days": [1], "macro_days": [2]})
     with pytest.raises(ValueError, match=r"^Two columns of a table can't have one heading: \['Days', 'Days'\]\.$"):
         show_table(table, [("days", "Days", "count"), ("macro_days", "Days", "count")])
+
+
+def test_cut_text_leaves_out_the_middle_of_what_is_too_long() -> None:
+    assert cut_text("short", 12) == "short"
+    assert cut_text("abcdefgh12345xyz", 12) == "abcdefgh … xyz"
+
+
+def test_long_texts_are_cut_in_cells_and_sentences() -> None:
+    assert format_value("x" * 401, "text") == f"{'x' * 266} … {'x' * 100}"
+    assert Takeaways(["y" * 1001])._repr_html_() == f'<ul class="takeaways"><li>{"y" * 666} … {"y" * 250}</li></ul>'

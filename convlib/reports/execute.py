@@ -1,41 +1,74 @@
-"""One notebook through papermill: an executed copy and its page, equal for equal inputs, honest about failure."""
+"""One notebook through a kernel: an executed copy and its page, equal for equal inputs, honest about failure."""
 
+import asyncio
+import contextlib
 import copy
+import html
+import json
 import logging
 import os
 import re
 import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from queue import Empty
+from typing import Any, Literal
 
 import nbformat
 import papermill
-from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+from papermill.engines import Engine, NotebookExecutionManager, papermill_engines
 from papermill.exceptions import PapermillExecutionError
+from traitlets import Type
 
+from convlib.reports.comparison import Before, compare_report
 from convlib.reports.export import ERROR_TAG, Page, export_page
 from convlib.reports.files import write_text
+from convlib.reports.locks import hold
+from convlib.reports.manifest import RECORD
+from convlib.reports.provisioner import WarmProvisioner
 
-TIMEOUT_SECONDS = 600
+KernelKind = Literal["warm", "cold"]
+TIMEOUT_SECONDS = 1800.0
 START_TIMEOUT_SECONDS = 60
-PAPERMILL_ERROR_TAG = "papermill-error-cell-tag"
+LONGEST_SOCKET_PATH = 90
+#: Characters that one cell may print; what goes beyond fills disks and stops browsers.
+MOST_PRINTED = 1_000_000
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "JUPYTER_PLATFORM_DIRS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+DEAD = "The notebook's Python process ended without finishing (killed, out of memory, or it left by itself)."
+PAPERMILL_ERROR_TAG = "papermill-error-cell-tag"
+UNFINISHED = "This report was not finished: its run is still going on, or was ended in the middle of it."
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-_CELL_FILE = re.compile(r"[^\s'\"]*ipykernel_\d+[/\\]\d+\.py")
+_CELL_FILE = re.compile(r"(?<![^\s'\"])[^\s'\"]*ipykernel_\d+[/\\]\d+\.py")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook to execute for one segment, and where its files go."""
+    """One notebook to execute for one segment, and where its files go.
+
+    Attributes:
+        template: The notebook.
+        ipynb: The executed copy.
+        html: Its page.
+        tables: The folder of its results, and of the record of how it went.
+        parameters: What is filled in.
+        page: What stands around it.
+        timeout_seconds: The longest time of all cells together.
+        retries: How often it is tried again after a failure.
+        kernel: `warm` forks the notebook's process from one that has imported all, where that can be.
+        before: The results of the run before, to compare with.
+        key: Names all that the report's content depends on.
+    """
 
     template: Path
     ipynb: Path
@@ -43,15 +76,100 @@ class Job:
     tables: Path
     parameters: Mapping[str, Any]
     page: Page
-    timeout_seconds: int = TIMEOUT_SECONDS
+    timeout_seconds: float = TIMEOUT_SECONDS
+    retries: int = 0
+    kernel: KernelKind = "warm"
+    before: Before | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: `error` is "" when its report was made."""
+    """How a job ended: `error` is "" when its report was made.
+
+    `kernel` is how the last attempt's process was started, and `changes` what differs from the run before.
+    """
 
     seconds: float
     error: str = ""
+    attempts: int = 1
+    kernel: str = "cold"
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A notebook that was executed, as far as it came."""
+
+    notebook: NotebookNode
+    error: str
+    kernel: KernelKind
+    parent_died: bool = False
+
+
+def execute_job(job: Job) -> Outcome:
+    """Execute a job's notebook and write the executed copy and its page, also when the notebook fails.
+
+    Args:
+        job: What to execute. It has to run in a process of its own: the environment is set for the notebook.
+
+    Returns:
+        How it ended. Files appear whole or not at all; until they do, they say that the report is not finished.
+
+    Raises:
+        RunError: Another process makes this very report.
+    """
+    started = time.monotonic()
+    try:
+        with hold(job.ipynb.with_name(f".{job.ipynb.stem}.lock")):
+            return _make_report(job, started)
+    except OSError as error:
+        reason = f"The report could not be written: {error.strerror or error}."
+        return Outcome(_tell_seconds(started), reason, kernel=job.kernel)
+
+
+def _make_report(job: Job, started: float) -> Outcome:
+    (job.tables / RECORD).unlink(missing_ok=True)
+    write_placeholder(job)
+    attempts = 0
+    while True:
+        attempts += 1
+        shutil.rmtree(job.tables, ignore_errors=True)
+        attempt = run_notebook(job)
+        if attempt.parent_died:
+            # Not the notebook's fault, and not one of its retries.
+            job = replace(job, kernel="cold")
+            shutil.rmtree(job.tables, ignore_errors=True)
+            attempt = run_notebook(job)
+        if not attempt.error or attempts > job.retries:
+            break
+    notebook = tidy_notebook(attempt.notebook, folder=job.template.parent)
+    error = hide_paths(attempt.error, folder=job.template.parent)
+    changes: tuple[str, ...] = ()
+    if error:
+        add_banner(notebook, error)
+    else:
+        changes = compare_report(job.tables, job.before)
+    write_text(job.ipynb, nbformat.writes(notebook) + "\n")
+    write_text(job.html, export_page(notebook, replace(job.page, changes=changes)))
+    outcome = Outcome(_tell_seconds(started), error, attempts, attempt.kernel, changes)
+    record = {"key": job.key, "status": "failed" if error else "made", **asdict(outcome)}
+    write_text(job.tables / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return outcome
+
+
+def _tell_seconds(started: float) -> float:
+    return round(time.monotonic() - started, 2)
+
+
+def write_placeholder(job: Job) -> None:
+    """Write what is left of a report when its making is cut off: pages that say so."""
+    title = job.page.title or job.page.notebook
+    cell = nbformat.v4.new_markdown_cell(f"# {title}\n\n{UNFINISHED}", id=ERROR_TAG, metadata={"tags": [ERROR_TAG]})
+    write_text(job.ipynb, nbformat.writes(nbformat.v4.new_notebook(cells=[cell])) + "\n")
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title>'
+    body = f"<h1>{html.escape(title)}</h1><p>{UNFINISHED}</p>"
+    write_text(job.html, f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n')
 
 
 class OwnKernelManager(AsyncKernelManager):
@@ -60,61 +178,147 @@ class OwnKernelManager(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         """The kernel of the running interpreter."""
-        return KernelSpec(resource_dir="", **get_kernel_dict(extra_arguments=["--log-level=ERROR"]))
+        command = [sys.executable, "-m", "convlib.reports.warm", "-f", "{connection_file}", "--log-level=ERROR"]
+        return KernelSpec(argv=command, display_name="convlib", language="python")
 
 
-def execute_job(job: Job) -> Outcome:
-    """Execute a job's notebook and write the executed copy and its page, also when the notebook fails.
+class ReadyClient(AsyncKernelClient):
+    """Talks with a kernel as soon as it answers."""
 
-    Args:
-        job: What to execute. It has to run in a process of its own: papermill changes the working folder.
+    async def wait_for_ready(self, timeout: float | None = None) -> None:
+        """Wait for a kernel's first answer, without the fifth of a second of silence that others wait for after it.
 
-    Returns:
-        How it ended. Files appear whole or not at all.
-    """
-    started = time.monotonic()
-    shutil.rmtree(job.tables, ignore_errors=True)
-    job.ipynb.parent.mkdir(parents=True, exist_ok=True)
-    scratch = job.ipynb.with_name(f".{job.ipynb.stem}.part.ipynb")
-    scratch.unlink(missing_ok=True)
-    error = _run_papermill(job, scratch)
-    source = scratch if scratch.exists() else job.template
-    notebook = tidy_notebook(nbformat.read(source, as_version=4), folder=job.template.parent)
-    error = hide_paths(error, folder=job.template.parent)
-    if error:
-        add_banner(notebook, error)
-    write_text(job.ipynb, nbformat.writes(notebook) + "\n")
-    write_text(job.html, export_page(notebook, job.page))
-    scratch.unlink(missing_ok=True)
-    return Outcome(seconds=round(time.monotonic() - started, 2), error=error)
+        Raises:
+            RuntimeError: The kernel died, or did not answer in time.
+        """
+        deadline = time.monotonic() + (timeout or START_TIMEOUT_SECONDS)
+        while time.monotonic() < deadline:
+            self.kernel_info()
+            try:
+                await self.shell_channel.get_msg(timeout=1)
+                await self.iopub_channel.get_msg(timeout=0.2)
+                return
+            except Empty:
+                if not await self.is_alive():
+                    raise RuntimeError(DEAD) from None
+        raise RuntimeError(f"Its Python process gave no answer for {timeout:,} s.")
 
 
-def _run_papermill(job: Job, scratch: Path) -> str:
-    """Execute into the scratch file and word what went wrong ("" when nothing did)."""
+class ReportClient(NotebookClient):
+    """Executes a notebook within one time for all cells, and keeps no more of what it prints than anyone reads."""
+
+    client_class = Type(ReadyClient)
+
+    def __init__(self, notebook: NotebookNode, *, timeout_seconds: float, **options: Any) -> None:
+        super().__init__(notebook, **options)
+        self.deadline = time.monotonic() + timeout_seconds
+        # Less than a second is time, too; nbclient only promises whole ones.
+        self.timeout_func = lambda _: max(self.deadline - time.monotonic(), 0.001)  # type: ignore[assignment]
+        self._printed: dict[int, int] = {}
+
+    def output(
+        self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int
+    ) -> NotebookNode | None:
+        """Take over one message of the kernel into a cell's outputs."""
+        if msg["msg_type"] != "stream":
+            return super().output(outs, msg, display_id, cell_index)
+        content = msg["content"]
+        before = self._printed.get(cell_index, 0)
+        self._printed[cell_index] = before + len(content["text"])
+        content["text"] = content["text"][: max(MOST_PRINTED - before, 0)]
+        # Where a kernel cuts its stream depends on the clock; neighbours become one, so that equal runs are equal.
+        if outs and outs[-1].output_type == "stream" and outs[-1].name == content["name"]:
+            outs[-1].text += content["text"]
+            return outs[-1]
+        return super().output(outs, msg, display_id, cell_index) if content["text"] else None
+
+    def note_cuts(self) -> None:
+        """Say below each cell that printed too much how much of it is left out."""
+        for number, printed in self._printed.items():
+            if printed > MOST_PRINTED:
+                text = f"\n… {printed - MOST_PRINTED:,} more characters were printed here, and are left out.\n"
+                self.nb.cells[number].outputs.append(nbformat.v4.new_output("stream", name="stderr", text=text))
+
+
+class ReportEngine(Engine):  # type: ignore[misc]  # papermill has no types
+    """Lets papermill hand a parameterised notebook to a client of our own, and write nothing while it runs."""
+
+    @classmethod
+    def execute_managed_notebook(
+        cls, nb_man: NotebookExecutionManager, _name: str, *, execute: Callable[[NotebookNode], None], **_: object
+    ) -> None:
+        """Execute all cells."""
+        execute(nb_man.nb)
+
+
+papermill_engines.register("convlib", ReportEngine)
+
+
+def run_notebook(job: Job) -> _Attempt:
+    """Execute a job's notebook once, and word what went wrong ("" when nothing did)."""
     os.environ.update(ENVIRONMENT)
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
-    try:
+    attempts: list[_Attempt] = []
+    # The error is worded already; papermill raises it once more from the cell's output.
+    with contextlib.suppress(PapermillExecutionError):
         papermill.execute_notebook(
             job.template,
-            scratch,
+            None,
             parameters=dict(job.parameters),
             cwd=job.template.parent,
             kernel_name="python3",
             language="python",
+            engine_name="convlib",
             progress_bar=False,
-            start_timeout=START_TIMEOUT_SECONDS,
-            execution_timeout=job.timeout_seconds,
-            kernel_manager_class=OwnKernelManager,
+            execute=lambda notebook: attempts.append(_run_cells(notebook, job)),
+        )
+    return attempts[0]
+
+
+def _run_cells(notebook: NotebookNode, job: Job) -> _Attempt:
+    with tempfile.TemporaryDirectory(prefix="convlib-") as scratch:
+        manager = _prepare_kernel(job.kernel, Path(scratch))
+        client = ReportClient(
+            notebook,
+            km=manager,
+            timeout_seconds=job.timeout_seconds,
+            startup_timeout=START_TIMEOUT_SECONDS,
+            iopub_timeout=START_TIMEOUT_SECONDS,
+            raise_on_iopub_timeout=True,
             record_timing=False,
             shutdown_kernel="immediate",
+            resources={"metadata": {"path": str(job.template.parent)}},
         )
-    except PapermillExecutionError as error:
+        client.log.setLevel(logging.CRITICAL)
+        error = _execute(client, job)
+    client.note_cuts()
+    parent = getattr(manager.provisioner, "warm_parent", None)
+    died = bool(error and parent and not parent.is_alive())
+    return _Attempt(notebook, error, "warm" if parent else "cold", parent_died=died)
+
+
+def _prepare_kernel(kernel: KernelKind, scratch: Path) -> OwnKernelManager:
+    manager = OwnKernelManager(connection_file=str(scratch / "kernel.json"))
+    manager.client_factory = ReadyClient
+    if sys.platform != "win32" and len(str(scratch)) < LONGEST_SOCKET_PATH:
+        manager.transport = "ipc"  # two kernels that start at once never want the same port
+    if kernel == "warm":
+        manager.provisioner = WarmProvisioner(
+            kernel_id=scratch.name, kernel_spec=manager.kernel_spec, parent=manager, own_code=True
+        )
+    return manager
+
+
+def _execute(client: ReportClient, job: Job) -> str:
+    try:
+        client.execute(cleanup_kc=True)
+    except CellExecutionError as error:
         return f"{error.ename}: {error.evalue}".rstrip(": ")
     except CellTimeoutError:
-        return f"A cell ran longer than {job.timeout_seconds:,} s and was stopped."
+        return f"The notebook ran longer than {job.timeout_seconds:,.0f} s and was stopped."
     except DeadKernelError:
-        return "The notebook's Python process ended without finishing (killed, out of memory, or it left by itself)."
-    except (RuntimeError, OSError) as error:
+        return DEAD
+    except (RuntimeError, OSError, asyncio.CancelledError) as error:
         return f"The notebook could not be run: {type(error).__name__}: {error}"
     return ""
 

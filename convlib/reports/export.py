@@ -1,11 +1,13 @@
-"""An executed notebook as one HTML page: code hidden, figures embedded, nothing loaded from elsewhere."""
+"""An executed notebook as one HTML page: figures embedded, nothing loaded from elsewhere, code only for analysts."""
 
 import base64
 import html
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from nbconvert import HTMLExporter
@@ -19,9 +21,21 @@ PNG_HEADER_LENGTH = 24
 
 _TAG = re.compile(r"<[^>]+>")
 _HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$", re.MULTILINE)
-_TABLE = re.compile(r"<table\b.*?</table>", re.DOTALL | re.IGNORECASE)
+_HEADING_OR_TABLE = re.compile(
+    r"<h[1-6]\b[^>]*>(?P<heading>.*?)</h[1-6]>|<table\b.*?</table>", re.DOTALL | re.IGNORECASE
+)
+_TABLE_START = re.compile(r"<table\b[^>]*>", re.IGNORECASE)
 _CAPTION = re.compile(r"<caption[^>]*>(.*?)</caption>", re.DOTALL | re.IGNORECASE)
+_TABLE_HEAD = re.compile(r"<thead\b.*?</thead>", re.DOTALL | re.IGNORECASE)
+_PLAIN_HEADING_CELL = re.compile(r"<th\b(?![^>]*\bscope=)", re.IGNORECASE)
+_PLOTTED = re.compile(r"(\w+)\.plot\w*\(")
+_LEADING = re.compile(r"(\w+)\.takeaways")
 _FIRST_ITEM = re.compile(r"<li[^>]*>(.*?)</li>", re.DOTALL | re.IGNORECASE)
+
+#: Characters that turn the direction of all text after them.
+_TURNING = dict.fromkeys(map(ord, "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"))
+_RIGHT_TO_LEFT = "[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]"
+_RIGHT_TO_LEFT_RUN = re.compile(rf"{_RIGHT_TO_LEFT}(?:[^<>&\"=\nA-Za-z0-9]*{_RIGHT_TO_LEFT})?")
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,22 @@ class Link:
 
 @dataclass(frozen=True)
 class Page:
-    """What stands around a notebook's content on its page."""
+    """What stands around a notebook's content on its page.
+
+    Attributes:
+        run_title: The run, in words.
+        segment: The segment, in words.
+        period: The days of entries, in words.
+        notebook: The executed notebook's file beside the page; "" where the reader does not get it.
+        provenance: Where the numbers come from.
+        previous: The page before this one.
+        following: The page after this one.
+        title: The page's title; "" for the notebook's own.
+        changes: What changed since the earlier report, in sentences.
+        compared: The earlier report's period in words; "" when there is none.
+        code: Whether the page has the code, closed.
+        index: The address of the page that lists all reports.
+    """
 
     run_title: str
     segment: str
@@ -44,6 +73,10 @@ class Page:
     previous: Link | None = None
     following: Link | None = None
     title: str = ""
+    changes: tuple[str, ...] = ()
+    compared: str = ""
+    code: bool = False
+    index: str = "../index.html"
 
 
 def export_page(notebook: NotebookNode, page: Page) -> str:
@@ -51,28 +84,42 @@ def export_page(notebook: NotebookNode, page: Page) -> str:
 
     Args:
         notebook: The executed notebook; figures get their alternative text and size as output metadata.
-        page: Title (empty: the notebook's), segment, period, provenance and neighbours to show around it.
+        page: What to show around it.
 
     Returns:
-        The page: no script, no request to anywhere, prompts and code left out.
+        The page: no script, no request to anywhere, prompts left out.
     """
     for cell_number, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
             _describe_figure(output, notebook.cells, cell_number)
     shown = NotebookNode({**notebook, "cells": _lead_with_takeaways(notebook.cells)})
-    exporter = HTMLExporter(template_name="convlib_report", extra_template_basedirs=[str(TEMPLATES)])
-    exporter.exclude_anchor_links = True
-    exporter.register_filter("scroll_tables", scroll_tables)
     found = find_title(notebook)
+    key = _find_takeaways(shown.cells)
     resources = {
         "page": page,
         "title": page.title or found or page.notebook,
         "css": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        "highlight": _find_takeaways(shown.cells),
+        "highlight": key,
+        "changes_after": max(key[1], 0),
     }
-    body, _ = exporter.from_notebook_node(shown, resources=resources)
+    body, _ = _make_exporter().from_notebook_node(shown, resources=resources)
     # One notebook may be several pages, each with a title of its own.
-    return str(body).replace(f">{found}</h1>", f">{html.escape(page.title or found)}</h1>", 1)
+    shown_page = frame_tables(str(body)).replace(f">{found}</h1>", f">{html.escape(page.title or found)}</h1>", 1)
+    return settle_direction(shown_page)
+
+
+def settle_direction(text: str) -> str:
+    """Keep names that run from right to left, or that turn the text, from moving the numbers around them."""
+    return _RIGHT_TO_LEFT_RUN.sub(lambda run: f"\u2068{run[0]}\u2069", text.translate(_TURNING))
+
+
+@cache
+def _make_exporter() -> HTMLExporter:
+    """Make the exporter once: reading and compiling its templates takes longer than a page does."""
+    exporter = HTMLExporter(template_name="convlib_report", extra_template_basedirs=[str(TEMPLATES)])
+    exporter.exclude_anchor_links = True
+    exporter.register_filter("css_text", quote_css)
+    return exporter
 
 
 def find_title(notebook: NotebookNode) -> str:
@@ -81,15 +128,39 @@ def find_title(notebook: NotebookNode) -> str:
     return next((text for level, text in headings if level == 1), "")
 
 
-def scroll_tables(fragment: str) -> str:
-    """Put each table of an HTML fragment into a box of its own that scrolls sideways, also by keyboard."""
-    return _TABLE.sub(_wrap_table, fragment)
+def quote_css(text: str) -> str:
+    """Write a text as a string of a style sheet, whatever it holds."""
+    return '"' + "".join(c if c.isalnum() or c == " " else f"\\{ord(c):x} " for c in text) + '"'
 
 
-def _wrap_table(match: re.Match[str]) -> str:
-    caption = _CAPTION.search(match[0])
-    label = html.escape(_read_text(caption[1])) if caption else "Table"
-    return f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">{match[0]}</div>'
+def frame_tables(page: str) -> str:
+    """Name each table of a page, say what its heads are about, and let it scroll sideways, also by keyboard.
+
+    Args:
+        page: A page's HTML. A table without a caption gets the heading above it as one, for screen readers.
+    """
+    heading, used = "Table", Counter[str]()
+
+    def frame(match: re.Match[str]) -> str:
+        nonlocal heading
+        if match["heading"] is not None:
+            heading = _read_text(match["heading"])
+            return match[0]
+        caption = _CAPTION.search(match[0])
+        label = _read_text(caption[1]) if caption else heading
+        used[label] += 1
+        # Two regions of one name can't be told apart by ear.
+        label = html.escape(label if used[label] == 1 else f"{label} ({used[label]})")
+        hidden = "" if caption else f'<caption class="unseen">{label}</caption>'
+        table = _TABLE_START.sub(lambda start: start[0] + hidden, _scope_heads(match[0]), count=1)
+        return f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">{table}</div>'
+
+    return _HEADING_OR_TABLE.sub(frame, page)
+
+
+def _scope_heads(table: str) -> str:
+    table = _TABLE_HEAD.sub(lambda head: _PLAIN_HEADING_CELL.sub('<th scope="col"', head[0]), table)
+    return _PLAIN_HEADING_CELL.sub('<th scope="row"', table)
 
 
 def _find_headings(cell: NotebookNode) -> list[tuple[int, str]]:
@@ -136,13 +207,24 @@ def _word_figure(cells: list[NotebookNode], cell_number: int) -> str:
 
 
 def _read_takeaways(cells: list[NotebookNode], cell_number: int) -> Iterator[str]:
+    """Give the sentences about a figure: of its own section, else of the takeaways that its result leads."""
     for cell in cells[cell_number:]:
         if _find_headings(cell):
-            return
-        for output in cell.get("outputs", []):
-            item = _FIRST_ITEM.search(output.get("data", {}).get("text/html", ""))
-            if item:
-                yield _read_text(item[1])
+            break
+        yield from _read_first_item(cell)
+    result = _PLOTTED.match(cells[cell_number].get("source", ""))
+    first, last = _find_takeaways(cells)
+    for cell in cells[first : last + 1] if result and first >= 0 else []:
+        leading = _LEADING.search(cell.source)
+        if leading and result and leading[1] == result[1]:
+            yield from _read_first_item(cell)
+
+
+def _read_first_item(cell: NotebookNode) -> Iterator[str]:
+    for output in cell.get("outputs", []):
+        item = _FIRST_ITEM.search(output.get("data", {}).get("text/html", ""))
+        if item:
+            yield _read_text(item[1])
 
 
 def _read_text(fragment: str) -> str:

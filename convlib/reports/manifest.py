@@ -9,10 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from convlib.reports.files import write_text
+from convlib.reports.files import remove_folder, write_text
 
 Status = Literal["pending", "made", "failed"]
 MANIFEST = "manifest.json"
+#: Among a report's tables: how its making ended, written last.
+RECORD = "record.json"
+#: Among a report's tables: what a later run compares itself with.
+MEASURES = "measures.parquet"
 PACKAGES = (
     "convlib", "pandas", "numpy", "scipy", "statsmodels", "duckdb", "pyarrow", "matplotlib", "seaborn",
     "papermill", "nbclient", "nbconvert", "ipykernel",
@@ -21,7 +25,10 @@ PACKAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """One notebook of one segment. Paths start at the period's folder; `key` names all that its content depends on."""
+    """One notebook of one segment. Paths start at the period's folder; `key` names all that its content depends on.
+
+    `audience` is "" for the run's own reports, and else whose report was made apart.
+    """
 
     segment: str
     notebook: str
@@ -34,6 +41,10 @@ class Report:
     status: Status = "pending"
     seconds: float = 0.0
     error: str = ""
+    audience: str = ""
+    attempts: int = 0
+    kernel: str = ""
+    changes: tuple[str, ...] = ()
 
     @property
     def reason(self) -> str:
@@ -59,12 +70,6 @@ class Manifest:
     status: str = "running"
     alerts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def record(self, number: int, **outcome: Any) -> Self:
-        """Return the manifest with one report's outcome filled in."""
-        reports = list(self.reports)
-        reports[number] = dataclasses.replace(reports[number], **outcome)
-        return dataclasses.replace(self, reports=tuple(reports))
-
     def finish(self, *, status: str, seconds: float) -> Self:
         """Return the manifest of a run that has ended."""
         return dataclasses.replace(self, status=status, seconds=round(seconds, 2), finished=tell_time())
@@ -75,14 +80,54 @@ class Manifest:
         write_text(folder / MANIFEST, text + "\n")
 
 
-def read_made(folder: Path) -> dict[str, Report]:
-    """Tell which reports a folder's last run made, by their content key; empty without a readable manifest."""
+def read_manifest(folder: Path) -> Manifest | None:
+    """Read the record of a folder's last run; None when there is none that can be read."""
     try:
-        recorded = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        reports = [Report(**entry) for entry in recorded["reports"]]
+        entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        reports = tuple(Report(**entry | {"changes": tuple(entry["changes"])}) for entry in entries.pop("reports"))
+        return Manifest(**entries | {"period": tuple(entries["period"]), "reports": reports})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def read_outcome(folder: Path, report: Report) -> dict[str, Any] | None:
+    """Read how a report was last made; None when it was not, by other contents, or when a file of it is gone.
+
+    Args:
+        folder: The period's folder.
+        report: The report as it is to be.
+    """
+    try:
+        found = json.loads((folder / report.tables / RECORD).read_text(encoding="utf-8"))
+        outcome = {name: found[name] for name in ("status", "seconds", "error", "attempts", "kernel")}
     except (OSError, ValueError, TypeError, KeyError):
-        return {}
-    return {report.key: report for report in reports if report.status == "made"}
+        return None
+    if found.get("key") != report.key or not all((folder / path).exists() for path in (report.html, report.ipynb)):
+        return None
+    return {**outcome, "changes": tuple(found.get("changes", ()))}
+
+
+def prune_periods(folder: Path, keep: int | None) -> list[str]:
+    """Remove a run's oldest periods, but never the last complete one, and nothing that is not a run's.
+
+    Args:
+        folder: The folder of the period that was made just now, which stays.
+        keep: How many periods stay; None for all.
+
+    Returns:
+        A sentence about what is gone.
+    """
+    found = [(path, read_manifest(path)) for path in folder.parent.iterdir() if path.is_dir()]
+    named = {path: made for path, made in found if made and path.name == "_".join(made.period)}
+    newest = sorted(named, key=lambda path: named[path].period[::-1], reverse=True)
+    complete = [path for path in newest if named[path].status == "complete"]
+    old = [path for path in newest[keep:] if path not in {folder, *complete[:1]}] if keep else []
+    for path in old:
+        remove_folder(path)
+    if not old:
+        return []
+    names = ", ".join(path.name for path in reversed(old))
+    return [f"Removed {len(old)} old period{'s' * (len(old) > 1)}, since `keep` is {keep}: {names}."]
 
 
 def read_versions() -> dict[str, str]:

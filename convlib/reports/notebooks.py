@@ -13,6 +13,8 @@ from convlib.reports.files import digest_files
 
 FOLDER = "notebooks"
 RUN_PARAMETERS = ("events", "mapping", "engine", "plan", "segments", "segment", "start", "end", "output")
+#: What no run file sets: those, and what the run sets for an audience.
+OWN_PARAMETERS = (*RUN_PARAMETERS, "fewest")
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,10 @@ def check_value(value: Any, default: Any) -> str:
 
 def check_names(given: Mapping[str, Any], allowed: Iterable[str], *, owner: str) -> list[tuple[str, str]]:
     """List the parameters that are not among the allowed ones, or that only the run may set, as (name, problem)."""
-    allowed = [name for name in allowed if name not in RUN_PARAMETERS]
+    allowed = [name for name in allowed if name not in OWN_PARAMETERS]
     problems: list[tuple[str, str]] = []
     for name in given:
-        if name in RUN_PARAMETERS:
+        if name in OWN_PARAMETERS:
             problems.append((name, f"parameter `{name}` is set by the run itself. Remove it here."))
         elif name not in allowed:
             have = f"; the parameters are {quote_names(allowed)}" if allowed else "; there are none to set"

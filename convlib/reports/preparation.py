@@ -17,6 +17,8 @@ from convlib.notify import Channel, find_channel_problem, read_channels
 from convlib.parameters import ANALYSIS, check_parameters
 from convlib.periods import find_day
 from convlib.plan import Plan, PlannedExperiment, Segment, read_plan, read_segments
+from convlib.reports.audiences import STAKEHOLDER, check_audiences, leave_out_small
+from convlib.reports.delivery import check_delivery
 from convlib.reports.notebooks import FOLDER, Template, check_names, check_value, find_notebooks_folder, read_templates
 from convlib.reports.run_file import RunFile, read_run_file
 
@@ -25,6 +27,8 @@ SLUG_LENGTH = 80
 EXPERIMENT = "experiment"
 #: What a run file names for every notebook.
 SOURCES = ("events", "mapping", "plan", "segments")
+#: First and last day.
+Days = tuple[dt.date, dt.date]
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -63,7 +67,22 @@ class Preparation:
         nothing = () if self.notebooks.templates else ("No notebook is left, so the run makes no report.",)
         return (*self.notebooks.left_out, *nothing)
 
-    def fill(self, template: Template, *, segment: str, tables: Path, history: Path | None = None) -> dict[str, Any]:
+    def list_audiences(self) -> list[tuple[str, list[str], tuple[Template, ...]]]:
+        """List for whom notebooks are executed, with which segments and notebooks; the first is the run itself ("")."""
+        templates = self.notebooks.templates
+        everything = ("", list(self.segments), templates)
+        stakeholder = self.run_file.audiences.get(STAKEHOLDER)
+        if stakeholder is None:
+            return [everything]
+        log, named = self.log.between(*self.period), stakeholder.segments
+        allowed = self.segments if named is None else log.expand_segments(list(named))
+        segments = [name for name in self.segments if name in allowed]
+        own = tuple(each for each in templates if _is_named(each, stakeholder.notebooks))
+        return [everything, (STAKEHOLDER, leave_out_small(log, segments, fewest=stakeholder.fewest), own)]
+
+    def fill(
+        self, template: Template, *, segment: str, tables: Path, history: Path | None = None, audience: str = ""
+    ) -> dict[str, Any]:
         """Give the parameters of one notebook for one segment, with paths as the notebooks folder sees them.
 
         Args:
@@ -71,6 +90,7 @@ class Preparation:
             segment: Its segment.
             tables: The folder for its results.
             history: The file of earlier alerts, for a notebook that raises alerts.
+            audience: Whom the report is for; "" for whoever runs it.
         """
         start, end = self.period
         of_alerts = {
@@ -84,6 +104,7 @@ class Preparation:
             "start": start.isoformat(),
             "end": end.isoformat(),
             "output": _relate(tables, self.notebooks.folder),
+            "fewest": self.run_file.audiences[audience].fewest if audience else 0,
             **{name: value for name, value in of_alerts.items() if name in template.parameters},
             **self.notebooks.parameters[template.name],
         }
@@ -94,11 +115,13 @@ class Preparation:
         return _relate(Path(self.run_file.resolve(value)), self.notebooks.folder)
 
 
-def prepare_run(path: str | Path) -> Preparation:
+def prepare_run(path: str | Path, *, period: Days | None = None, now: dt.datetime | None = None) -> Preparation:
     """Check all that a run needs and read its log, without running any notebook.
 
     Args:
         path: The run file.
+        period: First and last day of entries; None for the run file's.
+        now: The time that `fresh` is measured to, with its zone; None for the clock's.
 
     Returns:
         What the run will make.
@@ -113,12 +136,17 @@ def prepare_run(path: str | Path) -> Preparation:
     notebooks = checks.attempt(_list_experiments, run_file, notebooks, plan) if notebooks and plan else notebooks
     segments = checks.attempt(_read_segments, run_file)
     channels = checks.attempt(_read_channels, run_file)
+    checks.attempt(check_delivery, run_file)
     log = checks.attempt(_read_log, run_file, plan, segments) if plan and segments else None
     if notebooks and plan and log:
         notebooks = checks.attempt(_check_experiments, run_file, notebooks, plan, log)
-    period = checks.attempt(_choose_period, run_file, log) if log else None
+    if log:
+        checks.attempt(run_file.check_fresh, log.last, now=now or dt.datetime.now(dt.UTC))
+    period = checks.attempt(_choose_period, run_file, log, period) if log else None
     names = checks.attempt(_choose_segments, run_file, log.between(*period) if period else log) if log else None
-    if not (notebooks and plan and log and names and period and channels is not None):
+    if notebooks and plan:
+        checks.attempt(_check_audiences, run_file, plan, notebooks)
+    if checks.problems or not (notebooks and plan and log and names and period and channels is not None):
         raise RunError(*checks.problems)
     preparation = Preparation(run_file, notebooks, plan, log, names, period, channels)
     for template in notebooks.templates:
@@ -156,7 +184,7 @@ def _choose_notebooks(run_file: RunFile) -> Notebooks:
     problems += [problem for template in chosen for problem in _check_own(run_file, template, wanted[template.name])]
     if problems:
         raise RunError(*problems)
-    shared = run_file.parameters
+    shared = run_file.period.calendar | run_file.parameters
     parameters = {t.name: {n: v for n, v in shared.items() if n in t.parameters} | wanted[t.name] for t in chosen}
     return Notebooks(folder, tuple(chosen), parameters)
 
@@ -277,11 +305,20 @@ def _choose_segments(run_file: RunFile, log: EventLog) -> dict[str, str]:
         raise RunError(*(f"{run_file.locate('run_segments')}: {problem}" for problem in error.problems)) from None
 
 
-def _choose_period(run_file: RunFile, log: EventLog) -> tuple[dt.date, dt.date]:
-    start, end = run_file.period.resolve(first=log.first, last=log.last)
-    problem = (
-        f"{run_file.locate('period')}: `period` is {start} to {end}, in which the log has no event; it has events "
-    )
+def _check_audiences(run_file: RunFile, plan: Plan, notebooks: Notebooks) -> None:
+    if problems := check_audiences(run_file, plan, notebooks):
+        raise RunError(*problems)
+
+
+def _is_named(template: Template, names: tuple[str, ...] | None) -> bool:
+    """Say whether a notebook is among those named; one about experiments is several reports with one name."""
+    return names is None or template.name in names or template.path.stem in names
+
+
+def _choose_period(run_file: RunFile, log: EventLog, period: Days | None) -> Days:
+    start, end = period or run_file.period.resolve(first=log.first, last=log.last)
+    where = "--period" if period else run_file.locate("period")
+    problem = f"{where}: `period` is {start} to {end}, in which the log has no event; it has events "
     problem += f"from {log.first.date()} to {log.last.date()}. Choose days among these."
     if end < log.first.date() or start > log.last.date() or log.between(start, end).entries().empty:
         raise RunError(problem)

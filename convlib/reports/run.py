@@ -1,35 +1,41 @@
 """A report run: every notebook of every segment, executed and written as pages, with a record of how it went."""
 
-import hashlib
-import json
-import multiprocessing
+import contextlib
+import datetime as dt
 import os
-import signal
-import threading
 import time
-from collections.abc import Mapping
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, as_completed
 from dataclasses import asdict, dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from convlib.errors import RunError
-from convlib.reports.alerting import ALERTS, check_alert_files, record_alerts, send_messages
-from convlib.reports.execute import Job, Outcome, execute_job
-from convlib.reports.export import Link, Page
-from convlib.reports.files import digest_files, write_bytes
-from convlib.reports.index import name_segment, word_period, word_provenance, write_index
-from convlib.reports.manifest import Manifest, Report, read_made, read_versions, tell_time
-from convlib.reports.notebooks import Template
-from convlib.reports.preparation import Preparation, prepare_run
+from convlib.documents import did_you_mean
+from convlib.errors import RunError, StoppedError
+from convlib.reports.alerting import check_alert_files, record_alerts, send_messages
+from convlib.reports.audiences import write_audiences
+from convlib.reports.delivery import deliver_audiences
+from convlib.reports.execute import Job, KernelKind, Outcome, execute_job
+from convlib.reports.files import sweep_scratch, write_bytes
+from convlib.reports.history import HISTORY, LOCK, find_previous, read_runs, record_run
+from convlib.reports.index import write_index
+from convlib.reports.locks import hold, is_held
+from convlib.reports.manifest import MEASURES, Manifest, Report, prune_periods, read_outcome
+from convlib.reports.planning import PRIVATE, Planned, plan_reports, start_manifest
+from convlib.reports.preparation import Days, Preparation, prepare_run
 from convlib.reports.progress import show_progress
+from convlib.reports.workers import Terminated as Terminated
+from convlib.reports.workers import WorkerDied, listen, open_workers
 
-COLUMNS = ("segment", "notebook", "status", "seconds", "error", "path")
+COLUMNS = ("segment", "notebook", "status", "seconds", "error", "path", "audience")
 #: Beside the reports, and not among them: its rows are those of users.
-REJECTS = Path("private") / "rejects.parquet"
+REJECTS = Path(PRIVATE) / "rejects.parquet"
+#: How often the record is written while reports are made; each report keeps a record of its own.
+RECORD_SECONDS = 10.0
+DIED = "The process that made the report ended in the middle of it: it was killed, or memory ran out."
+Submit = Callable[..., "Future[Any]"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,8 @@ class Run:
         folder: The period's folder.
         index: The page to open first.
         status: `complete` when every report was made, else `incomplete`.
-        table: One row a notebook: segment, notebook, status (made, kept, failed or pending), seconds, error, path.
+        table: One row a notebook: segment, notebook, status (made, kept, failed or pending), seconds, error, path,
+            and the audience that the report is for ("" for whoever runs it).
         notes: Which reports are left out, what became of the alerts, and what could not be sent.
     """
 
@@ -51,208 +58,256 @@ class Run:
     notes: tuple[str, ...] = ()
 
 
+@dataclass
+class _Making:
+    """A run under way; `manifest` always holds what is known by now."""
+
+    preparation: Preparation
+    folder: Path
+    planned: list[Planned]
+    manifest: Manifest
+    kept: frozenset[int]
+    started: float
+
+    @property
+    def own(self) -> Manifest:
+        """The record without the reports that were made for an audience."""
+        return replace(self.manifest, reports=tuple(each for each in self.manifest.reports if not each.audience))
+
+    def fill(self, number: int, outcome: Mapping[str, Any]) -> Report:
+        reports = [*self.manifest.reports]
+        reports[number] = replace(reports[number], **outcome)
+        self.manifest = replace(self.manifest, reports=tuple(reports))
+        return reports[number]
+
+
 def run_reports(
-    path: str | Path, *, resume: bool = False, workers: int | None = None, reports: str | Path = "reports"
+    path: str | Path,
+    *,
+    resume: bool = False,
+    workers: int | None = None,
+    kernel: KernelKind = "warm",
+    reports: str | Path = "reports",
+    only: Sequence[str] = (),
+    period: Sequence[dt.date | str] | None = None,
+    executor: Executor | None = None,
 ) -> Run:
     """Make the reports that a run file asks for, and go on when one of them fails.
 
     Args:
         path: The run file.
-        resume: Keep the reports of the last run of this period whose data, plan, parameters, notebook and versions
-            have not changed.
+        resume: Keep the reports of this period whose data, plan, parameters, notebook and versions have not changed.
         workers: How many notebooks run at a time; None for one a processor.
+        kernel: `warm` forks the notebooks' processes from one that has everything loaded; `cold` starts each anew.
         reports: The folder to write to.
+        only: Make just these reports, such as `all/02_funnel`; without index and record, which a later run with
+            `resume` makes. Several processes may do so at a time.
+        period: First and last day of entries; None for the run file's.
+        executor: Who carries the work, instead of processes on this machine: any executor of `concurrent.futures`
+            whose workers see the same folders and execute one work at a time each.
 
     Returns:
         Where the reports are, and how each went.
 
     Raises:
-        RunError: The run file, or anything that it names, is wrong; every problem is listed, and nothing was made.
+        RunError: The run file, or anything that it names, is wrong, or another run writes the same folder; every
+            problem is listed, and nothing was made.
+        StoppedError: The disk is full, or the folder can't be written to; what was made is kept.
     """
     if workers is not None and workers < 1:
         raise RunError(f"`workers` is {workers!r}; it must be 1 or more, or left out.")
-    started = time.monotonic()
-    preparation = prepare_run(path)
+    started = time.time()
+    preparation = prepare_run(path, period=_read_period(period))
     folder = Path(reports) / preparation.folder
-    check_alert_files(folder.parent)
-    manifest = start_manifest(preparation)
-    planned = plan_reports(preparation, manifest, folder)
-    kept = _find_kept(folder, planned) if resume else {}
-    manifest = replace(manifest, reports=tuple(kept.get(number, report) for number, (report, _) in enumerate(planned)))
-    _write_rejects(folder, preparation)
-    jobs = {number: job for number, (_, job) in enumerate(planned) if number not in kept}
-    manifest = _execute(jobs, manifest, folder, workers=min(workers or os.cpu_count() or 1, max(len(jobs), 1)))
-    status = "complete" if all(report.status == "made" for report in manifest.reports) else "incomplete"
-    manifest = manifest.finish(status=status, seconds=time.monotonic() - started)
-    alerting = record_alerts(folder, manifest, preparation)
-    replace(manifest, alerts=alerting.record).write(folder)
-    index = write_index(folder, manifest, alerting.table)
-    # The run is whole by now: a receiver that hangs or fails can't harm it.
-    alerting = send_messages(folder, preparation, alerting)
-    replace(manifest, alerts=alerting.record).write(folder)
-    notes = (*preparation.notes, *alerting.notes)
-    return Run(folder, index, status, _tabulate(manifest, kept, folder), notes)
-
-
-def _write_rejects(folder: Path, preparation: Preparation) -> None:
-    """Write what the log had to leave out: the run's first file, so it also finds a folder that can't be written to."""
     try:
-        write_bytes(folder / REJECTS, preparation.log.rejects.to_parquet(index=False))
+        with hold(folder.parent / LOCK):
+            making = _plan(preparation, folder, kernel=kernel, resume=resume, started=started)
+            if not only:
+                with _carry(executor, workers, len(making.planned)) as submit:
+                    return _make(making, submit)
+        chosen = _choose(making, only)
+        with _carry(executor, workers, len(chosen)) as submit:
+            _execute(making, {number: making.planned[number].job for number in chosen}, submit)
     except OSError as error:
         raise RunError(
-            f"The reports can't be written to `{folder}`: {error.strerror}. Choose another --reports."
+            f"The reports can't be written to `{folder}`: {error.strerror or error}. Nothing was made. Choose another "
+            "--reports, or see to it that this one can be written to."
         ) from None
+    table = _tabulate(making).loc[chosen].reset_index(drop=True)
+    return Run(folder, Path(table["path"].iloc[0]), _judge(table["status"]), table, preparation.notes)
 
 
-def start_manifest(preparation: Preparation) -> Manifest:
-    """Begin the record of a run: its data, plan, period and versions, without reports."""
-    run_file, log, (start, end) = preparation.run_file, preparation.log, preparation.period
-    data = {
-        "source": run_file.events,
-        "fingerprint": log.fingerprint,
-        "reading": log.prepared.reading,
-        **{f"rows_{fate}": count for fate, count in log.row_counts.items()},
-        "rejected_because": log.rejected_because,
-        "left_out_because": log.left_out_because,
-        "first": log.first.isoformat(),
-        "last": log.last.isoformat(),
-    }
-    segments = Path(run_file.resolve(run_file.segments)) if run_file.segments else None
-    return Manifest(
-        run=run_file.run,
-        title=run_file.title or run_file.run,
-        period=(start.isoformat(), end.isoformat()),
-        data=data,
-        plan_digest=preparation.plan.digest,
-        segments_digest=digest_files([segments]) if segments else "",
-        versions=read_versions(),
-        started=tell_time(),
-    )
-
-
-def plan_reports(preparation: Preparation, manifest: Manifest, folder: Path) -> list[tuple[Report, Job]]:
-    """List what a run makes, segment by segment: each report's entry in the record and its job.
+def catch_up(
+    path: str | Path,
+    *,
+    resume: bool = False,
+    workers: int | None = None,
+    kernel: KernelKind = "warm",
+    reports: str | Path = "reports",
+    executor: Executor | None = None,
+) -> list[Run]:
+    """Make each period that was missed since the first complete run, oldest first, and then the run file's own.
 
     Args:
-        preparation: The checked run.
-        manifest: The run's record, without reports.
-        folder: The period's folder.
+        path: The run file; its `period` counts complete days, weeks, months or quarters.
+        resume: As for `run_reports`.
+        workers: As for `run_reports`.
+        kernel: As for `run_reports`.
+        reports: The folder to write to.
+        executor: As for `run_reports`.
+
+    Raises:
+        RunError: As for `run_reports`, or the period of the run file is not one of the calendar.
     """
+    preparation = prepare_run(path)
+    run_file, log = preparation.run_file, preparation.log
+    if not run_file.period.unit:
+        raise RunError(
+            f"{run_file.locate('period')}: `period` counts no complete periods of the calendar, so nothing says which "
+            "were missed. Write one such as `last complete week`, or run without --catch-up."
+        )
+    runs = read_runs(Path(reports) / HISTORY, run_file.run)
+    ends = runs.loc[runs["status"] == "complete", "period_end"]
+    missed = run_file.period.list_periods(dt.date.fromisoformat(ends.min()), log.first, log.last) if len(ends) else []
+    periods = [each for each in missed if each[1].isoformat() not in set(ends) and each != preparation.period]
     return [
-        _plan_report(preparation, manifest, folder, segment=segment, position=position)
-        for segment in preparation.segments
-        for position in range(len(preparation.notebooks.templates))
+        run_reports(
+            path, resume=resume, workers=workers, kernel=kernel, reports=reports, period=period, executor=executor
+        )
+        for period in [*periods, preparation.period]
     ]
 
 
-def _plan_report(
-    preparation: Preparation, manifest: Manifest, folder: Path, *, segment: str, position: int
-) -> tuple[Report, Job]:
-    template = preparation.notebooks.templates[position]
-    place = f"{preparation.segments[segment]}/{template.name}"
-    tables = f"{preparation.segments[segment]}/tables/{template.name}"
-    page = _frame_page(preparation, manifest, segment=segment, position=position)
-    parameters = preparation.fill(template, segment=segment, tables=folder / tables, history=folder.parent / ALERTS)
-    report = Report(
-        segment=segment,
-        notebook=template.name,
-        title=template.title,
-        key=_make_key(template, parameters, page, manifest),
-        parameters=parameters,
-        html=f"{place}.html",
-        ipynb=f"{place}.ipynb",
-        tables=tables,
-    )
-    # Workers change their working folder: what they get must not depend on it.
-    base = folder.resolve()
-    job = Job(
-        template=template.path,
-        ipynb=base / report.ipynb,
-        html=base / report.html,
-        tables=base / tables,
-        parameters=parameters,
-        page=page,
-    )
-    return report, job
+def list_reports(
+    path: str | Path, *, reports: str | Path = "reports", period: Sequence[dt.date | str] | None = None
+) -> list[dict[str, Any]]:
+    """List the reports that a run would make, each with the command that makes it alone.
+
+    Args:
+        path: The run file.
+        reports: The folder to write to.
+        period: First and last day of entries; None for the run file's.
+
+    Returns:
+        For each: run, period, segment, notebook, audience, only (its name), command (a list of arguments).
+    """
+    preparation = prepare_run(path, period=_read_period(period))
+    manifest, folder = start_manifest(preparation), Path(reports) / preparation.folder
+    command = ["convlib", "run", str(path), "--reports", str(reports), "--period", folder.name, "--only"]
+    return [
+        {
+            "run": manifest.run,
+            "period": folder.name,
+            "segment": each.report.segment,
+            "notebook": each.report.notebook,
+            "audience": each.report.audience,
+            "only": each.name,
+            "command": [*command, each.name],
+        }
+        for each in plan_reports(preparation, manifest, folder)
+    ]
 
 
-def _frame_page(preparation: Preparation, manifest: Manifest, *, segment: str, position: int) -> Page:
-    templates = preparation.notebooks.templates
-    links = [Link(template.title, f"{template.name}.html") for template in templates]
-    return Page(
-        run_title=manifest.title,
-        segment=name_segment(segment),
-        period=word_period(*manifest.period),
-        notebook=f"{templates[position].name}.ipynb",
-        provenance=word_provenance(manifest),
-        previous=links[position - 1] if position else None,
-        following=links[position + 1] if position + 1 < len(links) else None,
-        title=templates[position].title,
-    )
-
-
-def _make_key(template: Template, parameters: Mapping[str, Any], page: Page, manifest: Manifest) -> str:
-    """Fingerprint all that a report's content depends on."""
-    parts = {
-        "source": digest_source(),
-        "template": template.digest,
-        "parameters": parameters,
-        "page": asdict(page),
-        "data": [manifest.data["fingerprint"], manifest.data["reading"]],
-        "plan": manifest.plan_digest,
-        "segments": manifest.segments_digest,
-        "versions": manifest.versions,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-@cache
-def digest_source() -> str:
-    """Fingerprint this package's code and templates, so that reports made by other code are made anew."""
-    package = Path(__file__).parents[1]
-    return digest_files(path for path in package.rglob("*") if path.suffix in {".py", ".j2", ".css", ".js"})
-
-
-def _find_kept(folder: Path, planned: list[tuple[Report, Job]]) -> dict[int, Report]:
-    """Find the reports of the folder's last run that would come out the same."""
-    made = read_made(folder)
-    return {
-        number: made[report.key]
-        for number, (report, job) in enumerate(planned)
-        if report.key in made and job.html.exists() and job.ipynb.exists()
-    }
-
-
-def _execute(jobs: Mapping[int, Job], manifest: Manifest, folder: Path, *, workers: int) -> Manifest:
-    manifest.write(folder)
-    # Spawned processes: papermill changes the working folder of its process, and a fork would share engine threads.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    futures = {pool.submit(execute_job, job): number for number, job in jobs.items()}
-    if threading.current_thread() is threading.main_thread():
-        # Polars, which statsmodels loads where it is installed, takes the interrupt away from Python; take it back.
-        signal.signal(signal.SIGINT, signal.getsignal(signal.SIGINT) or signal.default_int_handler)
+def _read_period(period: Sequence[dt.date | str] | None) -> Days | None:
+    if period is None:
+        return None
     try:
-        with show_progress(len(futures)) as tick:
-            for future in as_completed(futures):
-                manifest = manifest.record(futures[future], **_read_outcome(future))
-                manifest.write(folder)
-                tick(_word_outcome(manifest.reports[futures[future]]))
+        start, end = (dt.date.fromisoformat(str(day)) for day in period)
+    except ValueError:
+        start, end = dt.date.max, dt.date.min
+    if end < start:
+        said = "_".join(str(day) for day in period)
+        raise RunError(f"--period is {said!r}; it must be two days in their order, such as '2026-01-05_2026-03-22'.")
+    return start, end
+
+
+def _plan(preparation: Preparation, folder: Path, *, kernel: KernelKind, resume: bool, started: float) -> _Making:
+    check_alert_files(folder.parent)
+    manifest = start_manifest(preparation)
+    history = folder.parent.parent / HISTORY
+    previous = find_previous(history, manifest.run, before=preparation.period[1])
+    planned = plan_reports(preparation, manifest, folder, kernel=kernel, previous=previous)
+    manifest = replace(manifest, reports=tuple(each.report for each in planned))
+    making = _Making(preparation, folder, planned, manifest, frozenset(), started)
+    kept = {number: read_outcome(folder, each.report) for number, each in enumerate(planned)} if resume else {}
+    for number, outcome in kept.items():
+        if outcome and outcome["status"] == "made":
+            making.fill(number, outcome)
+            making.kept |= {number}
+    return making
+
+
+def _choose(making: _Making, only: Sequence[str]) -> list[int]:
+    numbers = {each.name: number for number, each in enumerate(making.planned)}
+    problems = [
+        f"--only is {name!r}, which is no report of this run.{did_you_mean(name, numbers)} "
+        "`convlib run --list` lists all."
+        for name in only
+        if name not in numbers
+    ]
+    if problems:
+        raise RunError(*problems)
+    return [numbers[name] for name in only]
+
+
+@contextlib.contextmanager
+def _carry(executor: Executor | None, workers: int | None, reports: int) -> Iterator[Submit]:
+    """Give what carries the work, and take SIGTERM for an interrupt meanwhile."""
+    with listen():
+        if executor is not None:
+            yield executor.submit
+            return
+        with open_workers(min(workers or os.cpu_count() or 1, max(reports, 1))) as pool:
+            yield pool.submit
+
+
+def _make(making: _Making, submit: Submit) -> Run:
+    _open_record(making)
+    try:
+        jobs = {number: each.job for number, each in enumerate(making.planned) if number not in making.kept}
+        _execute(making, jobs, submit)
+        return _finish(making, submit)
     except KeyboardInterrupt:
-        manifest.finish(status="interrupted", seconds=0.0).write(folder)
-        _stop(pool)
+        _end(making, "interrupted")
         raise
-    pool.shutdown()
-    return manifest
+    except OSError as error:
+        made = sum(report.status == "made" for report in making.manifest.reports)
+        raise StoppedError(
+            f"The run stopped, because `{making.folder}` can't be written to: {error.strerror or error}. {made} of "
+            f"{len(making.planned)} reports are made and kept. See to that, and continue with --resume."
+        ) from None
 
 
-def _stop(pool: ProcessPoolExecutor) -> None:
-    children = multiprocessing.active_children()
-    pool.shutdown(wait=False, cancel_futures=True)
-    for child in children:
-        child.terminate()
+def _open_record(making: _Making) -> None:
+    """Write what a run that is killed leaves: which reports there are to be. It also finds a folder that is shut."""
+    making.manifest.write(making.folder)
+    write_bytes(making.folder / REJECTS, making.preparation.log.rejects.to_parquet(index=False))
+    write_index(making.folder, making.own)
 
 
-def _read_outcome(future: "Future[Outcome]") -> dict[str, Any]:
+def _execute(making: _Making, jobs: Mapping[int, Job], submit: Submit) -> None:
+    left, attempts, written = dict(jobs), 0, time.monotonic()
+    with show_progress(len(jobs)) as tick:
+        while left:
+            attempts += 1
+            futures = {submit(execute_job, job): number for number, job in left.items()}
+            left = {}
+            for future in as_completed(futures):
+                number = futures[future]
+                died = isinstance(future.exception(), WorkerDied)
+                if died and attempts <= jobs[number].retries:
+                    left[number] = jobs[number]
+                    continue
+                outcome = {"error": DIED, "status": "failed", "attempts": attempts} if died else _read(future)
+                tick(_word_outcome(making.fill(number, outcome)))
+                if time.monotonic() - written > RECORD_SECONDS:
+                    written = time.monotonic()
+                    # A disk that is full now may have room again; the end of the run says so if it has not.
+                    with contextlib.suppress(OSError):
+                        making.manifest.write(making.folder)
+
+
+def _read(future: "Future[Outcome]") -> dict[str, Any]:
     error = future.exception()
     if error is not None:
         return {"status": "pending", "error": f"The report could not be written: {type(error).__name__}: {error}"}
@@ -262,12 +317,84 @@ def _read_outcome(future: "Future[Outcome]") -> dict[str, Any]:
 
 def _word_outcome(report: Report) -> str:
     how = "made" if report.status == "made" else f"FAILED: {report.reason}"
-    return f"{report.segment} · {report.notebook} · {report.seconds:.1f} s · {how}"
+    audience = f"{report.audience} · " if report.audience else ""
+    return f"{audience}{report.segment} · {report.notebook} · {report.seconds:.1f} s · {how}"
 
 
-def _tabulate(manifest: Manifest, kept: Mapping[int, Report], folder: Path) -> pd.DataFrame:
+def _finish(making: _Making, submit: Submit) -> Run:
+    """Do all that needs every report: alerts, index, audiences, history, pruning, and last what is sent."""
+    folder, preparation = making.folder, making.preparation
+    status = _judge([report.status for report in making.manifest.reports])
+    finished = making.manifest.finish(status=status, seconds=time.time() - making.started)
+    making.manifest = replace(finished, status="running")
+    alerting = record_alerts(folder, making.own, preparation)
+    making.manifest = replace(finished, alerts=alerting.record)
+    index = write_index(folder, making.own, alerting.table)
+    compared = making.planned[0].job.page.compared if making.planned else ""
+    packed = write_audiences(folder, making.manifest, preparation, submit, compared=compared)
+    notes = [*preparation.notes, *_note_kernels(making), *packed]
+    record_run(folder.parent.parent / HISTORY, making.manifest, _collect_measures(making), alerting.table)
+    making.manifest.write(folder)
+    notes += prune_periods(folder, preparation.run_file.keep)
+    _sweep(folder.parent, before=making.started)
+    # The run is whole by now: a receiver that hangs or fails can't harm it.
+    alerting = send_messages(folder, preparation, alerting)
+    replace(making.manifest, alerts=alerting.record).write(folder)
+    notes += [*alerting.notes, *deliver_audiences(folder, making.manifest, preparation)]
+    return Run(folder, index, status, _tabulate(making), tuple(notes))
+
+
+def _end(making: _Making, status: str) -> None:
+    """Write how far a run came that was asked to end; there may be no room for it."""
+    making.manifest = making.manifest.finish(status=status, seconds=time.time() - making.started)
+    with contextlib.suppress(OSError):
+        making.manifest.write(making.folder)
+        write_index(making.folder, making.own)
+
+
+def _judge(states: Sequence[str] | pd.Series) -> str:
+    return "complete" if all(status in {"made", "kept"} for status in states) else "incomplete"
+
+
+def _note_kernels(making: _Making) -> list[str]:
+    reports = enumerate(making.manifest.reports)
+    cold = sum(report.kernel == "cold" for number, report in reports if number not in making.kept)
+    wanted = making.planned and making.planned[0].job.kernel == "warm" and os.name == "posix"
+    return (
+        [f"{cold} reports were made in cold kernels, which is slower: no warm one could be had."]
+        if (cold and wanted)
+        else []
+    )
+
+
+def _collect_measures(making: _Making) -> pd.DataFrame:
+    tables = []
+    for report in making.manifest.reports:
+        path = making.folder / report.tables / MEASURES
+        if report.status == "made" and path.exists():
+            identity = {"audience": report.audience, "segment": report.segment, "notebook": report.notebook}
+            tables.append(pd.read_parquet(path).assign(**identity))
+    filled = [table for table in tables if len(table)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+
+
+def _sweep(folder: Path, *, before: float) -> None:
+    sweep_scratch(folder, before=before)
+    for lock in folder.rglob(f"*/{LOCK[0]}*{LOCK}"):
+        is_held(lock)  # which removes what a killed process left
+
+
+def _tabulate(making: _Making) -> pd.DataFrame:
     rows = [
-        (r.segment, r.notebook, "kept" if number in kept else r.status, r.seconds, r.error, str(folder / r.html))
-        for number, r in enumerate(manifest.reports)
+        (
+            each.segment,
+            each.notebook,
+            "kept" if number in making.kept else each.status,
+            each.seconds,
+            each.error,
+            str(making.folder / each.html),
+            each.audience,
+        )
+        for number, each in enumerate(making.manifest.reports)
     ]
     return pd.DataFrame(rows, columns=list(COLUMNS))

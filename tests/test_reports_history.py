@@ -1,0 +1,104 @@
+import datetime as dt
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pytest
+
+from convlib.errors import RunError
+from convlib.reports.history import HISTORY, find_previous, list_runs, read_measures, read_runs, record_run
+from convlib.reports.locks import hold
+from convlib.reports.manifest import Manifest, Report
+
+REPORT = Report("all", "funnel", "Funnel", "k", {"window": "7D"}, "all/f.html", "all/f.ipynb", "all/t/f", status="made")
+WEEK = Manifest(
+    "shop", "Shop", ("2024-03-04", "2024-03-10"), {}, "p", "s", {}, (REPORT, replace(REPORT, status="failed")),
+    started="2024-03-11T06:00:00+00:00", finished="2024-03-11T06:01:00+00:00", seconds=60.0, status="complete",
+    alerts={"open": 2, "new": 1},
+)  # fmt: skip
+NEXT = replace(WEEK, period=("2024-03-11", "2024-03-17"), started="2024-03-18T06:00:00+00:00")
+MEASURES = pd.DataFrame(
+    {"audience": [""], "segment": ["all"], "notebook": ["funnel"], "kind": ["rate"], "id": ["buy"], "value": [0.25]}
+)
+EMPTY = pd.DataFrame()
+
+
+def test_record_run_keeps_one_row_a_run_and_period(tmp_path: Path) -> None:
+    path = tmp_path / HISTORY
+    record_run(path, replace(WEEK, status="incomplete"), EMPTY)
+    record_run(path, NEXT, EMPTY)
+    record_run(path, WEEK, EMPTY)
+    record_run(path, replace(WEEK, run="other"), EMPTY)
+    rows = read_runs(path, "shop")
+    assert rows.drop(columns=["title", "started", "finished"]).to_dict("list") == {
+        "run": ["shop", "shop"],
+        "period_start": ["2024-03-04", "2024-03-11"],
+        "period_end": ["2024-03-10", "2024-03-17"],
+        "seconds": [60.0, 60.0],
+        "status": ["complete", "complete"],
+        "reports": [2, 2],
+        "made": [1, 1],
+        "failed": [1, 1],
+        "alerts": [2, 2],
+        "new_alerts": [1, 1],
+    }
+    assert len(read_runs(path)) == 3
+    assert [path.name for path in tmp_path.iterdir()] == [HISTORY]
+
+
+def test_record_run_takes_columns_that_an_earlier_version_did_not_have(tmp_path: Path) -> None:
+    path = tmp_path / HISTORY
+    record_run(path, WEEK, MEASURES)
+    record_run(path, NEXT, MEASURES.assign(error=0.1))
+    assert read_measures(path, "shop", WEEK.period)["error"].isna().tolist() == [True]
+    assert read_measures(path, "shop", NEXT.period)["error"].tolist() == [0.1]
+    assert read_measures(path, "shop", ("2020-01-01", "2020-01-07")).empty
+
+
+def test_record_run_keeps_the_alerts(tmp_path: Path) -> None:
+    alerts = pd.DataFrame({"segment": ["all"], "evidence": ["Fewer buy."], "is_new": [True]})
+    record_run(tmp_path / HISTORY, WEEK, EMPTY, alerts)
+    with duckdb.connect(str(tmp_path / HISTORY)) as base:
+        found = base.execute("SELECT run, period_end, evidence, is_new FROM alerts").fetchall()
+    assert found == [("shop", "2024-03-10", "Fewer buy.", True)]
+
+
+def test_find_previous_gives_the_last_complete_run_before(tmp_path: Path) -> None:
+    path = tmp_path / HISTORY
+    assert find_previous(path, "shop", before=dt.date(2024, 3, 24)) is None
+    record_run(path, WEEK, MEASURES)
+    record_run(path, replace(NEXT, status="incomplete"), MEASURES.assign(value=0.5))
+    found = find_previous(path, "shop", before=dt.date(2024, 3, 24))
+    assert found is not None
+    assert found.period == ("2024-03-04", "2024-03-10")
+    assert found.measures == {("", "all", "funnel"): ({"kind": "rate", "id": "buy", "value": 0.25},)}
+    assert find_previous(path, "shop", before=dt.date(2024, 3, 10)) is None
+    assert find_previous(path, "other", before=dt.date(2024, 3, 24)) is None
+
+
+def test_history_that_is_damaged_is_refused_with_advice(tmp_path: Path) -> None:
+    path = tmp_path / HISTORY
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(RunError) as caught:
+        read_runs(path)
+    message = str(caught.value)
+    assert message.startswith(f"`{path}`, the history of runs, can't be used: ")
+    assert message.endswith(
+        " Close the program that has it open, or, if it is damaged, move it away: the next run begins a new one, "
+        "without anything to compare itself with."
+    )
+
+
+def test_list_runs_tells_a_run_that_goes_on_from_one_that_stopped(tmp_path: Path) -> None:
+    record_run(tmp_path / HISTORY, WEEK, EMPTY)
+    going = replace(NEXT, status="running", finished="", alerts={})
+    going.write(tmp_path / "shop" / "2024-03-11_2024-03-17")
+    WEEK.write(tmp_path / "shop" / "2024-03-04_2024-03-10")
+    with hold(tmp_path / "shop" / ".lock"):
+        assert list_runs(tmp_path)["status"].tolist() == ["complete", "running"]
+    stopped = list_runs(tmp_path, "shop")
+    assert stopped["status"].tolist() == ["complete", "stopped"]
+    assert stopped["period_end"].tolist() == ["2024-03-10", "2024-03-17"]
+    assert list_runs(tmp_path, "other").empty
+    assert list_runs(tmp_path / "nothing").empty
