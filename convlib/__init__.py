@@ -51,10 +51,7 @@ if TYPE_CHECKING:
     from convlib.quality import check_quality as check_quality
     from convlib.rates import Rates as Rates
     from convlib.rates import measure_rates as measure_rates
-    from convlib.reports.history import list_runs as list_runs
     from convlib.reports.run import Run as Run
-    from convlib.reports.run import catch_up as catch_up
-    from convlib.reports.run import list_reports as list_reports
     from convlib.reports.run import run_reports as run_reports
     from convlib.scorecard import Scorecard as Scorecard
     from convlib.scorecard import score_units as score_units
@@ -95,8 +92,7 @@ _HOMES = {
     "power": ["ExperimentPlan", "plan_experiment"],
     "quality": ["Quality", "check_quality"],
     "rates": ["Rates", "measure_rates"],
-    "reports.history": ["list_runs"],
-    "reports.run": ["Run", "catch_up", "list_reports", "run_reports"],
+    "reports.run": ["Run", "run_reports"],
     "scorecard": ["Scorecard", "score_units"],
     "segments": ["Segment", "read_segments"],
     "suggest": ["suggest_plan"],

@@ -155,6 +155,8 @@ def test_architecture_lists_each_module_once() -> None:
     rows = re.findall(r"^\| `(\w+)/?` \|", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.MULTILINE)
     modules = {name.split(".")[1] for name in read_sources() if "." in name} - {"__main__"}
     assert sorted(rows) == sorted(modules)
+    inner = {name.removeprefix("convlib.") for name in read_sources() if name.startswith("convlib.reports.")}
+    assert inner - set(re.findall(r"`(reports\.\w+)`", (ROOT / "ARCHITECTURE.md").read_text("utf-8"))) == set()
 
 
 def test_each_module_has_its_own_tests() -> None:
