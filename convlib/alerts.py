@@ -15,6 +15,7 @@ from convlib import plots, stats, takeaways
 from convlib.control import LIMIT_LEVEL, find_effects, find_usable, measure_distance
 from convlib.documents import did_you_mean, quote_names
 from convlib.errors import ParamError
+from convlib.files import write_text
 from convlib.plan_entries import is_share
 from convlib.quality import Quality
 from convlib.rates import Rates
@@ -413,7 +414,4 @@ def write_alerts(path: Path | str, table: pd.DataFrame) -> None:
     times = {name: known[name].map(lambda time: None if pd.isna(time) else time.isoformat()) for name in TIMES}
     records = known.astype(object).assign(**times).to_dict("records")
     lines = ",\n".join(json.dumps(record, ensure_ascii=False, default=str) for record in records)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text(f'{{"alerts": [\n{lines}\n]}}\n' if records else '{"alerts": []}\n', encoding="utf-8")
-    scratch.replace(path)
+    write_text(path, f'{{"alerts": [\n{lines}\n]}}\n' if records else '{"alerts": []}\n')

@@ -104,11 +104,13 @@ def run(
 
     skip_slow_imports()
     from convlib.reports import run as runner
+    from convlib.reports.workers import listen
 
+    tell = None if only or list_only else file
     given: dict[str, Any] = {"resume": resume, "workers": workers, "kernel": kernel.value, "reports": reports}
     days = period.split("_") if period else None
     try:
-        with _end_with_problems(tell=None if only or list_only else file):
+        with listen(), _end_with_problems(tell):
             if catch_up and (period or only or list_only):
                 raise ParamError("--catch-up stands beside --period, --only or --list; give one or the other.")
             if list_only:
@@ -122,7 +124,9 @@ def run(
             )
     except KeyboardInterrupt as error:
         is_terminated = isinstance(error, runner.Terminated)
-        print(f"{'Ended' if is_terminated else 'Interrupted'}. Continue with --resume.", file=sys.stderr)
+        said = f"{'Ended' if is_terminated else 'Interrupted'}. Continue with --resume."
+        print(said, file=sys.stderr)
+        _tell_failure(tell, StoppedError(said))
         raise typer.Exit(TERMINATED if is_terminated else INTERRUPTED) from None
     for each in made:
         for note in each.notes:
@@ -143,10 +147,16 @@ def runs(
 
     Example: [bold]convlib runs weekly[/bold]
     """
+    from convlib.documents import did_you_mean, quote_names
     from convlib.reports.history import list_runs
 
     with _end_with_problems():
-        found = list_runs(reports, run)
+        found = list_runs(reports)
+        names = list(dict.fromkeys(found["run"]))
+        if run and run not in names:
+            there = f"there are {quote_names(names)}.{did_you_mean(run, names)}" if names else "there is none yet."
+            raise ParamError(f"There is no run {run!r} in {str(reports)!r}; {there}")
+        found = found[found["run"] == run] if run else found
     if as_json:
         print(found.to_json(orient="records", lines=True, force_ascii=False), end="")
     else:
@@ -330,13 +340,17 @@ def _end_with_problems(tell: Path | None = None) -> Iterator[None]:
         yield
     except ConvlibError as error:
         _show_problems(error)
-        # Where nobody sees the terminal, those who get the run file's alerts are told.
-        if tell and not sys.stderr.isatty():
-            from convlib.reports.delivery import report_failure
-
-            for note in report_failure(tell, error):
-                print(note, file=sys.stderr)
+        _tell_failure(tell, error)
         raise typer.Exit(1 if isinstance(error, StoppedError) else BAD_INPUT) from None
+
+
+def _tell_failure(file: Path | None, error: ConvlibError) -> None:
+    """Tell those who get the run file's alerts, where nobody sees the terminal."""
+    if file and not sys.stderr.isatty():
+        from convlib.reports.delivery import report_failure
+
+        for note in report_failure(file, error):
+            print(note, file=sys.stderr)
 
 
 def _write(file: Path, text: str) -> None:

@@ -28,7 +28,7 @@ from convlib.landmarks import (
 from convlib.lifts import ADJUSTED, FEWEST_UNITS, LIFT, ODDS, SIDES, judge_micros
 from convlib.plan import Plan
 from convlib.plan_entries import Clock, Macro
-from convlib.redaction import find_hidden, find_small
+from convlib.redaction import find_hidden, find_small, measure_gaps
 from convlib.results import Kind, Result, Shown, Takeaways, show_table
 from convlib.sequences import find_sequences
 
@@ -336,10 +336,13 @@ def correlate(
     )
     counts = _follow(goal, everything, [goal.id, *map(_write_candidate, steps)], design)
     if log.fewest:
-        shown = _list_shown(table, counts, log.fewest)
+        sets = (risk.exposed, risk.exposed & risk.converted[:, None])
+        gaps = pd.DataFrame(np.column_stack([measure_gaps(each) for each in sets]), index=micros)
+        shown = _list_shown(table, counts, gaps, log.fewest)
         table, models, counts = (each[each["micro"].isin(shown)] for each in (table, models, counts))
         table, models, counts = (each.reset_index(drop=True) for each in (table, models, counts))
-        naive = _keep_naive(naive[naive["micro"].isin(shown)].reset_index(drop=True), log.fewest)
+        at_risk = table.set_index("micro")["units_with"].astype(float)
+        naive = _keep_naive(naive[naive["micro"].isin(shown)].reset_index(drop=True), at_risk, log.fewest)
         # Notes tell counts.
         table = table.assign(note=table["note"].where(~table["note"].str.contains(r"\d"), ""))
         # Phi and the sides of both micros give away how many did both.
@@ -387,12 +390,17 @@ def correlate(
     )
 
 
-def _list_shown(table: pd.DataFrame, counts: pd.DataFrame, fewest: int) -> "pd.Series[str]":
-    """List the micros of which no side is small: who did it or not, and converted or not; values are parts of one."""
+def _list_shown(table: pd.DataFrame, counts: pd.DataFrame, gaps: pd.DataFrame, fewest: int) -> "pd.Series[str]":
+    """List the micros of which no side is small: who did it or not, and converted or not; values are parts of one.
+
+    Nor do few more have done another that all of them did.
+    """
     sides = table[["units_with", "units_without", "converted_with", "converted_without"]].astype(float)
     rest = [sides[f"units_{side}"] - sides[f"converted_{side}"] for side in ("with", "without")]
     hidden = find_hidden(
-        np.column_stack([sides, *rest]), fewest=fewest, families=[table["micro"].str.split(": ").str[0]]
+        np.column_stack([sides, *rest, gaps.loc[table["micro"]]]),
+        fewest=fewest,
+        families=[table["micro"].str.split(": ").str[0]],
     )
     could, did, converted = (counts[name].astype(float) for name in ("could", "did", "converted"))
     small = [could, did, could - did, converted, could - converted, counts["units"] - could]
@@ -401,10 +409,12 @@ def _list_shown(table: pd.DataFrame, counts: pd.DataFrame, fewest: int) -> "pd.S
     return shown
 
 
-def _keep_naive(naive: pd.DataFrame, fewest: int) -> pd.DataFrame:
+def _keep_naive(naive: pd.DataFrame, at_risk: "pd.Series[float]", fewest: int) -> pd.DataFrame:
     """Keep the micros whose counts without a landmark are not small either."""
     units = [naive[f"units_{side}"] - naive[f"converted_{side}"] for side in ("with", "without")]
-    parts = [naive["units_without"] - naive["gone_without"], naive["units_with"] - naive["late_with"]]
+    early = naive["units_with"] - naive["late_with"]
+    # Who did it early and is not at risk at the landmark had converted or gone by then.
+    parts = [naive["units_without"] - naive["gone_without"], early, early - naive["micro"].map(at_risk)]
     names = ["units_with", "units_without", "converted_with", "converted_without", "gone_without", "late_with"]
     small = find_small(np.column_stack([naive[names], *units, *parts]), fewest=fewest).any(axis=1)
     return naive.loc[np.flatnonzero(~small)].reset_index(drop=True)

@@ -170,7 +170,7 @@ def _leave_out(event_map: EventMap, log: EventLog, users: int) -> EventMap:
         said = takeaways.word_event_map(
             table.dropna(subset="events"),
             units=users,
-            rows=event_map.rows,
+            rows={"used": event_map.rows["used"]},  # the others may be few, and of few
             gaps=event_map.gaps,
             segment=event_map.segment,
         )[0]

@@ -21,7 +21,7 @@ from convlib.plan import Plan
 from convlib.plan_entries import Direction
 from convlib.plan_experiments import Margin, Minimum, PlannedExperiment
 from convlib.readout import READ_OUT, Reading, tabulate_days, tabulate_factors, tabulate_metrics, tabulate_segments
-from convlib.redaction import blank, find_small
+from convlib.redaction import blank, find_small, measure_gaps
 from convlib.results import MISSING, Kind, Result, Shown, Takeaways, find_kind, format_value, show_table
 from convlib.samples import Sample, check_counts, read_sample
 from convlib.unit_tables import UnitTable
@@ -394,9 +394,12 @@ def _leave_out(found: dict[str, Any], sample: Sample, fewest: int) -> dict[str, 
     if find_small(assigned["pending"], fewest=fewest).any():
         assigned = assigned.assign(assigned=np.nan, pending=np.nan)
     hidden = table["metric"].isna()
-    for each in sample.measurements:
+    everyone = np.column_stack([np.asarray(each.numerator) != 0 for each in sample.measurements])
+    gaps = np.array([measure_gaps(everyone[sample.arm == arm]) for arm in range(len(sample.arms))])
+    for place, each in enumerate(sample.measurements):
         did = np.array([np.count_nonzero(each.numerator[sample.arm == arm]) for arm in range(len(sample.arms))])
-        small = find_small(np.column_stack([did, np.bincount(sample.arm, minlength=len(did)) - did]), fewest=fewest)
+        others = np.bincount(sample.arm, minlength=len(did)) - did
+        small = find_small(np.column_stack([did, others, gaps[:, place]]), fewest=fewest)
         hidden |= (table["conversion"] == each.conversion) & (table["metric"] == each.metric) & bool(small.any())
     hidden |= assigned["units"].isna().any()
     numbers = [name for name in table if pd.api.types.is_float_dtype(table[name]) and "margin" not in name]

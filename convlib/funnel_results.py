@@ -428,13 +428,16 @@ def count_trend(counted: Counted) -> pd.DataFrame:
             "note": pd.Series(["; ".join(each) for each in notes], dtype="str"),
         }
     )
-    return _hide_weeks(frame[list(TREND_COLUMNS)], counted.fewest)
+    later = int(np.count_nonzero(~np.isnan(counted.taken[mature])) - np.count_nonzero(converted))
+    return _hide_weeks(frame[list(TREND_COLUMNS)], later, counted.fewest)
 
 
-def _hide_weeks(trend: pd.DataFrame, fewest: int) -> pd.DataFrame:
-    """Leave out the numbers of weeks of few units; all weeks add up to the funnel's."""
+def _hide_weeks(trend: pd.DataFrame, later: int, fewest: int) -> pd.DataFrame:
+    """Leave out the numbers of weeks of few units; all weeks and who converted later add up to the funnel."""
     cells = split_counts(trend["converted"], trend["units"])
     hidden = find_hidden(cells, fewest=fewest, families=[np.zeros(len(trend))])
+    if find_small(later, fewest=fewest) and not hidden.any():
+        hidden[trend["units"].to_numpy(float).argmin()] = True
     if not hidden.any():
         return trend
     numbers = blank(trend, TREND_COLUMNS[1:-1], hidden)

@@ -22,7 +22,7 @@ from apprise.utils.parse import parse_urls
 
 from convlib.alerts import SEVERITIES
 from convlib.errors import RunError
-from convlib.reports.files import write_text
+from convlib.files import write_text
 
 #: Seconds to wait before the second and the third try; a longer outage is left to the next run.
 PAUSES = (1.0, 4.0)

@@ -17,6 +17,7 @@ from convlib.durations import find_duration_problem
 from convlib.elsewhere import EngineName
 from convlib.errors import ConvlibError, EventDataError, ParamError
 from convlib.events import EventLog, find_mapping, read_events
+from convlib.files import write_bytes, write_text
 from convlib.periods import Calendar, find_timezone_problems
 from convlib.plan import Plan, read_plan
 from convlib.plan_entries import Macro, Micro
@@ -61,17 +62,16 @@ class Parameters:
         """
         if self.output is None:
             return
-        self.output.mkdir(parents=True, exist_ok=True)
         for name, result in results.items():
-            _write(self.output / f"{name}.csv", partial(neutralise_table(result.table).to_csv, index=False))
-            _write(self.output / f"{name}.parquet", partial(result.table.to_parquet, index=False))
+            write_text(self.output / f"{name}.csv", neutralise_table(result.table).to_csv(index=False))
+            write_bytes(self.output / f"{name}.parquet", result.table.to_parquet(index=False))
         said = [sentence for result in results.values() for sentence in result.takeaways]
         log = self.log
         measured = {**self.analysis, "population": f"{log.rule} {log.row_rule} {log.timezone} {self.plan.leave_out}"}
         known = {"parameters": measured, "entries": _describe_entries(self.plan)}
         told = {"segment": log.segment_name, "takeaways": said, **known}
         text = json.dumps(told, ensure_ascii=False, indent=1, default=str)
-        _write(self.output / "takeaways.json", lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(self.output / "takeaways.json", text)
 
     def _repr_html_(self) -> str:
         log = self.log
@@ -81,7 +81,7 @@ class Parameters:
             segment=log.segment_name,
             period=log.period,
             rows=word_rows(
-                log.row_counts,
+                {"used": log.row_counts["used"]} if shared else log.row_counts,
                 rejected_because={} if shared else log.rejected_because,
                 left_out_because={} if shared else log.left_out_because,
             ),
@@ -264,10 +264,3 @@ def _texts(value: object) -> Sequence[str]:
     if not value:
         return []
     return [value] if isinstance(value, str) else [str(each) for each in value]  # type: ignore[attr-defined]  # a list by its cell
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the place and move it there, so that nobody reads half a table."""
-    scratch = path.with_name(f".{path.name}.part")
-    write(scratch)
-    scratch.replace(path)

@@ -16,9 +16,9 @@ import yaml
 
 from convlib.documents import Document, FieldPath, read_document
 from convlib.errors import PlanError
+from convlib.files import write_text
 from convlib.plan import Plan, list_ids, read_plan
 from convlib.plan_entries import Target
-from convlib.reports.files import write_text
 
 #: What an earlier proposal wrote at the end of a line, and nobody else would.
 FORMER_COMMENT = re.compile(

@@ -17,7 +17,7 @@ from convlib.metrics import Reader, Tally, tally
 from convlib.periods import Calendar, find_day, find_midnights
 from convlib.plan import Plan
 from convlib.plan_entries import Macro, Measure, Metric, Micro, Range, is_share
-from convlib.redaction import blank, find_hidden, split_counts
+from convlib.redaction import blank, find_hidden, measure_gaps, split_counts
 from convlib.results import Kind, Result, Shown, Takeaways, show_table
 
 if TYPE_CHECKING:
@@ -298,35 +298,38 @@ def _measure(
         tier, owner = "macro" if isinstance(each, Macro) else "micro", measure.owner or each.owner or ""
         part = part.assign(tier=tier, conversion=each.id, metric=str(measure.metric), owner=owner, order=order)
         parts.append(_judge(_set_goals(part, measure, reader.log.fixed), up=measure.direction == "up"))
-        people.append(_count_people(found, place, len(grid)) if reader.log.fewest else np.zeros((len(grid), 2)))
-    hidden = _find_hidden(people, grid, by, reader.log.fewest)
-    parts = [_leave_out(part, rows) for part, rows in zip(parts, hidden, strict=True)] if reader.log.fewest else parts
+        people += _find_people(found, len(place)) if reader.log.fewest else []
+    hidden = _find_hidden(np.array(people), place, grid, by, reader.log.fewest) if reader.log.fewest else []
+    parts = [_leave_out(part, rows) for part, rows in zip(parts, hidden, strict=True)] if hidden else parts
     table = pd.concat(parts, ignore_index=True)
     return table.sort_values([*by, "period", "order"], kind="stable", ignore_index=True)
 
 
-def _count_people(found: Tally, place: NDArray[np.int64], size: int) -> Floats:
-    """Count the entries of each group and period: all that could, those that ever did it, and those that never did.
-
-    A metric by session counts visits, of which one entry may have many.
-    """
+def _find_people(found: Tally, entries: int) -> list[NDArray[np.bool_]]:
+    """Mark the entries that could, and those that ever did it: a metric by session counts visits, many of one entry."""
     did = np.asarray(found.did, bool)
-    hits = [np.bincount(found.entry, each, len(place)) > 0 for each in (np.ones(len(did)), did)]
-    return np.column_stack([np.bincount(place, each, size) for each in hits])
+    return [np.bincount(found.entry, each, entries) > 0 for each in (np.ones(len(did)), did)]
 
 
-def _find_hidden(people: Sequence[Floats], grid: pd.DataFrame, by: list[str], fewest: int) -> list[NDArray[np.bool_]]:
+def _find_hidden(
+    people: NDArray[np.bool_], place: NDArray[np.int64], grid: pd.DataFrame, by: list[str], fewest: int
+) -> list[NDArray[np.bool_]]:
     """Find the rows of each metric that may not be shown: groups add up to all units, and periods nearly so.
 
-    Who could do one thing is often who did another, so what is hidden of a number is hidden wherever it stands.
+    Who could do one thing is often who did another, so what is hidden of a number is hidden wherever it stands; and
+    where all who did one thing did another, few did only that.
     """
     families = [stats.number_groups(grid[by]), *([grid["period"]] if by else [])]
+    counts = np.array([np.bincount(place, each, len(grid)) for each in people])
+    rows = np.split(np.argsort(place, kind="stable"), np.bincount(place, minlength=len(grid)).cumsum()[:-1])
+    gaps = np.array([measure_gaps(people[:, own].T) for own in rows]).reshape(len(grid), len(people)).T
     wanted: dict[bytes, NDArray[np.bool_]] = {}
-    for could, did in (each.T for each in people):
-        for number, cells in ((could, could), (did, split_counts(did, could)[:, 1:])):
+    pairs = list(zip(counts[::2], counts[1::2], gaps[::2], gaps[1::2], strict=True))
+    for could, did, more_could, more_did in pairs:
+        for number, cells in ((could, [could, more_could]), (did, [did, could - did, more_did])):
             key = number.tobytes()
-            wanted[key] = find_hidden(cells, fewest=fewest, families=families) | wanted.get(key, False)
-    return [wanted[could.tobytes()] | wanted[did.tobytes()] for could, did in (each.T for each in people)]
+            wanted[key] = find_hidden(np.column_stack(cells), fewest=fewest, families=families) | wanted.get(key, False)
+    return [wanted[could.tobytes()] | wanted[did.tobytes()] for could, did, *_ in pairs]
 
 
 def _leave_out(part: pd.DataFrame, hidden: NDArray[np.bool_]) -> pd.DataFrame:

@@ -72,6 +72,21 @@ def _list_helpers(counts: Floats, hidden: Bools, members: Bools, fewest: int) ->
             yield int(others[size[others].argmin()])
 
 
+def measure_gaps(sets: ArrayLike) -> Floats:
+    """Say of each set how many units more the next larger one has that holds it; 0 where none does.
+
+    Whoever knows that all who did one thing did another subtracts the two numbers.
+
+    Args:
+        sets: For each unit, in which sets it is: units x sets.
+    """
+    held = np.asarray(sets, np.float32)
+    overlap, size = held.T @ held, held.sum(axis=0)
+    larger = (overlap == size[:, None]) & (size > size[:, None]) & (size > 0)[:, None]
+    gaps = np.where(larger, size - size[:, None], np.inf).min(axis=1, initial=np.inf)
+    return np.where(np.isfinite(gaps), gaps, 0.0)
+
+
 def split_counts(counts: ArrayLike, totals: ArrayLike) -> Floats:
     """Give the cells of a share: its units, those that did it, and those that did not."""
     did, units = np.broadcast_arrays(np.asarray(counts, float), np.asarray(totals, float))

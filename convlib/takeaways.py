@@ -1448,8 +1448,7 @@ def word_compared(table: pd.DataFrame, *, period: tuple[str, str]) -> tuple[str,
     """Say what changed since the last run beyond chance, what is new or gone, and how much is within chance."""
     rows = _records(table)
     # An experiment's verdict controls chance by itself, whether or not the size of its effect changed.
-    said = [row["kind"] == "score" and ", was " in row["note"] for row in rows]
-    real = [row for row, other in zip(rows, said, strict=True) if other or row["verdict"] in ("up", "down")]
+    real = [row for row in rows if row["restated"] or row["verdict"] in ("up", "down")]
     sentences = [_word_compared(row) for row in real[:MOST]]
     if len(real) > MOST:
         sentences.append(f"{len(real) - MOST} more changes beyond chance stand in the table of changes.")
@@ -1516,7 +1515,9 @@ def word_provenance(
 def word_rows(
     counts: Mapping[str, int], *, rejected_because: Mapping[str, int], left_out_because: Mapping[str, int]
 ) -> str:
-    """Say what became of a source's rows: those read are those used, rejected and left out."""
+    """Say what became of a source's rows: those read are those used, rejected and left out; or how many are `used`."""
+    if "read" not in counts:
+        return f"{counts['used']:,} rows used"
     sentence = (
         f"{counts['read']:,} rows read = {counts['used']:,} used + {counts['rejected']:,} "
         f"rejected{word_reasons(rejected_because)}"

@@ -62,7 +62,7 @@ def make_rates(*parts: pd.DataFrame, by: tuple[str, ...] = (), segment: str = "m
         "segment": segment,
         "end": table["period"].max() + pd.Timedelta(days=7),
     }
-    return cast(Rates, SimpleNamespace(**known))
+    return cast(Rates, SimpleNamespace(**known, fewest=0))
 
 
 def list_alerts(alerts: Alerts) -> list[tuple[str, str, str]]:

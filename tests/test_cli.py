@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from reports_project import RUN, TAKEAWAYS, write_experiments, write_project
+from test_notify import receive
 from typer.testing import CliRunner, Result
 
 from convlib.cli import app
@@ -113,6 +114,27 @@ def test_run_ends_with_1_when_the_disk_is_full(tmp_path: Path, monkeypatch: pyte
     replace_run(monkeypatch, StoppedError("No space left."))
     made = call("run", tmp_path / "weekly.yaml")
     assert (made.exit_code, made.stderr) == (1, "1 problem:\n  1. No space left.\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "title", "message"),
+    [
+        (RunError("No plan."), "the reports were not made", "No plan."),
+        (StoppedError("No space left."), "the run stopped", "No space left."),
+        (KeyboardInterrupt(), "the run stopped", "Interrupted. Continue with --resume."),
+        (run_module.Terminated(), "the run stopped", "Ended. Continue with --resume."),
+    ],
+)
+def test_run_tells_who_gets_alerts_that_it_ended_too_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, title: str, message: str
+) -> None:
+    replace_run(monkeypatch, error)
+    with receive() as receiver:
+        monkeypatch.setenv("HOOK", receiver.address)
+        run_file = write_project(tmp_path, run=RUN + "alerts: {notify: [HOOK]}\n")
+        call("run", run_file)
+        call("run", run_file, "--only", "all/overview")
+    assert [(body["title"], body["message"]) for body in receiver.bodies] == [(f"Shop, weekly: {title}", message)]
 
 
 def test_run_lists_its_reports_as_json_lines(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from convlib.redaction import (
     find_small,
     hide_quantiles,
     keep_steps,
+    measure_gaps,
     merge_bins,
     pool_groups,
     split_counts,
@@ -256,6 +257,79 @@ def test_split_counts_gives_those_that_did_and_did_not() -> None:
     assert split_counts([1, 4], 5).tolist() == [[5, 1, 4], [5, 4, 1]]
 
 
+def test_measure_gaps_gives_what_the_next_larger_set_has_more() -> None:
+    everyone, some, fewer, others = range(10), range(6), range(4), range(5, 8)
+    sets = [[unit in each for each in (everyone, some, fewer, others, ())] for unit in range(10)]
+    assert measure_gaps(sets).tolist() == [0, 4, 2, 7, 0]
+
+
+def test_rates_hide_who_did_one_thing_but_not_the_other(project: Path, tmp_path: Path) -> None:
+    # All 47 who save put something into the cart; three who do that don't save.
+    number = pd.RangeIndex(100).astype("str")
+    did = {"view": number, "cart": number[:50], "save": number[:47], "purchase": number[50:70]}
+    rows = pd.concat([pd.DataFrame({"user_id": who, "event_name": name}) for name, who in did.items()])
+    rows["timestamp"] = pd.Timestamp("2024-01-01 09:00") + pd.to_timedelta(
+        rows["event_name"].ne("view").astype(int), unit="h"
+    )
+    last = pd.DataFrame({"user_id": ["last"], "event_name": ["end"], "timestamp": [pd.Timestamp("2024-03-01")]})
+    log_file = tmp_path / "events.csv"
+    pd.concat([rows, last]).to_csv(log_file, index=False)
+    params = cv.check_parameters(events=log_file, plan=project / "plan.yaml", fewest=FEWEST)
+    table = cv.measure_rates(params.log, params.plan, every="M", entry="view", window="7D").table
+    shown = table[table["period"] == "2024-01-01"].set_index("conversion")["units"]
+    assert shown[["purchase", "cart"]].tolist() == [20, 50]
+    assert np.isnan(shown["save"])
+
+
+def test_weeks_of_a_funnel_do_not_tell_how_few_converted_on_a_later_attempt(project: Path, tmp_path: Path) -> None:
+    rows = []
+    for week in (0, 1):
+        for number in range(40):
+            who, start = f"{week}-{number}", pd.Timestamp("2024-01-01 09:00") + pd.Timedelta(weeks=week)
+            rows.append((who, "view", start))
+            if number < 20:
+                rows.append((who, "purchase", start + pd.Timedelta("1h")))
+            elif number < 23 and not week:  # three buy ten days later, within the window of a second view
+                rows += [(who, "view", start + pd.Timedelta("10D")), (who, "purchase", start + pd.Timedelta("11D"))]
+    rows.append(("last", "end", pd.Timestamp("2024-03-01")))
+    pd.DataFrame(rows, columns=["user_id", "event_name", "timestamp"]).to_csv(tmp_path / "events.csv", index=False)
+    found = {}
+    for fewest in (0, FEWEST):
+        params = cv.check_parameters(events=tmp_path / "events.csv", plan=project / "plan.yaml", fewest=fewest)
+        funnel = cv.measure_funnel(params.log, ["view", "purchase"], window="7D")
+        assert funnel.table["units"].tolist() == [80, 43]
+        found[fewest] = funnel.trend["converted"]
+    assert found[0].tolist() == [20, 20]
+    assert found[FEWEST].isna().sum() == 1
+
+
+SIGNALS = "friction: [{id: load, name: Load time, match: {event_name: view}, column: seconds, unit: s}]\n"
+
+
+def test_friction_leaves_out_pages_that_few_left(tmp_path: Path) -> None:
+    rows = []
+    #: So many of the slow, and of the fast visits of each page end there, of 40 and 120.
+    for page, left in {"/few": (3, 30), "/many": (20, 30)}.items():
+        for side, (visits, seconds) in enumerate([(40, 9.0), (120, 1.0)]):
+            for number in range(visits):
+                who, start = f"{page}{side}{number}", pd.Timestamp("2024-01-01 09:00") + pd.Timedelta(hours=number)
+                rows.append((who, "view", start, page, seconds))
+                if number >= left[side]:
+                    rows.append((who, "view", start + pd.Timedelta("1min"), "/next", 1.0))
+    rows.append(("last", "purchase", pd.Timestamp("2024-02-01"), "/", 1.0))
+    events, plan = tmp_path / "events.csv", tmp_path / "plan.yaml"
+    columns = ["user_id", "event_name", "timestamp", "page_path", "seconds"]
+    pd.DataFrame(rows, columns=columns).to_csv(events, index=False)
+    plan.write_text("macros: [{id: purchase, match: {event_name: purchase}}]\n" + SIGNALS)
+    pages = {}
+    for fewest in (0, FEWEST):
+        params = cv.check_parameters(events=events, plan=plan, fewest=fewest)
+        found = cv.measure_friction(params.log, params.plan).table
+        pages[fewest] = found.loc[found["page"].isin(["/few", "/many"]), "page"].tolist()
+    assert sorted(pages[0]) == ["/few", "/many"]
+    assert "/few" not in pages[FEWEST]
+
+
 @pytest.mark.parametrize(
     ("units", "required", "kept"),
     [
@@ -327,7 +401,21 @@ PAGES: dict[str, dict[str, object]] = {
     "01_event_map": {},
     "02_funnel": {"steps": STEPS, "window": "7D", "by": ["device_type"]},
     "03_correlation": {"macro": "purchase", "adjust": [], "exposure": ["1D"]},
+    "04_impact": {"macro": "purchase", "adjust": [], "exposure": ["1D"]},
 }
+TRIAL = """\
+experiments:
+  - id: form
+    name: Form test
+    assignment: {match: {event_name: seen}, column: arm}
+    arms: [old, new]
+    start: 2024-01-01
+    end: 2024-01-14
+    window: 7D
+    minimum: {days: 14, units: 200}
+    primary: save
+    guardrails: [{conversion: purchase, margin: 0.5}]
+"""
 
 
 @pytest.mark.filterwarnings("default")
@@ -342,3 +430,28 @@ def test_a_page_and_its_tables_show_no_small_count(project: Path, tmp_path: Path
         assert "rare_event" not in table.to_csv()
         for column in COUNTS & {*table}:
             assert not find_small(table[column].astype(float).fillna(0), fewest=FEWEST).any(), column
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_page_of_an_experiment_shows_no_metric_that_few_of_an_arm_did(tmp_path: Path) -> None:
+    rows = []
+    for arm, did in {"old": {"save": 60, "purchase": 43}, "new": {"save": 90, "purchase": 3}}.items():
+        for number in range(200):
+            start = pd.Timestamp("2024-01-01 08:00") + pd.Timedelta(days=number % 14)
+            names = ["seen", *(name for name, most in did.items() if number < most)]
+            rows += [
+                (f"{arm}{number}", name, start + pd.Timedelta(hours=place), arm) for place, name in enumerate(names)
+            ]
+    rows.append(("last", "end", pd.Timestamp("2024-02-01"), ""))
+    columns = ["user_id", "event_name", "timestamp", "arm"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "events.csv", index=False)
+    (tmp_path / "plan.yaml").write_text(PLAN + TRIAL)
+    text = re.sub(r"<[^>]+>", " ", execute(tmp_path, tmp_path, "05_experiments", experiment="form"))
+    table = pd.read_parquet(tmp_path / "05_experiments" / "experiment.parquet").set_index("conversion")
+    numbers = ["value", "value_control", "effect", "relative_effect", "relative_effect_ci_lower", "p_value"]
+    assert table.loc["purchase", numbers].isna().all()
+    assert table.loc["save", "value"] == 0.45
+    assert "1.5%" not in text  # three of 200
+    assert "21.5%" not in text
+    assert "-93" not in text
+    assert "45.0%" in text

@@ -22,10 +22,13 @@ def test_an_interrupted_run_stops_its_notebooks_and_says_so(tmp_path: Path) -> N
     hang = "import os, pathlib, time; pathlib.Path('../pid').write_text(str(os.getpid())); time.sleep(300)"
     run_file = write_project(tmp_path, run=RUN + "run_segments: [all]\n", hang=hang)
     command = [sys.executable, "-c", START, "run", str(run_file), "--reports", str(tmp_path / "reports")]
-    run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    kernel = int(wait_for_text(tmp_path / "pid"))
-    run.send_signal(signal.SIGINT)
-    out, err = run.communicate(timeout=60)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        try:
+            kernel = int(wait_for_text(tmp_path / "pid"))
+            run.send_signal(signal.SIGINT)
+            out, err = run.communicate(timeout=60)
+        finally:
+            run.kill()  # which does nothing to one that has ended
     assert (run.returncode, out) == (130, "")
     assert err.endswith("Interrupted. Continue with --resume.\n")
     manifest = json.loads((tmp_path / "reports" / "shop" / "2024-03-01_2024-03-10" / "manifest.json").read_text())
@@ -34,11 +37,11 @@ def test_an_interrupted_run_stops_its_notebooks_and_says_so(tmp_path: Path) -> N
 
 
 def wait_for_text(path: Path) -> str:
-    for _ in range(600):
+    for _ in range(1200):
         if path.exists() and path.read_text():
             return path.read_text()
         time.sleep(0.1)
-    return pytest.fail(f"{path.name} did not appear within a minute")
+    return pytest.fail(f"{path.name} did not appear within two minutes")
 
 
 def wait_until_gone(process: int) -> bool:

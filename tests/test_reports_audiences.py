@@ -16,6 +16,7 @@ from convlib.errors import RunError
 from convlib.events import read_events
 from convlib.reports import audiences
 from convlib.reports.audiences import leave_out_small, write_archive, write_audiences
+from convlib.reports.index import render_mail
 from convlib.reports.manifest import Manifest, Report, Status
 from convlib.reports.planning import start_manifest
 from convlib.reports.preparation import Preparation, prepare_run
@@ -161,6 +162,38 @@ def test_write_audiences_tells_a_stakeholder_only_that_a_report_is_missing(tmp_p
         assert ".ipynb" not in text
 
 
+def test_write_audiences_gives_no_stakeholder_what_would_reveal_few(
+    tmp_path: Path, period: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = "Left out: so few."
+    monkeypatch.setattr(audiences, "find_withheld", lambda *_, **__: {("device=mobile", "b_funnel"): given})
+    text = "  stakeholder: {segments: [all, device], fewest: 2, formats: [html, pdf, xlsx]}\n"
+    preparation = prepare(tmp_path, text)
+    manifest = make(period, preparation)
+    also = [write_report(period, "stakeholder", "device=mobile", "device-mobile", name, "") for name in NOTEBOOKS]
+    also[1] = replace(also[1], changes=("Up by three.",))
+    data = dict(manifest.data) | {"rows_rejected": 3, "rejected_because": {"no time": 3}}
+    manifest = replace(manifest, data=data, reports=(*manifest.reports, *also))
+    assert write_audiences(period, manifest, preparation, submit) == ()
+    own = period / "audiences" / "stakeholder"
+    assert [file for file in list_files(own) if file.startswith("device-mobile")] == [
+        "device-mobile/a_overview.html",
+        "device-mobile/a_overview.pdf",
+        "device-mobile/b_funnel.html",
+        "device-mobile/tables.xlsx",
+    ]
+    sheets = openpyxl.load_workbook(own / "device-mobile" / "tables.xlsx").sheetnames
+    assert sheets == ["Contents", "A overview rates"]
+    assert given in (own / "device-mobile" / "b_funnel.html").read_text()
+    index = (own / "index.html").read_text()
+    assert "<li>B funnel: device: mobile</li>" in index
+    mail = render_mail(period, manifest, None, audience="stakeholder")
+    for page in (index, mail, (own / "device-mobile" / "b_funnel.html").read_text()):
+        assert "Up by three" not in page
+        assert "rejected" not in page
+    assert "device: mobile · b_funnel says so." not in mail
+
+
 def test_write_audiences_packs_its_own_files_into_an_archive_that_is_equal_for_equal_files(
     tmp_path: Path, period: Path
 ) -> None:
@@ -234,6 +267,14 @@ def test_leave_out_small_hides_small_segments_and_what_would_reveal_them(
     events = pd.DataFrame(rows, columns=["event_name", "timestamp", "user_id", "device_type"])
     log = read_events(events, segments={"device": Segment("device", by="device_type")})
     assert leave_out_small(log, log.expand_segments(), fewest=fewest) == shown
+
+
+def test_leave_out_small_counts_a_single_value_against_the_whole() -> None:
+    devices = ["mobile"] * 198 + ["desktop"] * 5
+    rows = [("visit", "2024-03-01 10:00", f"u{n}", device) for n, device in enumerate(devices)]
+    events = pd.DataFrame(rows, columns=["event_name", "timestamp", "user_id", "device_type"])
+    log = read_events(events, segments={"device": Segment("device", by="device_type")})
+    assert leave_out_small(log, ["all", "device=mobile"], fewest=10) == ["all"]
 
 
 def test_write_archive_leaves_out_itself_and_what_is_asked(tmp_path: Path) -> None:

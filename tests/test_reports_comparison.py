@@ -245,7 +245,9 @@ def test_compare_measures_tells_what_is_new_gone_or_defined_in_another_way() -> 
 def test_compare_measures_tells_what_an_experiment_says_now() -> None:
     now = scores(("short: checkout", 0.03, 0.01), status="better", sample="since the start").assign(unit="points")
     before = scores(("short: checkout", 0.02, 0.02), status="no evidence", sample="since the start", units=100)
-    assert compare(now, before).sentences == (
+    changes = compare(now, before)
+    assert pick(changes.table, "verdict restated") == [("within chance", True)]
+    assert changes.sentences == (
         "Short: checkout: +3.0 pts (n = 400); better, was no evidence.",
         f"1 other comparison {LAST_RUN} is within chance.",
     )
@@ -307,7 +309,8 @@ def test_compare_report_writes_measures_for_the_next_run_and_changes_since_the_l
     before = pickle.loads(pickle.dumps(Before(PERIOD, measures)))  # our own, as a pool sends it
     save_lifts(tmp_path / "second", 0.2)
     assert compare_report(tmp_path / "second", before) == (
-        "Adjusted lift of =filter: +20.0 pts (n = 400) after +10.0 pts, up 10.0 points (95% CI +8.6 to +11.4).",
+        "Adjusted lift associated with =filter: +20.0 pts (n = 400) after +10.0 pts, up 10.0 points (95% CI +8.6 to "
+        "+11.4).",
         f"0 other comparisons {LAST_RUN} are within chance.",
     )
     assert pick(pd.read_parquet(tmp_path / "second" / "changes.parquet"), "id verdict") == [("lift: =filter", "up")]

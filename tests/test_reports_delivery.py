@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 from convlib.cli import app
 from convlib.errors import ParamError, RunError
+from convlib.files import remove_folder, write_text
 from convlib.reports import delivery
 from convlib.reports.delivery import check_delivery, deliver_audiences, report_failure, upload_folder
-from convlib.reports.files import write_text
 from convlib.reports.manifest import Manifest, Report
 from convlib.reports.planning import start_manifest
 from convlib.reports.preparation import Preparation, prepare_run
@@ -358,3 +358,47 @@ def test_no_secret_is_written_or_shown(
     logged = [record.getMessage() for record in caplog.records if record.name.startswith("convlib")]
     assert SECRET not in "".join([*notes, shown, *logged, repr(project.preparation)])
     assert all(SECRET.encode() not in content for content in written)
+
+
+def test_deliver_audiences_leaves_alone_what_the_run_file_no_longer_uploads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = tmp_path / "share"
+    share.write_text("a file where a folder should be")
+    monkeypatch.setenv("SHARE", str(share))
+    monkeypatch.setenv("OTHER", str(tmp_path / "other"))
+    project = Project(tmp_path, "audiences: {analyst: {upload: [SHARE]}, stakeholder: {upload: [SHARE]}}\n")
+    assert len(project.deliver(project.finish())) == 2
+    share.unlink()
+    project.run_file.write_text(f"{RUN}audiences: {{analyst: {{upload: [OTHER]}}}}\n")
+    project.preparation = prepare_run(project.run_file)
+    assert project.deliver(project.finish(period="2024-03-11_2024-03-20")) == ()
+    assert not share.exists()
+    assert sorted(path.name for path in (tmp_path / "other" / "shop").iterdir()) == ["2024-03-11_2024-03-20"]
+
+
+def test_deliver_audiences_empties_no_place_for_a_folder_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = tmp_path / "share"
+    monkeypatch.setenv("SHARE", str(share))
+    project = Project(tmp_path, "audiences: {analyst: {upload: [SHARE]}}\n")
+    assert project.deliver(project.finish()) == ()
+    known = list_files(share)
+    (project.place() / "uploads.json").write_text('{"analyst": {"SHARE": ""}}')
+    remove_folder(project.place() / "audiences" / "analyst")
+    assert project.deliver(project.finish(period="2024-03-11_2024-03-20")) == ()
+    assert [name for name in list_files(share) if "2024-03-01" in name] == known
+
+
+def test_deliver_audiences_is_not_held_back_by_a_notebook_of_a_like_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARE", str(tmp_path / "share"))
+    project = Project(tmp_path, "audiences: {analyst: {notebooks: [overview], upload: [SHARE]}}\n")
+    write_notebook(project.folder / "notebooks" / "overview_b2b.ipynb", "1")
+    project.preparation = prepare_run(project.run_file)
+    manifest = project.finish()
+    other = replace(manifest.reports[0], notebook="overview_b2b", status="failed")
+    assert project.deliver(replace(manifest, reports=(*manifest.reports, other))) == ()
+    assert (tmp_path / "share").exists()

@@ -1,5 +1,9 @@
 import json
+import os
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -147,7 +151,24 @@ def test_execute_job_refuses_a_report_that_another_process_makes(
     tmp_path: Path,
 ) -> None:
     with hold(tmp_path / "out" / ".a.lock"), pytest.raises(RunError, match=r"a\.lock` is held by process"):
-        execute(tmp_path, "1")
+        execute(tmp_path, "1", timeout_seconds=0.1)
+
+
+def test_execute_job_waits_for_another_process_that_makes_the_report(tmp_path: Path) -> None:
+    holds = threading.Event()
+
+    def make() -> list[str]:
+        with hold(tmp_path / "out" / ".a.lock"):
+            holds.set()
+            time.sleep(1)
+            return sorted(path.name for path in (tmp_path / "out").iterdir())
+
+    with ThreadPoolExecutor(1) as other:
+        made = other.submit(make)
+        holds.wait()
+        assert execute(tmp_path, "1")[0].error == ""
+    # Nothing of it is touched while somebody else makes it.
+    assert made.result() == [".a.lock", ".a.lock.json"]
 
 
 def test_execute_job_makes_the_report_cold_when_the_warm_process_dies(tmp_path: Path) -> None:
@@ -217,3 +238,15 @@ def test_add_banner_says_nothing_of_a_section_when_there_was_none(tmp_path: Path
     notebook = nbformat.read(write_notebook(tmp_path / "a.ipynb", "1"), as_version=4)
     add_banner(notebook, "Oops: x")
     assert notebook.cells[1].source == ("## This report is incomplete\n\nIts notebook failed.\n\n```text\nOops: x\n```")
+
+
+@pytest.mark.parametrize("kernel", ["warm", "cold"])
+def test_execute_job_keeps_addresses_from_the_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kernel: KernelKind
+) -> None:
+    monkeypatch.setenv("HOOK", "json://user:secret@127.0.0.1/x")
+    monkeypatch.setenv("OTHER", "seen")
+    look = "import os; print(os.environ.get('HOOK'), os.environ.get('OTHER'))"
+    _, ipynb, _ = execute(tmp_path, look, kernel=kernel, hidden=("HOOK", "UNSET"))
+    assert nbformat.read(ipynb, as_version=4).cells[-1].outputs[0].text == "None seen\n"
+    assert os.environ["HOOK"].startswith("json://")  # the run itself needs it to send

@@ -8,6 +8,7 @@ import pytest
 
 from convlib.reports.index import (
     cut_text,
+    hide_rejected,
     list_changes,
     name_notebook,
     name_segment,
@@ -212,6 +213,13 @@ def test_write_index_escapes_what_came_from_data(tmp_path: Path) -> None:
 )
 def test_word_status_counts_reports(statuses: list[str], words: str) -> None:
     assert word_status(manifest(*(report("all", "a", status=status) for status in statuses))) == words
+
+
+def test_hide_rejected_leaves_only_the_rows_that_count() -> None:
+    assert hide_rejected(manifest()).data["rows_used"] == manifest().data["rows_used"]
+    said = " ".join(word_provenance(hide_rejected(manifest())))
+    assert "rows used. Data fingerprint" in said
+    assert "rejected" not in said
 
 
 def test_word_provenance_balances_the_rows() -> None:

@@ -110,7 +110,7 @@ def test_extract_measures_passes_over_optional_steps(tmp_path: Path) -> None:
 def test_extract_measures_takes_adjusted_lifts(tmp_path: Path) -> None:
     found = extract_measures(save(tmp_path, "correlation", LIFTS, ("filter", 100, 300, 0.05, 0.03, 0.07)))
     assert pick(found, "kind id name units value lower upper better unit sample") == [
-        ("score", "lift: filter", "Adjusted lift of filter", 400, 0.05, 0.03, 0.07, "", "points", "")
+        ("score", "lift: filter", "Adjusted lift associated with filter", 400, 0.05, 0.03, 0.07, "", "points", "")
     ]
 
 
@@ -149,7 +149,7 @@ def test_extract_measures_knows_names_and_directions_from_the_plan(tmp_path: Pat
     save(tmp_path, "impact", IMPACT, (1, "error", 100, 300, 5.0, 4.0, 6.0))
     assert pick(extract_measures(tmp_path)[1:], "name") == [
         ("Form error",),
-        ("Value of one more unit that does Form error",),
+        ("Estimated value of one more unit that does Form error, if the association holds",),
     ]
 
 

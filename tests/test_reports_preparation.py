@@ -13,6 +13,7 @@ from reports_project import (
 )
 
 from convlib.errors import RunError
+from convlib.reports.manifest import Report
 from convlib.reports.preparation import name_folders, prepare_run
 
 
@@ -56,6 +57,7 @@ def test_fill_gives_paths_as_the_notebooks_see_them(tmp_path: Path) -> None:
         "end": "2024-03-10",
         "output": "../reports/x",
         "limit": 5,
+        "fewest": 0,
     }
 
 
@@ -236,6 +238,13 @@ def test_name_folders_are_safe_and_distinct() -> None:
     assert len({folder.casefold() for folder in folders.values()}) == 6
 
 
+def test_name_folders_leaves_those_of_audiences_and_of_what_is_private() -> None:
+    folders = name_folders(["audiences", "Private", "index"])
+    assert folders["audiences"].startswith("audiences-")
+    assert folders["Private"].startswith("Private-")
+    assert folders["index"] == "index"
+
+
 def test_prepare_run_takes_another_period(tmp_path: Path) -> None:
     days = (dt.date(2024, 3, 2), dt.date(2024, 3, 3))
     assert prepare_run(write_project(tmp_path), period=days).period == days
@@ -278,3 +287,52 @@ def test_list_audiences_gives_a_stakeholder_its_own_segments_and_notebooks(tmp_p
 def test_list_audiences_leaves_out_segments_that_are_too_small(tmp_path: Path) -> None:
     preparation = prepare_run(write_project(tmp_path, run=RUN + "audiences: {stakeholder: {fewest: 3}}\n"))
     assert preparation.list_audiences()[1][1] == ["all"]
+
+
+def test_prepare_run_refuses_a_notebook_that_would_show_stakeholders_small_numbers(tmp_path: Path) -> None:
+    run_file = write_project(tmp_path, run=RUN + "audiences: {analyst: {}}\n", a="1", b="1")
+    write_notebook(tmp_path / "notebooks" / "b.ipynb", "1", parameters=PARAMETERS.replace("fewest: int = 0\n", ""))
+    preparation = prepare_run(run_file)
+    template = preparation.notebooks.templates[1]
+    assert "fewest" not in preparation.fill(template, segment="all", tables=tmp_path)
+    run_file.write_text(RUN + "audiences: {analyst: {}, stakeholder: {}}\n")
+    assert problems(run_file) == [
+        "weekly.yaml:7: the stakeholder gets the notebook notebooks/b.ipynb, which would show small numbers: its "
+        "parameters cell lacks `fewest`. Add `fewest: int = 0` there and give it to check_parameters, or name the "
+        "stakeholder's `notebooks` without it."
+    ]
+    run_file.write_text(RUN + "audiences: {stakeholder: {notebooks: [a]}}\n")
+    prepare_run(run_file)
+
+
+def test_prepare_run_refuses_an_audiences_value_that_no_segment_has(tmp_path: Path) -> None:
+    audiences = "audiences:\n  analyst:\n    segments:\n      - all\n      - device=mobil\n      - device=desktop\n"
+    run_file = write_project(tmp_path, run=RUN + audiences)
+    assert problems(run_file) == [
+        "weekly.yaml:11: the run has no segment 'device=mobil'. Did you mean 'device=mobile'?"
+    ]
+    run_file.write_text(RUN + audiences.replace("mobil", "mobile"))
+    prepare_run(run_file)
+    # A value without any unit in this period is one of the run all the same.
+    days = (dt.date(2024, 3, 4), dt.date(2024, 3, 4))
+    assert prepare_run(run_file, period=days).segments == {"all": "all", "device=mobile": "device-mobile"}
+
+
+def test_choose_reports_gives_an_audience_its_own_and_no_other_of_a_like_name(tmp_path: Path) -> None:
+    analyst, stakeholder = "segments: [device], notebooks: [a]", "segments: [device=mobile], fewest: 1"
+    audiences = f"audiences: {{analyst: {{{analyst}}}, stakeholder: {{{stakeholder}}}}}\n"
+    preparation = prepare_run(write_project(tmp_path, run=RUN + audiences, a="1", a_b2b="1"))
+    reports = [
+        Report(segment, notebook, "", "", {}, "", "", "", audience=audience)
+        for audience in ("", "stakeholder")
+        for segment in ("all", "device=mobile")
+        for notebook in ("a", "a_b2b")
+    ]
+    chosen = {
+        name: [(each.audience, each.segment, each.notebook) for each in preparation.choose_reports(name, reports)]
+        for name in ("analyst", "stakeholder")
+    }
+    assert chosen == {
+        "analyst": [("", "device=mobile", "a")],
+        "stakeholder": [("stakeholder", "device=mobile", "a"), ("stakeholder", "device=mobile", "a_b2b")],
+    }

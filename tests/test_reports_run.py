@@ -10,11 +10,11 @@ import pytest
 from reports_project import RUN, TAKEAWAYS, write_notebook, write_project
 
 from convlib.errors import RunError, StoppedError
+from convlib.files import write_text
 from convlib.reports import run as run_module
 from convlib.reports.comparison import Before
 from convlib.reports.execute import Job, Outcome
-from convlib.reports.files import write_text
-from convlib.reports.history import read_runs
+from convlib.reports.history import list_runs, read_runs
 from convlib.reports.locks import hold
 from convlib.reports.run import COLUMNS, Run, catch_up, list_reports, run_reports
 
@@ -247,6 +247,46 @@ def test_catch_up_makes_what_was_missed_oldest_first(tmp_path: Path, at_once: Ex
     assert [run.table["status"].tolist() for run in runs] == [["made"], ["made"]]
     again = catch_up(run_file, resume=True, reports=reports, executor=at_once)
     assert [run.table["status"].tolist() for run in again] == [["kept"]]
+
+
+def test_catch_up_passes_over_a_week_without_entries(tmp_path: Path, at_once: Executor) -> None:
+    run_file = write_project(tmp_path, run=COMPLETE_WEEKS + "run_segments: [all]\n", a="1")
+    reports = tmp_path / "r"
+    run_reports(run_file, period=("2024-03-04", "2024-03-10"), reports=reports, executor=at_once)
+    events = tmp_path / "data" / "events.csv"
+    events.write_text(events.read_text() + "visit,2024-03-20 10:00,leo,mobile\n")
+    runs = catch_up(run_file, reports=reports, executor=at_once)
+    assert [run.folder.name for run in runs] == ["2024-03-18_2024-03-24"]
+    assert runs[0].notes[0] == (
+        "2024-03-11 to 2024-03-17 was passed over: --period: `period` is 2024-03-11 to 2024-03-17, in which the log "
+        "has no event; it has events from 2024-03-01 to 2024-03-31. Choose days among these."
+    )
+
+
+def test_run_reports_stays_complete_when_the_sending_is_interrupted(
+    tmp_path: Path, at_once: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> tuple[str, ...]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convlib.reports.run.deliver_audiences", interrupt)
+    run_file = write_project(tmp_path, run=ONE_SEGMENT, a="1")
+    with pytest.raises(KeyboardInterrupt):
+        run_reports(run_file, reports=tmp_path / "r", executor=at_once)
+    assert [row.status for row in list_runs(tmp_path / "r").itertuples()] == ["complete"]
+    manifest = json.loads(next((tmp_path / "r").rglob("manifest.json")).read_text())
+    assert manifest["status"] == "complete"
+
+
+def test_run_reports_removes_reports_that_the_run_has_no_more(tmp_path: Path, at_once: Executor) -> None:
+    run_file = write_project(tmp_path, a="1", b="2")
+    before = run_reports(run_file, reports=tmp_path / "r", executor=at_once)
+    assert {path.name for path in before.folder.iterdir() if path.is_dir()} >= {"all", "device-mobile"}
+    run_file.write_text(run_file.read_text() + "run_segments: [all]\nnotebooks: [b]\n")
+    after = run_reports(run_file, resume=True, reports=tmp_path / "r", executor=at_once)
+    assert {path.name for path in after.folder.iterdir() if path.is_dir()} == {"all", "private"}
+    assert sorted(path.name for path in (after.folder / "all").iterdir()) == ["b.html", "b.ipynb", "tables"]
+    assert [path.name for path in (after.folder / "all" / "tables").iterdir()] == ["b"]
 
 
 def test_catch_up_needs_periods_of_the_calendar(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A folder for each audience of a run, with its own segments, notebooks and formats, and nothing else."""
 
+import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,14 +15,23 @@ import pandas as pd
 from convlib.alerts import read_alerts
 from convlib.documents import did_you_mean, quote_names
 from convlib.errors import ConvlibError
+from convlib.files import OLD, SCRATCH, remove_folder, write_bytes, write_text
 from convlib.plan import Plan
 from convlib.reports.export import Link, Page, export_page
-from convlib.reports.files import OLD, SCRATCH, remove_folder, write_bytes, write_text
-from convlib.reports.index import INDEX, name_notebook, name_segment, word_period, word_provenance, write_index
+from convlib.reports.index import (
+    INDEX,
+    hide_rejected,
+    name_notebook,
+    name_segment,
+    word_period,
+    word_provenance,
+    write_index,
+)
 from convlib.reports.manifest import Manifest, Report
 from convlib.reports.owner_page import render_missing, render_owner, tabulate_owner
 from convlib.reports.pdf import find_renderer, render_pdf
 from convlib.reports.run_file import Audience, RunFile, name_folder
+from convlib.reports.withheld import WITHHELD, find_withheld
 from convlib.reports.workbook import write_workbook
 from convlib.segments import read_segments
 from convlib.spreadsheets import neutralise_table
@@ -31,6 +41,7 @@ if TYPE_CHECKING:
     from convlib.reports.preparation import Notebooks, Preparation
 
 FOLDER = "audiences"
+PRIVATE = "private"
 ANALYST, STAKEHOLDER, OWNER = "analyst", "stakeholder", "owner"
 ALERTS = "alerts.json"
 WORKBOOK = "tables.xlsx"
@@ -130,7 +141,7 @@ def leave_out_small(log: "EventLog", segments: Sequence[str], *, fewest: int) ->
         rest = [name for name in members if name not in out]
         while out and rest and (len(out) < 2 or sum(units[name] for name in out) < fewest):
             out.append(rest.pop(0))
-        hidden = (hidden - set(members)) | set(out)
+        hidden |= set(out)
     return [name for name in segments if name not in hidden]
 
 
@@ -145,6 +156,7 @@ class _Package:
     manifest: Manifest
     reports: tuple[Report, ...]
     compared: str
+    left_out: tuple[str, ...] = ()
 
     @property
     def role(self) -> str:
@@ -203,7 +215,31 @@ def _start(folder: Path, manifest: Manifest, preparation: "Preparation", name: s
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     own = tuple(_place(report, preparation.segments[report.segment], name) for report in reports)
-    return _Package(name, audience, folder, scratch, replace(manifest, reports=own), reports, compared)
+    package = _Package(name, audience, folder, scratch, replace(manifest, reports=own), reports, compared)
+    return _withhold(package, preparation) if name == STAKEHOLDER else package
+
+
+def _withhold(package: _Package, preparation: "Preparation") -> _Package:
+    """Take out of a stakeholder's reports those that would reveal small numbers beside the others."""
+    columns = {name: each.by for name, each in preparation.log.segments.items() if each.by}
+    withheld = find_withheld(package.folder, package.reports, columns, fewest=package.audience.fewest)
+    paths = [made.html for made in package.reports if (made.segment, made.notebook) in withheld]
+    write_text(package.folder / PRIVATE / STAKEHOLDER / WITHHELD, json.dumps(paths))
+    own = tuple(
+        replace(each, error=withheld[each.segment, each.notebook], changes=())
+        if (each.segment, each.notebook) in withheld
+        else each
+        for each in package.manifest.reports
+    )
+    wanted = [each for each in preparation.segments if _is_listed(package.audience.segments, each, each.split("=")[0])]
+    few = len(wanted) - len({each.segment for each in own})
+    notebooks = dict.fromkeys(notebook for _, notebook in withheld)
+    said = [
+        f"{name_notebook(notebook)}: {', '.join(name_segment(name) for name, other in withheld if other == notebook)}"
+        for notebook in notebooks
+    ]
+    said += [f"Small segments, with those that would reveal them: {few}"] if few else []
+    return replace(package, manifest=hide_rejected(replace(package.manifest, reports=own)), left_out=tuple(said))
 
 
 def _is_listed(names: Sequence[str] | None, *any_of: str) -> bool:
@@ -236,6 +272,10 @@ def _fill_report(package: _Package, made: Report, own: Report, submit: Submit) -
     """Write one report's files; what could not be made is said on its page, and to stakeholders nothing else."""
     source, target = package.folder / made.html, package.scratch / own.html
     notebook = package.folder / made.ipynb
+    if made.status == "made" and own.error:
+        if package.wants("html"):
+            write_text(target, render_missing(package.manifest, own, notice=own.error))
+        return
     _copy_tables(package, made, own)
     is_made = made.status == "made" and source.exists()
     is_shown = is_made or (package.role == ANALYST and made.status == "failed" and notebook.exists())
@@ -332,20 +372,28 @@ def _fill_owner(package: _Package, preparation: "Preparation", submit: Submit) -
 
 def _wait(package: _Package, what: str, future: "Future[None]") -> str:
     error = future.exception()
-    return f"{package.name}: {what} could not be written: {error}" if error else ""
+    return f"{package.name}: {what} could not be written: {str(error) or type(error).__name__}" if error else ""
 
 
 def _finish(package: _Package) -> None:
     """Write the index once all files are there, and the archive; the index reads takeaways, so tables go last."""
     has_tables = package.wants("tables")
     if package.role != OWNER:
-        write_index(package.scratch, package.manifest, _read_alerts(package), audience=package.name)
+        write_index(
+            package.scratch, package.manifest, _read_alerts(package), audience=package.name, left_out=package.left_out
+        )
     if package.wants("zip"):
         name = _name_archive(package.manifest)
         tables = () if has_tables or package.role == OWNER else {r.tables for r in package.manifest.reports}
         write_archive(package.scratch / f"{name}.zip", package.scratch, within=name, without=tables)
         if package.role != OWNER:  # once more, now that there is an archive to name
-            write_index(package.scratch, package.manifest, _read_alerts(package), audience=package.name)
+            write_index(
+                package.scratch,
+                package.manifest,
+                _read_alerts(package),
+                audience=package.name,
+                left_out=package.left_out,
+            )
     if not has_tables and package.role != OWNER:
         for folder in {str(Path(report.tables).parent) for report in package.manifest.reports}:
             shutil.rmtree(package.scratch / folder, ignore_errors=True)
@@ -358,7 +406,7 @@ def _name_archive(manifest: Manifest) -> str:
 def _read_alerts(package: _Package) -> pd.DataFrame | None:
     """Read the alerts on an audience's segments; a stakeholder's are those of its own reports."""
     if package.role == STAKEHOLDER:
-        places = [package.folder / report.tables / "alerts.parquet" for report in package.reports]
+        places = [package.folder / made.tables / "alerts.parquet" for made, own in package.pairs if not own.error]
         found = [pd.read_parquet(place) for place in places if place.exists()]
         return pd.concat(found, ignore_index=True) if found else None
     if not (package.folder / ALERTS).exists():

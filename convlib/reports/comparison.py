@@ -10,7 +10,7 @@ import pandas as pd
 
 from convlib import stats
 from convlib.errors import ParamError
-from convlib.reports.files import write_bytes
+from convlib.files import write_bytes
 from convlib.reports.measures import MEASURES, complete_measures
 from convlib.reports.measures import extract_measures as extract_measures
 from convlib.spreadsheets import neutralise_table
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("kind", "id", "name", "unit", "before", "now", "units_before", "units", "difference", "ci_lower", "ci_upper"),
-    *("p_value", "q_value", "verdict", "better", "note"),
+    *("p_value", "q_value", "verdict", "better", "note", "restated"),
 )
 KINDS = ("rate", "leak", "rank", "score")
 #: So many ranks are worth to be told when they change.
@@ -96,9 +96,9 @@ def compare_measures(now: pd.DataFrame, before: Before) -> Changes:
     Returns:
         A row for each measure, changes first: `before`, `now` with their units, `difference` with its 95% interval,
         `verdict` (`up`, `down`, `within chance`, `new`, `gone`, `too few`), whether that is `better` (`improved`,
-        `worsened` or ""), and a `note`. A rank's verdict is `up` or `down` (towards the first or away) only where the
-        micro moved into or out of the first three and its score changed beyond chance. A measure that is defined in
-        another way than before is `new`.
+        `worsened` or ""), a `note`, and whether an experiment says something else (`restated`). A rank's verdict is
+        `up` or `down` (towards the first or away) only where the micro moved into or out of the first three and its
+        score changed beyond chance. A measure that is defined in another way than before is `new`.
 
     Source: Kish (1965), Survey Sampling, chapter 12 (overlapping samples); the interval is that of Zou and
         Donner (2008), Statistics in Medicine 27:1693, which is Newcombe's (1998) for shares without overlap.
@@ -226,7 +226,8 @@ def _judge(pairs: pd.DataFrame) -> pd.DataFrame:
 def _note_statuses(table: pd.DataFrame) -> pd.DataFrame:
     """Say what experiments said before and say now: with their own control of chance, whatever the change of effect."""
     other = (table["side"] == "both") & (table["status"] != table["status_before"])
-    return table.assign(note=table["note"].mask(other, table["status"] + ", was " + table["status_before"]))
+    note = table["note"].mask(other, table["status"] + ", was " + table["status_before"])
+    return table.assign(note=note, restated=other)
 
 
 def _judge_ranks(table: pd.DataFrame) -> pd.DataFrame:

@@ -17,8 +17,8 @@ import nbformat
 from nbformat import NotebookNode
 
 from convlib.errors import ParamError, RunError
+from convlib.files import write_text
 from convlib.reports.execute import ENVIRONMENT
-from convlib.reports.files import write_text
 from convlib.reports.preparation import Preparation
 
 OVERVIEW, TOKEN = "00_overview", "token"

@@ -17,12 +17,12 @@ from fsspec.utils import get_protocol
 
 from convlib import notify
 from convlib.alerts import read_alerts
-from convlib.errors import ConvlibError, RunError
+from convlib.errors import ConvlibError, RunError, StoppedError
+from convlib.files import digest_files, write_text
 from convlib.notify import Channel, Message, deliver, find_channel_problem, flatten, keep_message, read_channels
-from convlib.reports.audiences import ALERTS, FOLDER, STAKEHOLDER
-from convlib.reports.files import digest_files, write_text
+from convlib.reports.audiences import ALERTS, FOLDER
 from convlib.reports.index import INDEX, render_mail, render_text, word_period, word_status
-from convlib.reports.manifest import Manifest, Report, tell_time
+from convlib.reports.manifest import Manifest, tell_time
 from convlib.reports.run_file import Audience, RunFile, name_folder, read_run_file
 
 if TYPE_CHECKING:
@@ -111,18 +111,20 @@ def deliver_audiences(folder: Path, manifest: Manifest, preparation: "Preparatio
     try:
         _queue_incomplete(folder, manifest, preparation)
         for name, audience in preparation.run_file.audiences.items():
-            notes += _queue_report(folder, manifest, name, audience)
+            notes += _queue_report(folder, manifest, preparation, name, audience)
     except RunError as error:
         notes += error.problems
     newest_first = sorted((path for path in folder.parent.iterdir() if path.is_dir()), reverse=True)
-    return (*notes, *_send(newest_first, _read_channels(preparation)), *_upload_all(newest_first))
+    return (*notes, *_send(newest_first, _read_channels(preparation)), *_upload_all(newest_first, preparation.run_file))
 
 
-def _queue_report(folder: Path, manifest: Manifest, name: str, audience: Audience) -> list[str]:
+def _queue_report(
+    folder: Path, manifest: Manifest, preparation: "Preparation", name: str, audience: Audience
+) -> list[str]:
     """Note what an audience is to get, or say why it gets nothing yet."""
     if not (audience.recipients or audience.upload):
         return []
-    reports = _choose_reports(manifest, name, audience)
+    reports = preparation.choose_reports(name, manifest.reports)
     missing = sum(report.status != "made" for report in reports)
     if missing or not reports:
         of = f"{missing} of {len(reports)} of its reports are not made" if reports else "it has no report"
@@ -134,11 +136,11 @@ def _queue_report(folder: Path, manifest: Manifest, name: str, audience: Audienc
 
 
 def report_failure(path: str | Path, error: ConvlibError) -> tuple[str, ...]:
-    """Tell those who get a run's alerts that it could not start.
+    """Tell those who get a run's alerts that it could not start, or not go on.
 
     Args:
         path: The run file. When it can't be read, nobody is known who could be told.
-        error: Why it could not start.
+        error: Why; a `StoppedError` where some reports may be made.
 
     Returns:
         Sentences about channels that could not be told.
@@ -152,7 +154,8 @@ def report_failure(path: str | Path, error: ConvlibError) -> tuple[str, ...]:
         return ()
     count = len(error.problems)
     more = f" ({count - 1} more: convlib check)" if count > 1 else ""
-    title = f"{run_file.title or run_file.run}: the reports were not made"
+    what = "the run stopped" if isinstance(error, StoppedError) else "the reports were not made"
+    title = f"{run_file.title or run_file.run}: {what}"
     with tempfile.TemporaryDirectory() as scratch:
         outbox = Path(scratch) / OUTBOX
         text = flatten(error.problems[0]) + more
@@ -184,23 +187,6 @@ def _queue_incomplete(folder: Path, manifest: Manifest, preparation: "Preparatio
     text = f"Not made: {flatten(', '.join(names))}. Continue with --resume."
     identity = (manifest.run, *manifest.period, "incomplete", *names)
     keep_message(folder / OUTBOX, _make_message(*identity, title=title, text=text, to=channels))
-
-
-def _choose_reports(manifest: Manifest, name: str, audience: Audience) -> tuple[Report, ...]:
-    """List the reports that an audience's folder is made from."""
-    made_for = STAKEHOLDER if name == STAKEHOLDER else ""
-    return tuple(
-        report
-        for report in manifest.reports
-        if report.audience == made_for
-        and _is_named(report.segment, audience.segments, sign="=")
-        and _is_named(report.notebook, audience.notebooks, sign="_")
-    )
-
-
-def _is_named(name: str, listed: Sequence[str] | None, *, sign: str) -> bool:
-    """Say whether a list has a name, or what it is a value of: `device` has `device=mobile`."""
-    return listed is None or any(name == each or name.startswith(each + sign) for each in listed)
 
 
 def _word_report(folder: Path, manifest: Manifest, name: str, audience: Audience) -> Message:
@@ -265,14 +251,19 @@ def _queue_uploads(folder: Path, name: str, audience: Audience) -> None:
     _write_uploads(folder, state)
 
 
-def _upload_all(periods: Iterable[Path]) -> Iterator[str]:
-    """Put every folder that waits at its place, side by side: a place that hangs must not hold the run."""
+def _upload_all(periods: Iterable[Path], run_file: RunFile) -> Iterator[str]:
+    """Put every folder that waits at its place, side by side: a place that hangs must not hold the run.
+
+    What the run file no longer sends somewhere stays here, and a folder that is gone empties no place.
+    """
+    wanted = {(name, variable) for name, audience in run_file.audiences.items() for variable in audience.upload}
     waiting = [
         (period, name, variable)
         for period in periods
         for name, places in _read_uploads(period).items()
         for variable, digest in places.items()
-        if not digest and not find_upload_problem(variable)
+        if not digest and (name, variable) in wanted and not find_upload_problem(variable)
+        if (period / FOLDER / name_folder(name)).is_dir()
     ]
     done: SimpleQueue[tuple[int, str, str]] = SimpleQueue()
 

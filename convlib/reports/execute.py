@@ -21,6 +21,7 @@ from typing import Any, Literal
 import nbformat
 import papermill
 from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.client import KernelClient
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
@@ -30,16 +31,16 @@ from papermill.engines import Engine, NotebookExecutionManager, papermill_engine
 from papermill.exceptions import PapermillExecutionError
 from traitlets import Type
 
+from convlib.files import write_text
 from convlib.reports.comparison import Before, compare_report
 from convlib.reports.export import ERROR_TAG, Page, export_page
-from convlib.reports.files import write_text
 from convlib.reports.locks import hold
 from convlib.reports.manifest import RECORD
 from convlib.reports.provisioner import WarmProvisioner
 
 KernelKind = Literal["warm", "cold"]
 TIMEOUT_SECONDS = 1800.0
-START_TIMEOUT_SECONDS = 60
+START_TIMEOUT_SECONDS = 120
 LONGEST_SOCKET_PATH = 90
 #: Characters that one cell may print; what goes beyond fills disks and stops browsers.
 MOST_PRINTED = 1_000_000
@@ -63,11 +64,13 @@ class Job:
         tables: The folder of its results, and of the record of how it went.
         parameters: What is filled in.
         page: What stands around it.
-        timeout_seconds: The longest time of all cells together.
+        timeout_seconds: The longest time of all cells together, from when the kernel is ready; also how long to wait
+            for another process that makes this very report.
         retries: How often it is tried again after a failure.
         kernel: `warm` forks the notebook's process from one that has imported all, where that can be.
         before: The results of the run before, to compare with.
         key: Names all that the report's content depends on.
+        hidden: The environment variables that its notebook has no use for: addresses to send to, with their passwords.
     """
 
     template: Path
@@ -81,6 +84,7 @@ class Job:
     kernel: KernelKind = "warm"
     before: Before | None = None
     key: str = ""
+    hidden: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,11 @@ def execute_job(job: Job) -> Outcome:
         How it ended. Files appear whole or not at all; until they do, they say that the report is not finished.
 
     Raises:
-        RunError: Another process makes this very report.
+        RunError: Another process makes this very report, and goes on doing so for as long as a notebook may take.
     """
     started = time.monotonic()
     try:
-        with hold(job.ipynb.with_name(f".{job.ipynb.stem}.lock")):
+        with hold(job.ipynb.with_name(f".{job.ipynb.stem}.lock"), wait_seconds=job.timeout_seconds):
             return _make_report(job, started)
     except OSError as error:
         reason = f"The report could not be written: {error.strerror or error}."
@@ -211,10 +215,17 @@ class ReportClient(NotebookClient):
 
     def __init__(self, notebook: NotebookNode, *, timeout_seconds: float, **options: Any) -> None:
         super().__init__(notebook, **options)
+        self.timeout_seconds = timeout_seconds
         self.deadline = time.monotonic() + timeout_seconds
         # Less than a second is time, too; nbclient only promises whole ones.
         self.timeout_func = lambda _: max(self.deadline - time.monotonic(), 0.001)  # type: ignore[assignment]
         self._printed: dict[int, int] = {}
+
+    async def async_start_new_kernel_client(self) -> KernelClient:
+        """Wait for the kernel, which has a time of its own; the notebook's begins when it is ready."""
+        client = await super().async_start_new_kernel_client()
+        self.deadline = time.monotonic() + self.timeout_seconds
+        return client
 
     def output(
         self, outs: list[NotebookNode], msg: dict[str, Any], display_id: str | None, cell_index: int
@@ -311,7 +322,7 @@ def _prepare_kernel(kernel: KernelKind, scratch: Path) -> OwnKernelManager:
 
 def _execute(client: ReportClient, job: Job) -> str:
     try:
-        client.execute(cleanup_kc=True)
+        client.execute(cleanup_kc=True, env={name: os.environ[name] for name in os.environ if name not in job.hidden})
     except CellExecutionError as error:
         return f"{error.ename}: {error.evalue}".rstrip(": ")
     except CellTimeoutError:

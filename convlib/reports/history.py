@@ -2,6 +2,8 @@
 
 import contextlib
 import datetime as dt
+import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,11 +20,20 @@ from convlib.reports.manifest import MANIFEST, Manifest, read_manifest
 HISTORY, LOCK = "history.duckdb", ".lock"
 #: How long to wait for another run that writes its own.
 WAIT_SECONDS = 60.0
+POLL_SECONDS = 0.05
 KEY = ("run", "period_start", "period_end")
 REPORT = ("audience", "segment", "notebook")
+#: What makes two measures the same one.
+SAME = ("kind", "id", "definition")
+#: So many runs are a trend.
+TREND = 12
+#: A month has 28 to 31 days, a quarter 90 to 92: periods are alike that differ by less than this share.
+ALIKE = 0.1
 COLUMNS = (
     *KEY, "title", "started", "finished", "seconds", "status", "reports", "made", "failed", "alerts", "new_alerts",
 )  # fmt: skip
+#: Columns without a number where no report looks for alerts.
+COUNTED = dict.fromkeys(("alerts", "new_alerts"), "Int64")
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ def read_runs(path: Path, run: str = "") -> pd.DataFrame:
         RunError: The file is damaged, or another program holds it.
     """
     rows = _read(path, "runs").reindex(columns=list(COLUMNS))
-    rows = (rows[rows["run"] == run] if run else rows).astype(dict.fromkeys(("alerts", "new_alerts"), "Int64"))
+    rows = (rows[rows["run"] == run] if run else rows).astype(COUNTED)
     return rows.sort_values(["started", *KEY], kind="stable", ignore_index=True)
 
 
@@ -95,30 +106,57 @@ def read_measures(path: Path, run: str, period: tuple[str, str]) -> pd.DataFrame
     return rows.drop(columns=list(KEY), errors="ignore")
 
 
-def find_previous(path: Path, run: str, *, before: dt.date) -> PreviousRun | None:
-    """Find the last complete run with an earlier end of its period.
+def find_previous(path: Path, run: str, period: tuple[dt.date, dt.date]) -> PreviousRun | None:
+    """Find the last complete run whose period is as long and ends earlier; a week is not compared with three days.
 
     Args:
         path: The history's file.
         run: The run's name.
-        before: The end of the period to compare.
+        period: First and last day of the period to compare.
 
     Raises:
         RunError: The file is damaged, or another program holds it.
     """
     runs = read_runs(path, run)
-    earlier = runs[(runs["status"] == "complete") & (runs["period_end"] < before.isoformat())]
+    earlier = runs[(runs["status"] == "complete") & (runs["period_end"] < period[1].isoformat())]
+    ends, starts = (pd.to_datetime(earlier[name]) for name in ("period_end", "period_start"))
+    days, own = (ends - starts).dt.days + 1, (period[1] - period[0]).days + 1
+    earlier = earlier[(days - own).abs() < ALIKE * days.clip(lower=own)]
     if earlier.empty:
         return None
     last = earlier.sort_values(["period_end", "started"], kind="stable").iloc[-1]
-    period = (last["period_start"], last["period_end"])
-    rows = read_measures(path, run, period)
+    found = (last["period_start"], last["period_end"])
+    rows = read_measures(path, run, found)
     grouped = rows.groupby(list(REPORT)) if len(rows) else ()
     measures = {
-        (str(audience), str(segment), str(notebook)): _list_rows(found)
-        for (audience, segment, notebook), found in grouped
+        (str(audience), str(segment), str(notebook)): _list_rows(group)
+        for (audience, segment, notebook), group in grouped
     }
-    return PreviousRun(period, measures)
+    return PreviousRun(found, measures)
+
+
+def read_trend(path: Path, manifest: Manifest, measures: pd.DataFrame) -> pd.DataFrame:
+    """Read how a run's first rate went over its runs, this one included: the numbers behind the index page's trend.
+
+    Args:
+        path: The history's file.
+        manifest: The run's record.
+        measures: What this run's reports measured.
+
+    Returns:
+        One row for each of the latest runs, oldest first: sample (its first day), name, unit, units, value, lower,
+        upper. Empty without two runs that measured the same thing.
+    """
+    rates = measures[(measures["audience"] == "") & (measures["kind"] == "rate")] if len(measures) else measures
+    if rates.empty:
+        return rates
+    lead = rates.iloc[0]
+    same = {"run": manifest.run, **{name: str(lead[name]) for name in (*REPORT, *SAME)}}
+    earlier = _read(path, "measures", same)
+    if len(earlier):
+        earlier = earlier[earlier["period_end"] < manifest.period[1]].sort_values("period_end")
+    trend = pd.concat([earlier, rates.head(1)], ignore_index=True).drop_duplicates("sample", keep="last")
+    return trend.tail(TREND) if len(trend) > 1 else trend.iloc[:0]
 
 
 def _list_rows(measures: pd.DataFrame) -> tuple[dict[str, Any], ...]:
@@ -126,12 +164,11 @@ def _list_rows(measures: pd.DataFrame) -> tuple[dict[str, Any], ...]:
     return tuple({str(name): value for name, value in row.items()} for row in rows)
 
 
-def list_runs(reports: Path, run: str = "") -> pd.DataFrame:
+def list_runs(reports: Path) -> pd.DataFrame:
     """List all runs: those that have ended, and those under way or stopped before their end.
 
     Args:
         reports: The folder of reports.
-        run: The run's name; "" for all.
 
     Returns:
         One row a run and period, newest last; a run whose process is gone has the status `stopped`.
@@ -139,15 +176,15 @@ def list_runs(reports: Path, run: str = "") -> pd.DataFrame:
     Raises:
         RunError: The history is damaged, or another program holds it.
     """
-    ended = read_runs(reports / HISTORY, run)
-    found = [read_manifest(path.parent) for path in sorted(reports.glob(f"{run or '*'}/*/{MANIFEST}"))]
+    ended = read_runs(reports / HISTORY)
+    found = [read_manifest(path.parent) for path in sorted(reports.glob(f"*/*/{MANIFEST}"))]
     others = [_list_facts(each) for each in found if each and each.status in {"running", "interrupted"}]
     for row in others:
         if row["status"] == "running" and not is_held(reports / row["run"] / LOCK):
             row["status"] = "stopped"
     if not others:
         return ended
-    rows = pd.concat([ended, pd.DataFrame(others).astype(ended.dtypes)], ignore_index=True)
+    rows = pd.DataFrame([*ended.to_dict("records"), *others], columns=list(COLUMNS)).astype(COUNTED)
     return rows.drop_duplicates(list(KEY), keep="last").sort_values("started", kind="stable", ignore_index=True)
 
 
@@ -183,7 +220,7 @@ def _read(path: Path, name: str, identity: Mapping[str, str] | None = None) -> p
     if not path.exists():
         return pd.DataFrame(columns=list(KEY))
     where = " AND ".join(f"{quote(column)} = ?" for column in identity or ()) or "true"
-    with _open(path) as connection:
+    with _open(path, read_only=True) as connection:
         tables = [table for (table,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()]
         if name not in tables:
             return pd.DataFrame(columns=list(KEY))
@@ -191,16 +228,31 @@ def _read(path: Path, name: str, identity: Mapping[str, str] | None = None) -> p
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+def _open(path: Path, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the file under a lock; whoever may only read it leaves nothing beside it, and waits for who writes."""
     try:
-        with (
-            hold(path.with_name(f".{HISTORY}.lock"), wait_seconds=WAIT_SECONDS),
-            duckdb.connect(str(path)) as connection,
-        ):
-            yield connection
+        with contextlib.ExitStack() as stack:
+            if not read_only or os.access(path.parent, os.W_OK):
+                stack.enter_context(hold(path.with_name(f".{HISTORY}.lock"), wait_seconds=WAIT_SECONDS))
+            yield stack.enter_context(_connect(path, read_only=read_only))
+    except OSError as error:
+        if not read_only:  # the run's own, which says what is kept
+            raise
+        raise RunError(f"`{path}`, the history of runs, can't be used: {error.strerror or error}.") from None
     except duckdb.Error as error:
         says = str(error).splitlines()[0]
         advice = "Close the program that has it open, or, if it is damaged, move it away: the next run begins a new one"
         raise RunError(
             f"`{path}`, the history of runs, can't be used: {says} {advice}, without anything to compare itself with."
         ) from None
+
+
+def _connect(path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
+    end = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return duckdb.connect(str(path), read_only=read_only)
+        except duckdb.IOException as error:
+            if "lock" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(POLL_SECONDS)

@@ -16,10 +16,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from convlib import results
 from convlib.alerts import SEVERITIES
-from convlib.reports.export import TEMPLATES, settle_direction
-from convlib.reports.files import write_text
+from convlib.files import write_text
+from convlib.reports.export import TEMPLATES, frame_tables, settle_direction
 from convlib.reports.manifest import Manifest, Report
 from convlib.reports.run_file import name_folder
+from convlib.reports.withheld import WITHHELD
 from convlib.takeaways import DECISIONS, UNDECIDED, word_rows
 
 INDEX = "index.html"
@@ -27,6 +28,7 @@ INDEX = "index.html"
 PAGES = (".html", ".pdf")
 SHORT_FINGERPRINT = 12
 STAKEHOLDER, OWNER = "stakeholder", "owner"
+UNUSED = {"rows_read", "rows_rejected", "rows_left_out"}
 #: So many changes of the first segment with any, and of each other one, are shown before the rest is counted.
 FIRST_CHANGES, OTHER_CHANGES = 5, 2
 #: A mail has so many characters a sentence, and so many lines a section; mail clients cut what is over 100 KB.
@@ -136,7 +138,15 @@ class Summary:
     archive: str
 
 
-def write_index(folder: Path, manifest: Manifest, alerts: pd.DataFrame | None = None, *, audience: str = "") -> Path:
+def write_index(
+    folder: Path,
+    manifest: Manifest,
+    alerts: pd.DataFrame | None = None,
+    *,
+    audience: str = "",
+    left_out: Sequence[str] = (),
+    trend: pd.DataFrame | None = None,
+) -> Path:
     """Write the page that leads a reader to what changed and to each report.
 
     Args:
@@ -144,6 +154,8 @@ def write_index(folder: Path, manifest: Manifest, alerts: pd.DataFrame | None = 
         manifest: The run's record, with the reports that the page is to list and their paths from `folder`.
         alerts: The table of alerts; None when no report looks for any.
         audience: Whose page it is; "" for whoever makes the reports.
+        left_out: What this audience does not get, since it would reveal few units.
+        trend: The first rate, run by run, as `read_trend` gives it.
 
     Returns:
         The page's path.
@@ -152,12 +164,27 @@ def write_index(folder: Path, manifest: Manifest, alerts: pd.DataFrame | None = 
     context = {
         "run": summarise_run(folder, manifest, alerts, audience=audience),
         "audience": audience,
+        "left_out": left_out,
+        "trend": _show_trend(trend),
         "css": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
         "script": script,
         "script_hash": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
     write_text(folder / INDEX, _render("run_index.html.j2", context))
     return folder / INDEX
+
+
+def _show_trend(trend: pd.DataFrame | None) -> str:
+    """Show the first rate of the latest runs as a table; "" without two of them."""
+    if trend is None or trend.empty:
+        return ""
+    rows = trend.rename(columns={"lower": "value_ci_lower", "upper": "value_ci_upper"})
+    shown: tuple[tuple[str, str, results.Kind], ...] = (
+        ("sample", "Period from", "text"),
+        ("value", str(rows["name"].iloc[-1]), rows["unit"].iloc[-1]),
+        ("units", "n", "count"),
+    )
+    return frame_tables(results.show_table(rows, shown, caption="Run by run"))
 
 
 def render_mail(folder: Path, manifest: Manifest, alerts: pd.DataFrame | None, *, audience: str) -> str:
@@ -202,11 +229,14 @@ def _tell(folder: Path, manifest: Manifest, alerts: pd.DataFrame | None, audienc
     """Choose what a mail may tell: the reports in the audience's folder, and the alerts on them or of the team."""
     role, _, team = audience.partition(":")
     own = folder / "audiences" / name_folder(audience)
+    marker = folder / "private" / STAKEHOLDER / WITHHELD
+    withheld = json.loads(marker.read_text(encoding="utf-8")) if role == STAKEHOLDER and marker.exists() else []
     reports = tuple(
         report
         for report in manifest.reports
         if report.audience == (STAKEHOLDER if role == STAKEHOLDER else "")
         and role != OWNER
+        and report.html not in withheld
         and any((own / Path(*Path(report.html).parts[-2:])).with_suffix(kind).exists() for kind in PAGES)
     )
     if role == STAKEHOLDER:  # the run's own alerts may count fewer units than a stakeholder is to see
@@ -216,6 +246,7 @@ def _tell(folder: Path, manifest: Manifest, alerts: pd.DataFrame | None, audienc
         is_own = alerts["owner"] == team if role == OWNER else alerts["segment"].isin({r.segment for r in reports})
         alerts = alerts[is_own]
     shown = manifest if role == OWNER else replace(manifest, reports=reports)
+    shown = hide_rejected(shown) if role == STAKEHOLDER else shown
     summary = summarise_run(folder, shown, alerts, audience=audience)
     if role == OWNER:
         summary = replace(summary, changes=(), compared="", quality=(), lead=None, headlines=(), segments=())
@@ -337,7 +368,7 @@ def word_provenance(manifest: Manifest) -> tuple[str, ...]:
     """Say where the numbers come from: the data's end and rows, its fingerprint, and the versions that counted."""
     data, versions = manifest.data, manifest.versions
     last = dt.date.fromisoformat(str(data["last"])[:10])
-    counts = {fate: data[f"rows_{fate}"] for fate in ("read", "used", "rejected", "left_out")}
+    counts = {fate: data[f"rows_{fate}"] for fate in ("read", "used", "rejected", "left_out") if f"rows_{fate}" in data}
     rows = word_rows(counts, rejected_because=data["rejected_because"], left_out_because=data["left_out_because"])
     return (
         f"The data end on {last.day} {last:%B %Y}.",
@@ -345,6 +376,12 @@ def word_provenance(manifest: Manifest) -> tuple[str, ...]:
         f"Made with convlib {versions['convlib']}, Python {versions['python']}, pandas {versions['pandas']}, "
         f"DuckDB {versions['duckdb']}.",
     )
+
+
+def hide_rejected(manifest: Manifest) -> Manifest:
+    """Take out of a run's record how many rows were not used: they may be few, and of few units."""
+    kept = {name: value for name, value in manifest.data.items() if name not in UNUSED}
+    return replace(manifest, data=kept | {"rejected_because": {}, "left_out_because": {}})
 
 
 def name_notebook(name: str) -> str:
@@ -380,7 +417,7 @@ def _read_line(folder: Path, report: Report) -> ReportLine:
     return ReportLine(
         title=report.title,
         name=name_notebook(report.notebook),
-        note={"failed": "incomplete", "pending": "not made"}.get(report.status, ""),
+        note={"failed": "incomplete", "pending": "not made"}.get(report.status, "left out" if report.error else ""),
         href=report.html if report.status != "pending" and (folder / report.html).exists() else "",
         pdf=pdf if (folder / pdf).exists() else "",
     )

@@ -21,7 +21,8 @@ def hold(path: Path, *, wait_seconds: float | None = None) -> Iterator[None]:
     """Hold a lock that other processes meet; the system frees it when this process ends, however it ends.
 
     Args:
-        path: The lock's file. It is there while the lock is held, and says who holds it.
+        path: The lock's file. It is there while the lock is held, and beside it (`.json`) who holds it: on Windows
+            nobody can write into a locked file.
         wait_seconds: How long to wait for another holder; None for as long as a killed one may need to go.
 
     Raises:
@@ -34,29 +35,35 @@ def hold(path: Path, *, wait_seconds: float | None = None) -> Iterator[None]:
     except Timeout:
         raise RunError(_word_holder(path)) from None
     try:
-        path.write_text(json.dumps({"process": os.getpid(), "host": platform.node(), "since": tell_time()}))
+        holder = {"process": os.getpid(), "host": platform.node(), "since": tell_time()}
+        _place_holder(path).write_text(json.dumps(holder), encoding="utf-8")
         yield
     finally:
         # Before the release: whoever waits for the file that is gone sees that, and makes a new one.
-        with contextlib.suppress(OSError):
-            path.unlink()
+        for file in (_place_holder(path), path):
+            with contextlib.suppress(OSError):
+                file.unlink()
         lock.release()
 
 
 def is_held(path: Path) -> bool:
-    """Say whether a process holds a lock now."""
+    """Say whether a process holds a lock now; where one may only read, the file that it leaves is all that tells."""
     if not path.exists():
         return False
     try:
         with hold(path, wait_seconds=0):
             return False
-    except RunError:
+    except (RunError, OSError):
         return True
+
+
+def _place_holder(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
 
 
 def _word_holder(path: Path) -> str:
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
+        holder = json.loads(_place_holder(path).read_text(encoding="utf-8"))
         who = f"process {holder['process']} on {holder['host']} since {holder['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         who = "another process"

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from convlib.reports.files import remove_folder, write_text
+from convlib.files import remove_folder, write_text
 
 Status = Literal["pending", "made", "failed"]
 MANIFEST = "manifest.json"
@@ -17,6 +17,9 @@ MANIFEST = "manifest.json"
 RECORD = "record.json"
 #: Among a report's tables: what a later run compares itself with.
 MEASURES = "measures.parquet"
+#: In a period's folder: what others get, and what nobody gets (rows that were left out, notebooks behind the
+#: stakeholder's pages).
+AUDIENCES, PRIVATE = "audiences", "private"
 PACKAGES = (
     "convlib", "pandas", "numpy", "scipy", "statsmodels", "duckdb", "pyarrow", "matplotlib", "seaborn",
     "papermill", "nbclient", "nbconvert", "ipykernel",
@@ -105,6 +108,28 @@ def read_outcome(folder: Path, report: Report) -> dict[str, Any] | None:
     if found.get("key") != report.key or not all((folder / path).exists() for path in (report.html, report.ipynb)):
         return None
     return {**outcome, "changes": tuple(found.get("changes", ()))}
+
+
+def remove_others(folder: Path, manifest: Manifest) -> None:
+    """Remove the reports of a period that its run does not have any more: nobody lists them, and their numbers are old.
+
+    Args:
+        folder: The period's folder.
+        manifest: The run's record.
+    """
+    listed = {folder / path for each in manifest.reports for path in (each.html, each.ipynb, each.tables)}
+    parents = {parent for path in listed for parent in path.parents}
+    places = [path for path in folder.iterdir() if path.name not in {AUDIENCES, PRIVATE}]
+    for place in [*places, *folder.glob(f"{PRIVATE}/*/*")]:
+        if place.is_dir() and place not in parents:
+            remove_folder(place)
+            continue
+        for path in [*place.glob("*.html"), *place.glob("*.ipynb")]:
+            if path not in listed:
+                path.unlink()
+        for path in place.glob("tables/*"):
+            if path not in listed:
+                remove_folder(path)
 
 
 def prune_periods(folder: Path, keep: int | None) -> list[str]:

@@ -173,7 +173,7 @@ def _extract_lifts(table: pd.DataFrame, about: _About) -> pd.DataFrame:
         {
             "kind": "score",
             "id": "lift: " + table["micro"],
-            "name": "Adjusted lift of " + table["micro"].map(about.name),
+            "name": "Adjusted lift associated with " + table["micro"].map(about.name),
             "units": table["units_with"] + table["units_without"],
             **_bound(table["adjusted_lift"], table["adjusted_lift_ci_lower"], table["adjusted_lift_ci_upper"]),
             "unit": "points",
@@ -190,7 +190,7 @@ def _extract_scores(table: pd.DataFrame, about: _About) -> pd.DataFrame:
     scores = {
         "kind": "score",
         "id": "score: " + table["micro"],
-        "name": "Value of one more unit that does " + names,
+        "name": "Estimated value of one more unit that does " + names + ", if the association holds",
         **_bound(table["score"], table["score_ci_lower"], table["score_ci_upper"]),
         "unit": "number",
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 from convlib.documents import did_you_mean, quote_names, show_value
 from convlib.errors import RunError
-from convlib.reports.files import digest_files
+from convlib.files import digest_files
 
 FOLDER = "notebooks"
 RUN_PARAMETERS = ("events", "mapping", "engine", "plan", "segments", "segment", "start", "end", "output")

@@ -135,9 +135,11 @@ def render_owner(manifest: Manifest, team: str, tables: OwnerTables) -> str:
     )
 
 
-def render_missing(manifest: Manifest, report: Report) -> str:
-    """Say on a report's own page that it could not be made: without the reason, which is for whoever runs it."""
-    notice = "This report could not be made this time. Whoever runs the reports can see why."
+NOT_MADE = "This report could not be made this time. Whoever runs the reports can see why."
+
+
+def render_missing(manifest: Manifest, report: Report, *, notice: str = NOT_MADE) -> str:
+    """Say on a report's own page that it is not there; why it failed is not for its reader."""
     return _render(manifest, title=report.title, segment=name_segment(report.segment), notice=notice)
 
 

@@ -2,26 +2,23 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from convlib.files import digest_files
 from convlib.reports.alerting import ALERTS
 from convlib.reports.comparison import Before, measure_overlap
 from convlib.reports.execute import Job, KernelKind
 from convlib.reports.export import Link, Page
-from convlib.reports.files import digest_files
 from convlib.reports.history import PreviousRun
-from convlib.reports.index import name_segment, word_period, word_provenance
-from convlib.reports.manifest import Manifest, Report, read_versions, tell_time
+from convlib.reports.index import hide_rejected, name_segment, word_period, word_provenance
+from convlib.reports.manifest import PRIVATE, Manifest, Report, read_versions, tell_time
 from convlib.reports.notebooks import Template
 from convlib.reports.preparation import Preparation
-
-#: Beside the reports, and not to be passed on: what was left out of the log, and the reports that an audience's folder
-#: is made from, with their code.
-PRIVATE = "private"
+from convlib.reports.schedule import list_variables
 
 
 @dataclass(frozen=True)
@@ -34,8 +31,12 @@ class Planned:
     @property
     def name(self) -> str:
         """What `--only` calls it: `all/02_funnel`, for an audience `stakeholder:all/02_funnel`."""
-        name = f"{self.report.segment}/{self.report.notebook}"
-        return f"{self.report.audience}:{name}" if self.report.audience else name
+        return _name_report(self.report.audience, self.report.segment, self.report.notebook)
+
+
+def _name_report(audience: str, segment: str, notebook: str) -> str:
+    name = f"{segment}/{notebook}"
+    return f"{audience}:{name}" if audience else name
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class _Plan:
     folder: Path
     kernel: KernelKind
     previous: PreviousRun | None
-    overlaps: Mapping[str, tuple[float, float]]
+    only: Sequence[str]
+    overlaps: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def start_manifest(preparation: Preparation) -> Manifest:
@@ -83,6 +85,7 @@ def plan_reports(
     *,
     kernel: KernelKind = "warm",
     previous: PreviousRun | None = None,
+    only: Sequence[str] = (),
 ) -> list[Planned]:
     """List what a run makes, segment by segment, and after that what its stakeholders get.
 
@@ -92,22 +95,15 @@ def plan_reports(
         folder: The period's folder.
         kernel: How the notebooks' processes are started.
         previous: The run before, to compare with.
+        only: The names of those that will be made, for the others are compared with nothing; () for all.
     """
-    overlaps = _measure_overlaps(preparation, previous) if previous else {}
-    plan = _Plan(preparation, manifest, folder, kernel, previous, overlaps)
+    plan = _Plan(preparation, manifest, folder, kernel, previous, only)
     return [
         _plan_report(plan, audience=audience, segment=segment, position=position, templates=templates)
         for audience, segments, templates in preparation.list_audiences()
         for segment in segments
         for position in range(len(templates))
     ]
-
-
-def _measure_overlaps(preparation: Preparation, previous: PreviousRun) -> dict[str, tuple[float, float]]:
-    log = preparation.log
-    return {
-        name: measure_overlap(log.segment(name), preparation.period, previous.period) for name in preparation.segments
-    }
 
 
 def _plan_report(
@@ -120,7 +116,7 @@ def _plan_report(
         place, tables = (f"{PRIVATE}/{audience}/{path}" for path in (place, tables))
     page = _frame_page(plan, segment=segment, position=position, templates=templates)
     if audience:  # it gets the page without the notebook
-        page = replace(page, notebook="")
+        page = replace(page, notebook="", provenance=word_provenance(hide_rejected(plan.manifest)))
     parameters = preparation.fill(
         template, segment=segment, tables=folder / tables, history=folder.parent / ALERTS, audience=audience
     )
@@ -151,6 +147,7 @@ def _plan_report(
         kernel=plan.kernel,
         before=before,
         key=key,
+        hidden=list_variables(preparation.run_file),
     )
     return Planned(report, job)
 
@@ -171,11 +168,16 @@ def _frame_page(plan: _Plan, *, segment: str, position: int, templates: tuple[Te
 
 
 def _find_before(plan: _Plan, *, audience: str, segment: str, notebook: str) -> Before | None:
-    if plan.previous is None:
+    if plan.previous is None or (plan.only and _name_report(audience, segment, notebook) not in plan.only):
         return None
     measures = plan.previous.measures.get((audience, segment, notebook), ())
+    if not measures:
+        return None
+    if segment not in plan.overlaps:
+        log, period = plan.preparation.log.segment(segment), plan.preparation.period
+        plan.overlaps[segment] = measure_overlap(log, period, plan.previous.period)
     shared_now, shared_before = plan.overlaps[segment]
-    return Before(plan.previous.period, measures, shared_now, shared_before) if measures else None
+    return Before(plan.previous.period, measures, shared_now, shared_before)
 
 
 def _make_key(

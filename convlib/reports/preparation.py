@@ -19,8 +19,9 @@ from convlib.periods import find_day
 from convlib.plan import Plan, PlannedExperiment, Segment, read_plan, read_segments
 from convlib.reports.audiences import STAKEHOLDER, check_audiences, leave_out_small
 from convlib.reports.delivery import check_delivery
+from convlib.reports.manifest import AUDIENCES, PRIVATE, Report
 from convlib.reports.notebooks import FOLDER, Template, check_names, check_value, find_notebooks_folder, read_templates
-from convlib.reports.run_file import RunFile, read_run_file
+from convlib.reports.run_file import Audience, RunFile, read_run_file
 
 SLUG_LENGTH = 80
 #: The parameter that makes one report a value; the plan has the values.
@@ -74,11 +75,30 @@ class Preparation:
         stakeholder = self.run_file.audiences.get(STAKEHOLDER)
         if stakeholder is None:
             return [everything]
-        log, named = self.log.between(*self.period), stakeholder.segments
-        allowed = self.segments if named is None else log.expand_segments(list(named))
-        segments = [name for name in self.segments if name in allowed]
-        own = tuple(each for each in templates if _is_named(each, stakeholder.notebooks))
-        return [everything, (STAKEHOLDER, leave_out_small(log, segments, fewest=stakeholder.fewest), own)]
+        log, wanted = self.log.between(*self.period), self.choose_segments(stakeholder)
+        segments = leave_out_small(log, wanted, fewest=stakeholder.fewest)
+        return [everything, (STAKEHOLDER, segments, _choose_templates(self.notebooks, stakeholder))]
+
+    def choose_segments(self, audience: Audience) -> list[str]:
+        """Choose the run's segments that an audience names, by name or by what they are a value of."""
+        return [each for each in self.segments if _is_named(audience.segments, each, each.partition("=")[0])]
+
+    def choose_reports(self, name: str, reports: Iterable[Report]) -> tuple[Report, ...]:
+        """Choose the reports that an audience's folder is made from: its own, else those of whoever runs it.
+
+        Args:
+            name: The audience, as the run file names it.
+            reports: The reports of the run's record.
+        """
+        audience = self.run_file.audiences[name]
+        made_for = STAKEHOLDER if name == STAKEHOLDER else ""
+        segments = self.choose_segments(audience)
+        notebooks = {template.name for template in _choose_templates(self.notebooks, audience)}
+        return tuple(
+            each
+            for each in reports
+            if each.audience == made_for and each.segment in segments and each.notebook in notebooks
+        )
 
     def fill(
         self, template: Template, *, segment: str, tables: Path, history: Path | None = None, audience: str = ""
@@ -93,7 +113,8 @@ class Preparation:
             audience: Whom the report is for; "" for whoever runs it.
         """
         start, end = self.period
-        of_alerts = {
+        of_some = {
+            "fewest": self.run_file.audiences[audience].fewest if audience else 0,
             "rules": list(self.run_file.alerts.rules),
             "history": _relate(history, self.notebooks.folder) if history else "",
         }
@@ -104,8 +125,7 @@ class Preparation:
             "start": start.isoformat(),
             "end": end.isoformat(),
             "output": _relate(tables, self.notebooks.folder),
-            "fewest": self.run_file.audiences[audience].fewest if audience else 0,
-            **{name: value for name, value in of_alerts.items() if name in template.parameters},
+            **{name: value for name, value in of_some.items() if name in template.parameters},
             **self.notebooks.parameters[template.name],
         }
 
@@ -146,6 +166,9 @@ def prepare_run(path: str | Path, *, period: Days | None = None, now: dt.datetim
     names = checks.attempt(_choose_segments, run_file, log.between(*period) if period else log) if log else None
     if notebooks and plan:
         checks.attempt(_check_audiences, run_file, plan, notebooks)
+        checks.attempt(_check_fewest, run_file, notebooks)
+    if log and names:
+        checks.attempt(_check_values, run_file, log)
     if checks.problems or not (notebooks and plan and log and names and period and channels is not None):
         raise RunError(*checks.problems)
     preparation = Preparation(run_file, notebooks, plan, log, names, period, channels)
@@ -310,9 +333,54 @@ def _check_audiences(run_file: RunFile, plan: Plan, notebooks: Notebooks) -> Non
         raise RunError(*problems)
 
 
-def _is_named(template: Template, names: tuple[str, ...] | None) -> bool:
-    """Say whether a notebook is among those named; one about experiments is several reports with one name."""
-    return names is None or template.name in names or template.path.stem in names
+def _check_fewest(run_file: RunFile, notebooks: Notebooks) -> None:
+    """Refuse to show stakeholders what a notebook that knows nothing of small numbers would show."""
+    if STAKEHOLDER not in run_file.audiences:
+        return
+    where = run_file.locate("audiences", STAKEHOLDER)
+    chosen = _choose_templates(notebooks, run_file.audiences[STAKEHOLDER])
+    lacking = dict.fromkeys(each.path.name for each in chosen if "fewest" not in each.parameters)
+    if lacking:
+        raise RunError(
+            *(
+                f"{where}: the stakeholder gets the notebook {FOLDER}/{name}, which would show small numbers: its "
+                "parameters cell lacks `fewest`. Add `fewest: int = 0` there and give it to check_parameters, or name "
+                "the stakeholder's `notebooks` without it."
+                for name in lacking
+            )
+        )
+
+
+def _check_values(run_file: RunFile, log: EventLog) -> None:
+    """Find the values in audiences' segments (`device=mobile`) that no segment of the run has, whatever the period."""
+    named = [
+        (key, number, name)
+        for key, audience in run_file.audiences.items()
+        for number, name in enumerate(audience.segments or ())
+        if "=" in name
+    ]
+    if not named:
+        return
+    known = log.expand_segments(None if run_file.run_segments is None else list(run_file.run_segments))
+    columns = {each.partition("=")[0] for each in known}
+    problems = [
+        f"{run_file.locate('audiences', key, 'segments', number)}: the run has no segment "
+        f"{name!r}.{did_you_mean(name, known)}"
+        for key, number, name in named
+        # A name that is no segment at all is told by `check_audiences`.
+        if name not in known and name.partition("=")[0] in columns
+    ]
+    if problems:
+        raise RunError(*problems)
+
+
+def _choose_templates(notebooks: Notebooks, audience: Audience) -> tuple[Template, ...]:
+    """Choose the notebooks that an audience names; one about experiments is several reports with one name."""
+    return tuple(each for each in notebooks.templates if _is_named(audience.notebooks, each.name, each.path.stem))
+
+
+def _is_named(names: tuple[str, ...] | None, *any_of: str) -> bool:
+    return names is None or not set(names).isdisjoint(any_of)
 
 
 def _choose_period(run_file: RunFile, log: EventLog, period: Days | None) -> Days:
@@ -342,10 +410,11 @@ def _check_analysis(preparation: Preparation, template: Template) -> None:
 def name_folders(names: Iterable[str]) -> dict[str, str]:
     """Give each segment a folder name of its own that is safe on any file system: `module=AAA` is `module-AAA`."""
     folders: dict[str, str] = {}
-    taken: set[str] = set()
+    # Beside the segments lie folders that are no segment's.
+    taken = {AUDIENCES, PRIVATE}
     for name in names:
         folder = re.sub(r"[^\w.-]+", "-", name).strip(".-")[:SLUG_LENGTH]
-        if not folder or folder.casefold() in taken or folder in {"index", "manifest"}:
+        if not folder or folder.casefold() in taken:
             folder = f"{folder}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
         taken.add(folder.casefold())
         folders[name] = folder

@@ -6,7 +6,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, as_completed
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import wait as futures_wait
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,16 @@ import pandas as pd
 
 from convlib.documents import did_you_mean
 from convlib.errors import RunError, StoppedError
-from convlib.reports.alerting import check_alert_files, record_alerts, send_messages
+from convlib.files import sweep_scratch, write_bytes
+from convlib.reports.alerting import Alerting, check_alert_files, record_alerts, send_messages
 from convlib.reports.audiences import write_audiences
 from convlib.reports.delivery import deliver_audiences
 from convlib.reports.execute import Job, KernelKind, Outcome, execute_job
-from convlib.reports.files import sweep_scratch, write_bytes
-from convlib.reports.history import HISTORY, LOCK, find_previous, read_runs, record_run
+from convlib.reports.history import HISTORY, LOCK, find_previous, read_runs, read_trend, record_run
 from convlib.reports.index import write_index
 from convlib.reports.locks import hold, is_held
-from convlib.reports.manifest import MEASURES, Manifest, Report, prune_periods, read_outcome
-from convlib.reports.planning import PRIVATE, Planned, plan_reports, start_manifest
+from convlib.reports.manifest import MEASURES, PRIVATE, Manifest, Report, prune_periods, read_outcome, remove_others
+from convlib.reports.planning import Planned, plan_reports, start_manifest
 from convlib.reports.preparation import Days, Preparation, prepare_run
 from convlib.reports.progress import show_progress
 from convlib.reports.workers import Terminated as Terminated
@@ -68,6 +70,7 @@ class _Making:
     manifest: Manifest
     kept: frozenset[int]
     started: float
+    alerting: Alerting = field(default_factory=Alerting)
 
     @property
     def own(self) -> Manifest:
@@ -120,14 +123,17 @@ def run_reports(
     preparation = prepare_run(path, period=_read_period(period))
     folder = Path(reports) / preparation.folder
     try:
-        with hold(folder.parent / LOCK):
-            making = _plan(preparation, folder, kernel=kernel, resume=resume, started=started)
-            if not only:
+        if not only:
+            with hold(folder.parent / LOCK):
+                making = _plan(preparation, folder, kernel=kernel, resume=resume, started=started)
                 with _carry(executor, workers, len(making.planned)) as submit:
-                    return _make(making, submit)
+                    made = _make(making, submit)
+                # The run is whole by now: a receiver that hangs or fails, or an interrupt, can't harm it.
+                return replace(made, notes=(*made.notes, *_send(making)))
+        making = _plan(preparation, folder, kernel=kernel, resume=resume, started=started, only=only)
         chosen = _choose(making, only)
         with _carry(executor, workers, len(chosen)) as submit:
-            _execute(making, {number: making.planned[number].job for number in chosen}, submit)
+            _execute(making, {n: making.planned[n].job for n in chosen if n not in making.kept}, submit)
     except OSError as error:
         raise RunError(
             f"The reports can't be written to `{folder}`: {error.strerror or error}. Nothing was made. Choose another "
@@ -170,12 +176,18 @@ def catch_up(
     ends = runs.loc[runs["status"] == "complete", "period_end"]
     missed = run_file.period.list_periods(dt.date.fromisoformat(ends.min()), log.first, log.last) if len(ends) else []
     periods = [each for each in missed if each[1].isoformat() not in set(ends) and each != preparation.period]
-    return [
-        run_reports(
-            path, resume=resume, workers=workers, kernel=kernel, reports=reports, period=period, executor=executor
-        )
-        for period in [*periods, preparation.period]
-    ]
+    options: dict[str, Any] = {"resume": resume, "workers": workers, "kernel": kernel}
+    make = partial(run_reports, path, reports=reports, executor=executor, **options)
+    made, passed_over = [], []
+    for period in periods:
+        try:
+            made.append(make(period=period))
+        except StoppedError:
+            raise
+        except RunError as error:  # a week without any entry, say; it must not hold up those after it for ever
+            passed_over += [f"{period[0]} to {period[1]} was passed over: {problem}" for problem in error.problems]
+    last = make()
+    return [*made, replace(last, notes=(*passed_over, *last.notes))]
 
 
 def list_reports(
@@ -221,12 +233,20 @@ def _read_period(period: Sequence[dt.date | str] | None) -> Days | None:
     return start, end
 
 
-def _plan(preparation: Preparation, folder: Path, *, kernel: KernelKind, resume: bool, started: float) -> _Making:
+def _plan(
+    preparation: Preparation,
+    folder: Path,
+    *,
+    kernel: KernelKind,
+    resume: bool,
+    started: float,
+    only: Sequence[str] = (),
+) -> _Making:
     check_alert_files(folder.parent)
     manifest = start_manifest(preparation)
     history = folder.parent.parent / HISTORY
-    previous = find_previous(history, manifest.run, before=preparation.period[1])
-    planned = plan_reports(preparation, manifest, folder, kernel=kernel, previous=previous)
+    previous = find_previous(history, manifest.run, preparation.period)
+    planned = plan_reports(preparation, manifest, folder, kernel=kernel, previous=previous, only=only)
     manifest = replace(manifest, reports=tuple(each.report for each in planned))
     making = _Making(preparation, folder, planned, manifest, frozenset(), started)
     kept = {number: read_outcome(folder, each.report) for number, each in enumerate(planned)} if resume else {}
@@ -255,10 +275,29 @@ def _carry(executor: Executor | None, workers: int | None, reports: int) -> Iter
     """Give what carries the work, and take SIGTERM for an interrupt meanwhile."""
     with listen():
         if executor is not None:
-            yield executor.submit
+            with _cancel(executor) as submit:
+                yield submit
             return
         with open_workers(min(workers or os.cpu_count() or 1, max(reports, 1))) as pool:
             yield pool.submit
+
+
+@contextlib.contextmanager
+def _cancel(executor: Executor) -> Iterator[Submit]:
+    """Hand work to somebody's executor; a run that ends early takes back what has not begun and waits for the rest."""
+    futures: list[Future[Any]] = []
+
+    def submit(*work: Any, **options: Any) -> "Future[Any]":
+        futures.append(executor.submit(*work, **options))
+        return futures[-1]
+
+    try:
+        yield submit
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        futures_wait(future for future in futures if not future.cancelled())
+        raise
 
 
 def _make(making: _Making, submit: Submit) -> Run:
@@ -310,7 +349,8 @@ def _execute(making: _Making, jobs: Mapping[int, Job], submit: Submit) -> None:
 def _read(future: "Future[Outcome]") -> dict[str, Any]:
     error = future.exception()
     if error is not None:
-        return {"status": "pending", "error": f"The report could not be written: {type(error).__name__}: {error}"}
+        # Nobody's cell: the record, the page or the comparison, or a disk.
+        return {"status": "failed", "error": f"The report could not be finished: {type(error).__name__}: {error}"}
     outcome = future.result()
     return {"status": "failed" if outcome.error else "made", **asdict(outcome)}
 
@@ -322,26 +362,35 @@ def _word_outcome(report: Report) -> str:
 
 
 def _finish(making: _Making, submit: Submit) -> Run:
-    """Do all that needs every report: alerts, index, audiences, history, pruning, and last what is sent."""
+    """Do all that needs every report: alerts, index, audiences, history, pruning."""
     folder, preparation = making.folder, making.preparation
     status = _judge([report.status for report in making.manifest.reports])
     finished = making.manifest.finish(status=status, seconds=time.time() - making.started)
     making.manifest = replace(finished, status="running")
-    alerting = record_alerts(folder, making.own, preparation)
-    making.manifest = replace(finished, alerts=alerting.record)
-    index = write_index(folder, making.own, alerting.table)
+    making.alerting = record_alerts(folder, making.own, preparation)
+    making.manifest = replace(finished, alerts=making.alerting.record)
+    measures, history = _collect_measures(making), folder.parent.parent / HISTORY
+    trend = read_trend(history, making.manifest, measures)
+    index = write_index(folder, making.own, making.alerting.table, trend=trend)
     compared = making.planned[0].job.page.compared if making.planned else ""
     packed = write_audiences(folder, making.manifest, preparation, submit, compared=compared)
+    if packed:
+        status = "incomplete"
+        making.manifest = replace(making.manifest, status=status)
     notes = [*preparation.notes, *_note_kernels(making), *packed]
-    record_run(folder.parent.parent / HISTORY, making.manifest, _collect_measures(making), alerting.table)
+    record_run(history, making.manifest, measures, making.alerting.table)
     making.manifest.write(folder)
+    remove_others(folder, making.manifest)
     notes += prune_periods(folder, preparation.run_file.keep)
     _sweep(folder.parent, before=making.started)
-    # The run is whole by now: a receiver that hangs or fails can't harm it.
-    alerting = send_messages(folder, preparation, alerting)
-    replace(making.manifest, alerts=alerting.record).write(folder)
-    notes += [*alerting.notes, *deliver_audiences(folder, making.manifest, preparation)]
     return Run(folder, index, status, _tabulate(making), tuple(notes))
+
+
+def _send(making: _Making) -> tuple[str, ...]:
+    folder, preparation = making.folder, making.preparation
+    alerting = send_messages(folder, preparation, making.alerting)
+    replace(making.manifest, alerts=alerting.record).write(folder)
+    return (*alerting.notes, *deliver_audiences(folder, making.manifest, preparation))
 
 
 def _end(making: _Making, status: str) -> None:

@@ -18,6 +18,8 @@ from convlib.reports.run_file import RunFile, Schedule, read_run_file
 
 #: Environment variables for a scheduler, which starts without those of a shell; beside nothing that is shared.
 ENVIRONMENT = "convlib.env"
+#: From the checkout, with the packages that it pins: whatever has this name elsewhere would run with all secrets.
+INSTALL = "pip install --require-hashes -r requirements.txt\npip install --no-deps --no-build-isolation -e .\n"
 #: The months in which a quarter begins.
 QUARTERS = (1, 4, 7, 10)
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -132,13 +134,12 @@ def _write_github(run_file: RunFile, schedule: Schedule, command: Sequence[str])
     artifact = f"convlib-{run_file.run}"
     latest = f"gh run list --workflow {shlex.quote(artifact)} --status completed --limit 1"
     number = f'"$({latest} --json databaseId --jq ".[0].databaseId")"'
-    pdf = any("pdf" in audience.formats for audience in run_file.audiences.values())
     secrets = {name: f"${{{{ secrets.{name} }}}}" for name in list_variables(run_file)}
     make: dict[str, Any] = {"name": "Make the reports", "env": secrets} if secrets else {"name": "Make the reports"}
     steps = [
         {"uses": "actions/checkout@v4"},
         {"uses": "actions/setup-python@v5", "with": {"python-version": f"3.{sys.version_info.minor}"}},
-        {"name": "Install", "run": f'pip install "convlib{"[pdf]" if pdf else ""}"'},
+        {"name": "Install", "run": INSTALL},
         {
             "name": "Fetch the earlier reports",
             "env": {"GH_TOKEN": "${{ github.token }}"},

@@ -20,11 +20,11 @@ import pandas as pd
 from convlib.alerts import SEVERITIES, merge_alerts, read_alerts, write_alerts
 from convlib.durations import MICROSECONDS, parse_duration
 from convlib.errors import ConvlibError
+from convlib.files import digest_files, write_text
 from convlib.notify import Channel, deliver, queue_message, read_channels
 from convlib.periods import Calendar, find_day
 from convlib.reports.arrivals import Batch, Database, disconnect, open_source
 from convlib.reports.dashboard import read_token, serve_dashboard, write_dashboard
-from convlib.reports.files import digest_files, write_text
 from convlib.reports.judging import read_calendar, receive_judged, start_judging
 from convlib.reports.live import LIVE
 from convlib.reports.preparation import Preparation, prepare_run

@@ -15,8 +15,8 @@ from xlsxwriter import Workbook
 from xlsxwriter.format import Format
 from xlsxwriter.worksheet import Worksheet
 
+from convlib.files import write_bytes
 from convlib.plan_entries import is_share
-from convlib.reports.files import write_bytes
 from convlib.spreadsheets import is_run
 
 #: What a sheet, a row and a cell of Excel can hold.

@@ -21,6 +21,9 @@ END_SECONDS = 10
 class WorkerDied(Exception):  # noqa: N818  # what happened, and nobody's fault here
     """A worker process ended in the middle of its work: killed, or out of memory."""
 
+    def __str__(self) -> str:
+        return "its process ended in the middle of it: it was killed, or memory ran out"
+
 
 class Terminated(KeyboardInterrupt):
     """The run was asked to end (SIGTERM)."""

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from convlib.reports.files import digest_files, remove_folder, sweep_scratch, write_bytes, write_text
+from convlib.files import digest_files, remove_folder, sweep_scratch, write_bytes, write_text
 
 
 def test_write_text_makes_folders_and_leaves_nothing_beside_the_file(tmp_path: Path) -> None:
