@@ -221,8 +221,9 @@ def test_write_audiences_says_what_could_not_be_printed(
     monkeypatch.setattr(audiences, "render_pdf", fail)
     preparation = prepare(tmp_path, "  analyst: {segments: [all], notebooks: [a_overview], formats: [pdf]}\n")
     notes = write_audiences(period, make(period, preparation), preparation, submit)
-    assert notes == ("analyst: all/a_overview.html could not be written: No paper for 25 letters.",)
-    assert list_files(period / "audiences") == ["analyst/index.html"]
+    said = "analyst: all/a_overview.html could not be made, so there is no folder for it: No paper for 25 letters."
+    assert notes == (said,)
+    assert list_files(period / "audiences") == []
 
 
 def test_check_audiences_lists_all_that_the_run_does_not_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,6 +242,13 @@ def test_compare_measures_tells_what_is_new_gone_or_defined_in_another_way() -> 
     )
 
 
+def test_compare_measures_calls_nothing_new_or_gone_where_small_numbers_were_left_out() -> None:
+    now, before = rates(("buy", 50, 100), ("look", 60, 100)), rates(("buy", 50, 100), ("save", 60, 100))
+    found = compare_measures(now, Before(PERIOD, list_rows(before), redacted=True))
+    assert found.table[["id", "verdict"]].to_numpy().tolist() == [["buy", "within chance"]]
+    assert len(found.sentences) == 1
+
+
 def test_compare_measures_tells_what_an_experiment_says_now() -> None:
     now = scores(("short: checkout", 0.03, 0.01), status="better", sample="since the start").assign(unit="points")
     before = scores(("short: checkout", 0.02, 0.02), status="no evidence", sample="since the start", units=100)

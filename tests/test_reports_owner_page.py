@@ -87,6 +87,13 @@ def test_render_owner_says_value_target_change_rank_alerts_and_actions(tables: O
     assert "Not theirs" not in text
 
 
+def test_as_lines_says_what_to_do_and_which_targets_are_missed(tables: OwnerTables) -> None:
+    assert tables.as_lines() == [
+        "Mend the form (Visit <b>home</b>): 5 days overdue, due 2024-03-05",
+        "All units: Visit <b>home</b> 80.0% (70.0% to 90.0%), target 90.0%",
+    ]
+
+
 def test_render_owner_says_that_there_is_nothing(tmp_path: Path, plan: Plan) -> None:
     empty = tabulate_owner(tmp_path, [], plan, "nobody", on=dt.date(2024, 3, 10), alerts=ALERTS)
     page = render_owner(manifest(), "nobody", empty)

@@ -27,7 +27,7 @@ from convlib.reports.index import (
     word_provenance,
     write_index,
 )
-from convlib.reports.manifest import Manifest, Report
+from convlib.reports.manifest import AUDIENCES, PRIVATE, Manifest, Report
 from convlib.reports.owner_page import render_missing, render_owner, tabulate_owner
 from convlib.reports.pdf import find_renderer, render_pdf
 from convlib.reports.run_file import Audience, RunFile, name_folder
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from convlib.events import EventLog
     from convlib.reports.preparation import Notebooks, Preparation
 
-FOLDER = "audiences"
-PRIVATE = "private"
 ANALYST, STAKEHOLDER, OWNER = "analyst", "stakeholder", "owner"
 ALERTS = "alerts.json"
 WORKBOOK = "tables.xlsx"
@@ -186,32 +184,32 @@ def write_audiences(
     Returns:
         Sentences for whoever started the run: what is missing.
     """
-    base = folder / FOLDER
+    base = folder / AUDIENCES
     names = {name: name_folder(name) for name in preparation.run_file.audiences}
     for old in base.glob("*") if base.exists() else ():
         if old.is_dir() and old.name not in names.values():
             remove_folder(old)
     packages = [_start(folder, manifest, preparation, name, compared) for name in names]
     started = [(package, what, future) for package in packages for what, future in _fill(package, preparation, submit)]
-    notes = [note for package, what, future in started if (note := _wait(package, what, future))]
+    notes = {package.name: "" for package in packages}
+    for package, what, future in started:
+        notes[package.name] = notes[package.name] or _wait(package, what, future)
     for package in packages:
+        place = base / names[package.name]
+        if notes[package.name]:  # half a folder is none: nothing of it is sent until --resume has made it
+            shutil.rmtree(package.scratch)
+            if place.exists():
+                remove_folder(place)
+            continue
         _finish(package)
-        _swap(package.scratch, base / names[package.name])
-    return tuple(notes)
+        _swap(package.scratch, place)
+    return tuple(note for note in notes.values() if note)
 
 
 def _start(folder: Path, manifest: Manifest, preparation: "Preparation", name: str, compared: str) -> _Package:
     audience = preparation.run_file.audiences[name]
-    made_for = STAKEHOLDER if name == STAKEHOLDER else ""
-    notebooks = {t.name for t in preparation.notebooks.templates if _is_listed(audience.notebooks, t.name, t.path.stem)}
-    reports = tuple(
-        report
-        for report in manifest.reports
-        if report.audience == made_for
-        and report.notebook in notebooks
-        and _is_listed(audience.segments, report.segment, report.segment.partition("=")[0])
-    )
-    scratch = folder / FOLDER / f".{name_folder(name)}{SCRATCH}"
+    reports = preparation.choose_reports(name, manifest.reports)
+    scratch = folder / AUDIENCES / f".{name_folder(name)}{SCRATCH}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     own = tuple(_place(report, preparation.segments[report.segment], name) for report in reports)
@@ -231,8 +229,7 @@ def _withhold(package: _Package, preparation: "Preparation") -> _Package:
         else each
         for each in package.manifest.reports
     )
-    wanted = [each for each in preparation.segments if _is_listed(package.audience.segments, each, each.split("=")[0])]
-    few = len(wanted) - len({each.segment for each in own})
+    few = len(preparation.choose_segments(package.audience)) - len({each.segment for each in own})
     notebooks = dict.fromkeys(notebook for _, notebook in withheld)
     said = [
         f"{name_notebook(notebook)}: {', '.join(name_segment(name) for name, other in withheld if other == notebook)}"
@@ -240,10 +237,6 @@ def _withhold(package: _Package, preparation: "Preparation") -> _Package:
     ]
     said += [f"Small segments, with those that would reveal them: {few}"] if few else []
     return replace(package, manifest=hide_rejected(replace(package.manifest, reports=own)), left_out=tuple(said))
-
-
-def _is_listed(names: Sequence[str] | None, *any_of: str) -> bool:
-    return names is None or bool(set(names) & set(any_of))
 
 
 def _place(report: Report, segment: str, name: str) -> Report:
@@ -359,6 +352,7 @@ def _fill_owner(package: _Package, preparation: "Preparation", submit: Submit) -
     tables = tabulate_owner(package.folder, package.reports, preparation.plan, team, on=on, alerts=alerts)
     page = package.scratch / INDEX
     write_text(page, render_owner(package.manifest, team, tables))
+    write_text(package.folder / PRIVATE / f"{name_folder(package.name)}.json", json.dumps(tables.as_lines()))
     plain = {title: table for title, table in tables.as_sheets().items() if len(table)}
     if package.wants("xlsx"):
         write_workbook(package.scratch / WORKBOOK, plain)
@@ -372,7 +366,9 @@ def _fill_owner(package: _Package, preparation: "Preparation", submit: Submit) -
 
 def _wait(package: _Package, what: str, future: "Future[None]") -> str:
     error = future.exception()
-    return f"{package.name}: {what} could not be written: {str(error) or type(error).__name__}" if error else ""
+    if not error:
+        return ""
+    return f"{package.name}: {what} could not be made, so there is no folder for it: {error or type(error).__name__}"
 
 
 def _finish(package: _Package) -> None:

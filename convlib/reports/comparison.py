@@ -39,12 +39,14 @@ class Before:
         measures: The rows of `extract_measures`.
         shared_now: The share of this run's units that both periods hold.
         shared_before: The share of the earlier run's units that both periods hold.
+        redacted: Whether small numbers were left out, so that what one run lacks may be hidden there and not new.
     """
 
     period: tuple[str, str]
     measures: tuple[Mapping[str, Any], ...]
     shared_now: float = 0.0
     shared_before: float = 0.0
+    redacted: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def compare_measures(now: pd.DataFrame, before: Before) -> Changes:
         earlier, on=["kind", "id"], how="outer", suffixes=("", "_before"), indicator="side"
     )
     # What neither run could tell, such as the rank of a step that all converters take, is no comparison.
-    pairs = pairs.dropna(subset=["value", "value_before"], how="all")
+    pairs = pairs.dropna(subset=["value", "value_before"], how="any" if before.redacted else "all")
     pairs = _order(
         pairs, [*zip(now["kind"], now["id"], strict=True), *zip(earlier["kind"], earlier["id"], strict=True)]
     )

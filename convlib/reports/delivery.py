@@ -20,9 +20,9 @@ from convlib.alerts import read_alerts
 from convlib.errors import ConvlibError, RunError, StoppedError
 from convlib.files import digest_files, write_text
 from convlib.notify import Channel, Message, deliver, find_channel_problem, flatten, keep_message, read_channels
-from convlib.reports.audiences import ALERTS, FOLDER
+from convlib.reports.audiences import ALERTS
 from convlib.reports.index import INDEX, render_mail, render_text, word_period, word_status
-from convlib.reports.manifest import Manifest, tell_time
+from convlib.reports.manifest import AUDIENCES, Manifest, tell_time
 from convlib.reports.run_file import Audience, RunFile, name_folder, read_run_file
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ def _queue_report(
     if missing or not reports:
         of = f"{missing} of {len(reports)} of its reports are not made" if reports else "it has no report"
         return [f"{name}: {of}, so nothing was sent to it. Continue with --resume."]
+    if not (folder / AUDIENCES / name_folder(name)).exists():
+        return [f"{name}: nothing was sent to it, since it has no folder. Continue with --resume."]
     if audience.recipients:
         keep_message(folder / OUTBOX, _word_report(folder, manifest, name, audience))
     _queue_uploads(folder, name, audience)
@@ -193,7 +195,7 @@ def _word_report(folder: Path, manifest: Manifest, name: str, audience: Audience
     team = name.partition(":")[2]
     alerts = read_alerts(folder / ALERTS) if (folder / ALERTS).exists() else None
     title = f"{manifest.title}, {word_period(*manifest.period)}"
-    own = Path(FOLDER) / name_folder(name)
+    own = Path(AUDIENCES) / name_folder(name)
     return _make_message(
         manifest.run,
         *manifest.period,
@@ -243,7 +245,7 @@ def _send(periods: Iterable[Path], channels: Sequence[Channel]) -> Iterator[str]
 def _queue_uploads(folder: Path, name: str, audience: Audience) -> None:
     """Note where an audience's folder is to be put, unless what it holds is there already."""
     state = _read_uploads(folder)
-    digest = _digest(folder / FOLDER / name_folder(name))
+    digest = _digest(folder / AUDIENCES / name_folder(name))
     known = state.get(name, {})
     state[name] = {
         variable: known.get(variable, "") if known.get(variable) == digest else "" for variable in audience.upload
@@ -263,13 +265,13 @@ def _upload_all(periods: Iterable[Path], run_file: RunFile) -> Iterator[str]:
         for name, places in _read_uploads(period).items()
         for variable, digest in places.items()
         if not digest and (name, variable) in wanted and not find_upload_problem(variable)
-        if (period / FOLDER / name_folder(name)).is_dir()
+        if (period / AUDIENCES / name_folder(name)).is_dir()
     ]
     done: SimpleQueue[tuple[int, str, str]] = SimpleQueue()
 
     def put(number: int) -> None:
         period, name, variable = waiting[number]
-        source = period / FOLDER / name_folder(name)
+        source = period / AUDIENCES / name_folder(name)
         digest = _digest(source)
         try:
             upload_folder(source, os.environ[variable].strip(), f"{period.parent.name}/{period.name}/{source.name}")

@@ -18,7 +18,7 @@ from convlib import results
 from convlib.alerts import SEVERITIES
 from convlib.files import write_text
 from convlib.reports.export import TEMPLATES, frame_tables, settle_direction
-from convlib.reports.manifest import Manifest, Report
+from convlib.reports.manifest import AUDIENCES, PRIVATE, Manifest, Report
 from convlib.reports.run_file import name_folder
 from convlib.reports.withheld import WITHHELD
 from convlib.takeaways import DECISIONS, UNDECIDED, word_rows
@@ -228,8 +228,8 @@ def cut_text(text: str) -> str:
 def _tell(folder: Path, manifest: Manifest, alerts: pd.DataFrame | None, audience: str) -> dict[str, object]:
     """Choose what a mail may tell: the reports in the audience's folder, and the alerts on them or of the team."""
     role, _, team = audience.partition(":")
-    own = folder / "audiences" / name_folder(audience)
-    marker = folder / "private" / STAKEHOLDER / WITHHELD
+    own = folder / AUDIENCES / name_folder(audience)
+    marker = folder / PRIVATE / STAKEHOLDER / WITHHELD
     withheld = json.loads(marker.read_text(encoding="utf-8")) if role == STAKEHOLDER and marker.exists() else []
     reports = tuple(
         report
@@ -250,7 +250,9 @@ def _tell(folder: Path, manifest: Manifest, alerts: pd.DataFrame | None, audienc
     summary = summarise_run(folder, shown, alerts, audience=audience)
     if role == OWNER:
         summary = replace(summary, changes=(), compared="", quality=(), lead=None, headlines=(), segments=())
-    return {"run": summary, "lines": MAIL_LINES, "attached": _list_pdfs(own)}
+    facts = folder / PRIVATE / f"{name_folder(audience)}.json"
+    owned = json.loads(facts.read_text(encoding="utf-8")) if role == OWNER and facts.exists() else []
+    return {"run": summary, "lines": MAIL_LINES, "attached": _list_pdfs(own), "owned": owned}
 
 
 def _list_pdfs(folder: Path) -> list[str]:

@@ -55,6 +55,19 @@ class OwnerTables:
     alerts: pd.DataFrame | None
     actions: pd.DataFrame
 
+    def as_lines(self) -> list[str]:
+        """Say for a message what is promised, the overdue first, and which targets are missed in the first segment."""
+        promised = _word_actions(self.actions[~self.actions["done"]])
+        promised = promised.sort_values("overdue_days", ascending=False, kind="stable")
+        lines = [
+            f"{row['text']} ({row['name']}): {row['state']}, due {row['due']}" for row in promised.to_dict("records")
+        ]
+        missed = self.metrics[self.metrics["status"] == "missed"]
+        missed = missed[missed["segment"] == missed["segment"].iloc[0]] if len(missed) else missed
+        values, targets = word_values(missed, "value", with_interval=True), word_values(missed, "target")
+        found = zip(missed["segment"], missed["name"], values, targets, strict=True)
+        return lines + [f"{name_segment(each)}: {name} {value}, target {target}" for each, name, value, target in found]
+
     def as_sheets(self) -> dict[str, pd.DataFrame]:
         """Give the tables by the titles of a workbook's sheets."""
         none = pd.DataFrame()
@@ -176,6 +189,9 @@ def _word_change(row: "pd.Series[Any]") -> str:
 
 
 def _show_actions(actions: pd.DataFrame) -> Markup:
+    return Markup(show_table(_word_actions(actions), ACTIONS))  # noqa: S704  # it escapes its cells
+
+
+def _word_actions(actions: pd.DataFrame) -> pd.DataFrame:
     late = actions["overdue_days"].map("{} days overdue".format).where(actions["overdue_days"] > 0, "open")
-    due = actions["due"].dt.strftime("%Y-%m-%d")
-    return Markup(show_table(actions.assign(due=due, state=late.where(~actions["done"], "done")), ACTIONS))  # noqa: S704
+    return actions.assign(due=actions["due"].dt.strftime("%Y-%m-%d"), state=late.where(~actions["done"], "done"))

@@ -177,7 +177,7 @@ def _find_before(plan: _Plan, *, audience: str, segment: str, notebook: str) -> 
         log, period = plan.preparation.log.segment(segment), plan.preparation.period
         plan.overlaps[segment] = measure_overlap(log, period, plan.previous.period)
     shared_now, shared_before = plan.overlaps[segment]
-    return Before(plan.previous.period, measures, shared_now, shared_before)
+    return Before(plan.previous.period, measures, shared_now, shared_before, redacted=audience != "")
 
 
 def _make_key(
