@@ -52,6 +52,7 @@ bench: environment ## seconds and memory against peers, on 10 million seeded eve
 	$(BIN)/python -m benchmarks.bench_funnel
 	$(BIN)/python -m benchmarks.bench_correlation
 	$(BIN)/python -m benchmarks.bench_attribution
+	$(BIN)/python -m benchmarks.bench_runs
 
 quiet: environment ## how often alerts are raised when nothing happens, and found when something does, in 100 simulated years
 	$(BIN)/python -m benchmarks.quiet_years

@@ -141,6 +141,13 @@ def test_execute_job_keeps_of_100_megabytes_of_print_what_a_browser_can_show(tmp
     assert cells[-1].outputs[0].text == "after\n"
 
 
+def test_execute_job_keeps_what_a_cell_shows_last_when_it_clears_before(tmp_path: Path) -> None:
+    loop = "for n in range(3):\n    clear_output(wait=True)\n    print('step', n)"
+    code = f"from IPython.display import clear_output\n{loop}"
+    _, ipynb, _ = execute(tmp_path, code)
+    assert [each.text for each in nbformat.read(ipynb, as_version=4).cells[-1].outputs] == ["step 2\n"]
+
+
 def test_execute_job_tells_that_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file where the folder should be")
     outcome, _, _ = execute(tmp_path, "1")

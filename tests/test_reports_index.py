@@ -84,6 +84,19 @@ def test_write_index_without_a_last_report_begins_with_what_was_found(tmp_path: 
     assert "Shop &lt;weekly&gt; Entries from 1 March 2024 to 10 March 2024. The data end on 31 March 2024." in text
 
 
+def test_write_index_shows_the_first_rate_run_by_run(tmp_path: Path) -> None:
+    trend = pd.DataFrame(
+        {
+            "sample": ["2024-03-04", "2024-03-11"], "name": "Purchase", "unit": "percent", "units": [200.0, 1250.0],
+            "value": [0.25, 0.2], "lower": [0.2, 0.18], "upper": [0.3, 0.22],
+        }
+    )  # fmt: skip
+    page = write_index(tmp_path, manifest(), trend=trend).read_text()
+    text = " ".join(re.sub(r"<[^>]+>", " ", page.partition("<body")[2]).split())
+    assert "Period from Purchase n 2024-03-04 25.0% (20.0 to 30.0) 200 2024-03-11 20.0% (18.0 to 22.0) 1,250" in text
+    assert "Run by run" not in write_index(tmp_path, manifest(), trend=trend.iloc[:0]).read_text()
+
+
 def test_write_index_says_what_changed_by_segment_the_most_important_first(tmp_path: Path) -> None:
     page = read_page(
         tmp_path,

@@ -237,11 +237,12 @@ class ReportClient(NotebookClient):
         before = self._printed.get(cell_index, 0)
         self._printed[cell_index] = before + len(content["text"])
         content["text"] = content["text"][: max(MOST_PRINTED - before, 0)]
+        made = super().output(outs, msg, display_id, cell_index)
         # Where a kernel cuts its stream depends on the clock; neighbours become one, so that equal runs are equal.
-        if outs and outs[-1].output_type == "stream" and outs[-1].name == content["name"]:
-            outs[-1].text += content["text"]
+        if len(outs) > 1 and outs[-2].output_type == "stream" and outs[-2].name == content["name"]:
+            outs[-2].text += outs.pop().text
             return outs[-1]
-        return super().output(outs, msg, display_id, cell_index) if content["text"] else None
+        return made
 
     def note_cuts(self) -> None:
         """Say below each cell that printed too much how much of it is left out."""
