@@ -16,7 +16,7 @@ report: environment ## environment, then the reports of the Open University exam
 	$(BIN)/convlib run --resume params/oulad/weekly.yaml
 
 test: lint ## environment, then linter, formatter, type checker and all tests, as many files at once as there are cores
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 coverage: environment ## all tests, and which lines of the library they don't reach (slower)
 	$(BIN)/python -m pytest --cov

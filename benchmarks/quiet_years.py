@@ -139,6 +139,7 @@ def make_rates(counts: Counts, units: Counts, shares: Floats, others: Sequence[p
         every="W",
         confidence=0.95,
         segment="all",
+        fewest=0,
         end=days[-1] + pd.Timedelta(days=7),
     )
     return cast(Rates, rates)

@@ -89,6 +89,7 @@ def test_runs_raise_send_and_close_each_alert_once(project: Project) -> None:
     # A failed report leaves its segment's alerts as they were.
     failed = project.run(all=[FELL], mobile=None)
     assert failed.status == "incomplete"
+    assert project.receiver.bodies.pop()["message"] == "Not made: device=mobile/overview. Continue with --resume."
     still_open = ["Visits fell.", "Visits miss the target.", "Visits rose."]
     assert [evidence for _, evidence, _ in project.list_open()] == still_open
     # A run closes only what its notebooks looked at.

@@ -213,14 +213,15 @@ def test_run_reports_records_the_run_in_the_history_and_compares_the_next_with_i
     def measure(job: Job) -> Outcome:
         befores.append(job.before)
         outcome = make_at_once(job)
-        rows = pd.DataFrame({"kind": ["rate"], "id": ["buy"], "name": ["Buy"], "units": [4], "value": [0.25]})
+        known = {"kind": "rate", "id": "buy", "name": "Buy", "unit": "percent", "units": 4, "value": 0.25}
+        rows = pd.DataFrame([{**known, "lower": 0.1, "upper": 0.4, "sample": job.page.period, "definition": "d"}])
         rows.to_parquet(job.tables / "measures.parquet")
         return outcome
 
     monkeypatch.setattr(run_module, "execute_job", measure)
     run_file, reports = write_project(tmp_path, run=ONE_SEGMENT, a="1"), tmp_path / "r"
     first = run_reports(run_file, period=("2024-03-01", "2024-03-03"), reports=reports, executor=at_once)
-    second = run_reports(run_file, period=("2024-03-03", "2024-03-04"), reports=reports, executor=at_once)
+    second = run_reports(run_file, period=("2024-03-02", "2024-03-04"), reports=reports, executor=at_once)
     assert befores[0] is None
     assert befores[1] is not None
     assert befores[1].period == ("2024-03-01", "2024-03-03")
@@ -229,7 +230,8 @@ def test_run_reports_records_the_run_in_the_history_and_compares_the_next_with_i
     assert (befores[1].shared_now, befores[1].shared_before) == (0.5, 0.5)
     rows = read_runs(reports / "history.duckdb", "shop")
     assert rows["period_end"].tolist() == ["2024-03-03", "2024-03-04"]
-    assert [first.folder.name, second.folder.name] == ["2024-03-01_2024-03-03", "2024-03-03_2024-03-04"]
+    assert [first.folder.name, second.folder.name] == ["2024-03-01_2024-03-03", "2024-03-02_2024-03-04"]
+    assert "Run by run" in second.index.read_text()
 
 
 def test_catch_up_makes_what_was_missed_oldest_first(tmp_path: Path, at_once: Executor) -> None:
