@@ -1,6 +1,7 @@
 """An Airflow DAG that maps over the reports of a run file, one task a report, and then writes the index and sends.
 
-Set CONVLIB_RUN_FILE, and CONVLIB to the command where it is not on the workers' path. Tried with Airflow 3.3.
+Set CONVLIB_RUN_FILE, and CONVLIB to the command where it is not on the workers' path. With Airflow 3.3
+`airflow dags test` listed and mapped the reports; the end of such a run was not awaited.
 """
 # ruff: noqa: S603  # the commands are those that convlib lists
 
