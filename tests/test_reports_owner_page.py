@@ -82,7 +82,7 @@ def test_render_owner_says_value_target_change_rank_alerts_and_actions(tables: O
     assert "growth: metrics, alerts and actions" in text
     assert "Visit &lt;b&gt;home&lt;/b&gt; 80.0% (70.0% to 90.0%) 50 90.0% missed +5.0 pts, up 1" in text
     assert "warning new All units Visit fell. since 1 March 2024" in text
-    assert "Mend the form Visit &lt;b&gt;home&lt;/b&gt; 2024-03-05 5 days overdue" in text
+    assert "5 days overdue 2024-03-05 Mend the form Visit &lt;b&gt;home&lt;/b&gt;" in text
     assert "Purchase" not in text
     assert "Not theirs" not in text
 

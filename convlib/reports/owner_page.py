@@ -34,10 +34,10 @@ METRICS = (
     *("target", "status", "difference", "verdict", "rank"),
 )
 ACTIONS: tuple[tuple[str, str, Kind], ...] = (
+    ("state", "State", "text"),
+    ("due", "Due", "text"),
     ("text", "Action", "text"),
     ("name", "For", "text"),
-    ("due", "Due", "text"),
-    ("state", "State", "text"),
 )
 
 

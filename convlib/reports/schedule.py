@@ -132,8 +132,9 @@ def _write_github(run_file: RunFile, schedule: Schedule, command: Sequence[str])
     path, folder = Path(command[4]), Path.cwd()
     inside = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.as_posix()
     artifact = f"convlib-{run_file.run}"
-    latest = f"gh run list --workflow {shlex.quote(artifact)} --status completed --limit 1"
-    number = f'"$({latest} --json databaseId --jq ".[0].databaseId")"'
+    # The newest artifact of that name, whichever run left it: the last run may have failed before it had one.
+    listed = f"repos/$GITHUB_REPOSITORY/actions/artifacts?name={artifact}&per_page=1"
+    number = f'"$(gh api "{listed}" --jq ".artifacts[0].workflow_run.id")"'
     secrets = {name: f"${{{{ secrets.{name} }}}}" for name in list_variables(run_file)}
     make: dict[str, Any] = {"name": "Make the reports", "env": secrets} if secrets else {"name": "Make the reports"}
     steps = [
@@ -168,9 +169,10 @@ def _write_github(run_file: RunFile, schedule: Schedule, command: Sequence[str])
 
 
 def _write_windows(run_file: RunFile, schedule: Schedule, command: Sequence[str]) -> str:
-    name = f"convlib-{run_file.run}"
     task = ElementTree.Element("Task", {"version": "1.2", "xmlns": TASKS})
-    _add(task, "RegistrationInfo/Description", f"convlib report run {run_file.run}")
+    about = ElementTree.SubElement(task, "RegistrationInfo")
+    _add(about, "Description", f"convlib report run {run_file.run}")
+    _add(about, "URI", f"\\convlib-{run_file.run}")
     trigger = _add(task, "Triggers/CalendarTrigger")
     _add(trigger, "StartBoundary", f"2026-01-01T{schedule.at}:00")
     if schedule.every == "day":
@@ -200,7 +202,8 @@ def _write_windows(run_file: RunFile, schedule: Schedule, command: Sequence[str]
     _add(action, "WorkingDirectory", str(Path.cwd()))
     ElementTree.indent(task)
     return f"""\
-<!-- Save as {name}.xml; then, in PowerShell: Register-ScheduledTask -TaskName {name} -Xml (Get-Content -Raw {name}.xml)
+<!-- Save it under the name in URI, as an .xml file; then, in PowerShell, with that NAME:
+     Register-ScheduledTask -TaskName NAME -Xml (Get-Content -Raw NAME.xml)
      Times are of the machine's time zone; the run file names {schedule.timezone}. -->
 {ElementTree.tostring(task, encoding="unicode")}
 """

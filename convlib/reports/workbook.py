@@ -34,7 +34,7 @@ FIRST_DAY = pd.Timestamp(1900, 3, 1)
 CREATED = dt.datetime(2000, 1, 1)
 CODES = {
     "count": "#,##0",
-    "number": "#,##0.####",
+    "number": "General",
     "percent": "0.0%",
     "day": "yyyy-mm-dd",
     "time": "yyyy-mm-dd hh:mm:ss",
