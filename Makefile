@@ -58,6 +58,7 @@ quiet: environment ## how often alerts are raised when nothing happens, and foun
 	$(BIN)/python -m benchmarks.quiet_years
 
 faults: environment ## kills runs, workers and kernels at 20 random moments each, continues them, and compares (about an hour)
+	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m benchmarks.faults
 
 experiments: environment ## what simulated experiments show when nothing changed, and what is decided when something did (some minutes)

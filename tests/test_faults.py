@@ -29,7 +29,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return Project(tmp_path_factory.mktemp("faults"))
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "target", [name if name == "run" else pytest.param(name, marks=pytest.mark.slow) for name in TARGETS]
+)
 def test_a_run_with_a_killed_process_continues_to_what_an_undisturbed_one_leaves(project: Project, target: str) -> None:
     moment = project.usual * random.uniform(0.3, 0.8)
     while not (trial := project.disturb(target, moment)).killed:
@@ -87,6 +89,7 @@ def test_a_folder_that_may_not_be_written_is_said_at_once(tmp_path: Path) -> Non
     assert list(reports.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_file_that_grows_too_large_is_an_error_of_its_report(tmp_path: Path) -> None:
     large = "with open('../large', 'wb') as file: file.write(bytes(30_000_000))"
     run_file = write_project(tmp_path, run=ONE_SEGMENT, a=TAKEAWAYS, b=large)

@@ -45,7 +45,7 @@ class Project:
 
     def run(self, *, period: str = "{start: 2024-03-01, end: 2024-03-10}", **raised: object) -> Run:
         self.prepare(period=period, **raised)
-        return run_reports(self.run_file, reports=self.reports, workers=2)
+        return run_reports(self.run_file, reports=self.reports, workers=1, kernel="cold")
 
     def prepare(self, *, period: str = "{start: 2024-03-01, end: 2024-03-10}", **raised: object) -> None:
         looked = raised.get("looked", ["change", "target_missed"])
