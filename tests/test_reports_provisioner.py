@@ -24,7 +24,7 @@ def _kernel_of_this_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """What an installation does: Jupyter finds the kernel, and the provisioner that it names."""
     folder = tmp_path / "kernels" / "convlib"
     folder.mkdir(parents=True)
-    (folder / "kernel.json").write_text((ROOT / "convlib" / "reports" / "kernel.json").read_text())
+    (folder / "kernel.json").write_text((ROOT / "convlib" / "reports" / "kernel" / "kernel.json").read_text())
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     entry_points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][GROUP]
     factory = KernelProvisionerFactory.instance()
@@ -67,5 +67,5 @@ def test_a_kernel_starts_cold_where_none_can_be_forked_and_that_is_said_once(
 
 
 def test_the_kernels_name_is_what_people_choose() -> None:
-    spec = json.loads((ROOT / "convlib" / "reports" / "kernel.json").read_text())
+    spec = json.loads((ROOT / "convlib" / "reports" / "kernel" / "kernel.json").read_text())
     assert (spec["display_name"], spec["argv"][0]) == ("Python 3 (convlib, warm)", "python")
