@@ -38,6 +38,8 @@ LIMIT_COLUMNS = (
     "q_value",
     "limit_note",
 )
+#: What one total is of.
+SERIES = ["conversion", "metric"]
 SPLIT_COLUMNS = {
     **dict.fromkeys(("conversion", "metric"), "str"),
     **dict.fromkeys(("period", "compared_with"), "datetime64[us]"),
@@ -354,70 +356,50 @@ def split_change(table: pd.DataFrame, *, by: Sequence[str], every: str = "W") ->
     """
     rows = table[(table["exposed"] > 0) & ~table["note"].str.startswith("partial") & table["value"].notna()]
     rows = rows[rows["metric"].map(lambda metric: is_share(metric) or metric.startswith(AVERAGES)).astype(bool)]
-    parts = [_split(group, by, every) for _, group in rows.groupby(["conversion", "metric"], sort=False)]
-    columns = ["conversion", "metric", *by, *list(SPLIT_COLUMNS)[2:]]
-    found = [part for part in parts if part is not None]
-    if not found:
-        return table[list(by)].iloc[:0].reindex(columns=columns).astype(SPLIT_COLUMNS)
-    split = pd.concat(found, ignore_index=True)
-    split["change_q_value"] = _adjust(split)
-    return split[columns]
+    totals = _add_up(rows)
+    compared = compare_periods(totals, find_limits(totals, by=(), every=every), by=(), every=every)
+    columns = ["period", "compared_with", "before", "after", "change", "change_q_value"]
+    latest = totals.assign(**compared).rename(columns={"previous": "before", "value": "after"})
+    latest = latest.drop_duplicates(SERIES, keep="last").dropna(subset="change")[[*SERIES, *columns]]
+    split = _split(rows, latest, by)
+    return split.reset_index(drop=True)[[*SERIES, *by, *list(SPLIT_COLUMNS)[2:]]]
 
 
-def _adjust(split: pd.DataFrame) -> pd.Series:
-    """Control false discoveries over the totals, each of which stands in every row of its groups."""
-    keys = ["conversion", "metric"]
-    once = split.drop_duplicates(keys).set_index(keys)["change_q_value"]
-    q_values = pd.Series(stats.control_false_discoveries(once), index=once.index)
-    return pd.Series(q_values.reindex(pd.MultiIndex.from_frame(split[keys])).to_numpy(), index=split.index)
-
-
-def _split(rows: pd.DataFrame, by: Sequence[str], every: str) -> pd.DataFrame | None:
-    total = _add_up(rows)
-    compared = compare_periods(total, find_limits(total, by=(), every=every), by=(), every=every).iloc[-1]
-    if pd.isna(compared["change"]):
-        return None
-    now, then = total["period"].iloc[-1], compared["compared_with"]
-    sides = [rows[rows["period"] == period].set_index(list(by))[["exposed", "value"]] for period in (then, now)]
-    both = sides[0].join(sides[1], how="outer", suffixes=("_before", "_after"))
-    old, new = (both[f"exposed_{side}"].fillna(0) / both[f"exposed_{side}"].sum() for side in ("before", "after"))
-    value_old = both["value_before"].fillna(both["value_after"])
-    value_new = both["value_after"].fillna(both["value_before"])
-    average = (compared["previous"] + total["value"].iloc[-1]) / 2
-    mix = (new - old) * ((value_old + value_new) / 2 - average)
-    rate = (value_new - value_old) * (new + old) / 2
-    groups = pd.DataFrame(
-        {
-            "weight_before": old,
-            "weight_after": new,
-            "value_before": both["value_before"],
-            "value_after": both["value_after"],
-            "group_from_mix": mix,
-            "group_from_rate": rate,
-            "note": np.select([old == 0, new == 0], ["new group", "no units any more"], ""),
-        }
-    ).reset_index()
-    known = {
-        **{name: rows[name].iloc[0] for name in ("conversion", "metric")},
-        **{"period": now, "compared_with": then, "before": compared["previous"], "after": total["value"].iloc[-1]},
-        **{"change": compared["change"], "change_q_value": compared["change_q_value"]},
-        **{"from_mix": mix.sum(), "from_rate": rate.sum()},
-    }
-    order = (mix + rate).abs().sort_values(ascending=False, kind="stable").index
-    ranked: pd.DataFrame = groups.set_index(list(by)).loc[order].reset_index().assign(**known)
-    return ranked
+def _split(rows: pd.DataFrame, latest: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Give each group's part in the change of each total, in the totals' order and the largest part first."""
+    names = [*SERIES, *by]
+    sides = [
+        latest[[*SERIES, period]].rename(columns={period: "period"}).merge(rows, on=[*SERIES, "period"])
+        for period in ("compared_with", "period")
+    ]
+    old, new = (side.set_index(names)[["exposed", "value"]] for side in sides)
+    both = old.join(new, how="outer", suffixes=("_before", "_after")).reset_index()
+    both = latest.merge(both, on=SERIES)
+    for side in ("before", "after"):
+        exposed = both[f"exposed_{side}"].fillna(0)
+        both[f"weight_{side}"] = exposed / exposed.groupby([both[name] for name in SERIES]).transform("sum")
+    known_old = both["value_before"].fillna(both["value_after"])
+    known_new = both["value_after"].fillna(both["value_before"])
+    average = (both["before"] + both["after"]) / 2
+    mix = (both["weight_after"] - both["weight_before"]) * ((known_old + known_new) / 2 - average)
+    rate = (known_new - known_old) * (both["weight_after"] + both["weight_before"]) / 2
+    note = np.select([both["weight_before"] == 0, both["weight_after"] == 0], ["new group", "no units any more"], "")
+    total = both.assign(from_mix=mix, from_rate=rate).groupby(SERIES)[["from_mix", "from_rate"]].transform("sum")
+    both = both.assign(group_from_mix=mix, group_from_rate=rate, note=note, **total)
+    order = pd.DataFrame({"series": stats.number_groups(both[SERIES]), "size": -(mix + rate).abs()})
+    return both.loc[order.sort_values(["series", "size"], kind="stable").index]
 
 
 def _add_up(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add the groups of one metric up, period by period; a total of too few units can't be compared."""
+    """Add the groups of each metric up, period by period; a total of too few units can't be compared."""
     amount = rows["value"] * rows["exposed"]
     reach = (rows["ci_upper"] - rows["ci_lower"]) / 2 * rows["exposed"]
-    sums = rows.assign(amount=amount, square=reach**2).groupby("period")[["units", "exposed", "amount", "square"]].sum()
+    parts = rows.assign(amount=amount, square=reach**2, series=stats.number_groups(rows[SERIES]))
+    groups = parts.groupby(["series", *SERIES, "period"])
+    sums = groups[["units", "exposed", "amount", "square"]].sum().reset_index().drop(columns="series")
     value, half = sums["amount"] / sums["exposed"], np.sqrt(sums["square"]) / sums["exposed"]
-    note = np.where(sums["exposed"] < stats.FEW_UNITS, "too few", "")
-    known = {name: rows[name].iloc[0] for name in ("conversion", "metric")}
-    total = sums.assign(value=value, ci_lower=value - half, ci_upper=value + half, note=note, **known).reset_index()
-    return total[total["note"] == ""].reset_index(drop=True) if (note == "").any() else total
+    enough = sums["exposed"] >= stats.FEW_UNITS
+    return sums.assign(value=value, ci_lower=value - half, ci_upper=value + half, note="")[enough]
 
 
 def forecast_targets(
