@@ -5,9 +5,8 @@ from collections.abc import Collection
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
 
-from convlib.stats import compare_normal, divide, pooled_error
+from convlib.stats import compare_normal, divide, normal_quantile, pooled_error
 
 #: Days that a weekly pattern takes to show: three of each weekday.
 FEWEST_DAYS = 21
@@ -73,67 +72,60 @@ def find_unusual_days(daily: pd.DataFrame) -> pd.DataFrame:
     Returns:
         `event_name`, `day`, `rows`, `expected`, `gap` (none at all), `jump` (far more or fewer).
     """
-    wide = count_days(daily)
-    parts = [_judge_days(wide[name], str(name)) for name in wide if len(wide) >= FEWEST_DAYS]
-    columns = ["event_name", "day", "rows", "expected", "gap", "jump"]
-    found = [part for part in parts if part is not None]
-    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
-
-
-def _judge_days(counts: pd.Series, name: str) -> pd.DataFrame | None:
-    alive = _cut_to_life(counts)
-    level, habit, spread = _expect(alive)
-    if not (alive.median() >= SURE and spread <= IRREGULAR):
-        return None
-    frame = pd.DataFrame({"rows": alive, "expected": np.exp(level)})
+    rows = count_days(daily)
+    alive, level, habit, spread = _expect(rows)
+    steady = ((rows.where(alive).median() >= SURE) & (spread <= IRREGULAR)).to_numpy()
+    rows, alive, level, habit = (table.loc[:, steady] for table in (rows, alive, level, habit))
+    spread = spread[steady]
     # No event at all counts as half of one. An event that rests every Sunday has no gap there.
-    off = (np.log(alive.clip(lower=0.5)) - level).abs()
-    rests = alive.groupby(_weekday(alive)).transform("median") == 0
-    frame["gap"] = (alive == 0) & ~rests & (frame["expected"] >= SURE) & (off > FAR * spread)
-    before = _find_level_before(alive, habit, spread)
-    frame["expected"] = before.fillna(frame["expected"])
-    jump = (off > max(JUMP, FAR * spread)) | before.notna()
-    frame["jump"] = (alive > 0) & jump & (frame[["rows", "expected"]].max(axis=1) >= STEADY)
-    return frame.rename_axis("day").reset_index().assign(event_name=name)
+    off = (np.log(rows.clip(lower=0.5)) - level).abs()
+    rests = rows.where(alive).groupby(rows.index.day_of_week).transform("median") == 0
+    expected = np.exp(level)
+    gap = (rows == 0) & ~rests & (expected >= SURE) & (off > FAR * spread)
+    before = _find_level_before(rows, alive, habit, spread)
+    expected = before.fillna(expected)
+    jump = (off > np.maximum(JUMP, FAR * spread)) | before.notna()
+    jump &= (rows > 0) & (expected.where(expected > rows, rows) >= STEADY)
+    found = rows.melt(var_name="event_name", value_name="rows", ignore_index=False).reset_index(names="day")
+    judged = {"expected": expected, "gap": gap, "jump": jump}
+    found = found.assign(**{name: table.to_numpy().ravel("F") for name, table in judged.items()})
+    return found[["event_name", "day", "rows", *judged]][alive.to_numpy().ravel("F")].reset_index(drop=True)
 
 
-def _find_level_before(alive: pd.Series, habit: pd.Series, spread: float) -> pd.Series:
+def _find_level_before(rows: pd.DataFrame, alive: pd.DataFrame, habit: pd.DataFrame, spread: pd.Series) -> pd.DataFrame:
     """Give, at the first day of a lasting change, what the four weeks before it promised; NaN on all other days."""
-    rest = np.log(alive.where(alive > 0)) - habit
-    week = rest.rolling(7, min_periods=5).median().shift(-6)
+    rest = np.log(rows.where(rows > 0)) - habit
+    week = rest.rolling(7, min_periods=5).median().shift(-6).where(alive.shift(-6, fill_value=False))
     before = rest.rolling(BEFORE, min_periods=BEFORE // 2).median().shift()
-    differs = (week - before).abs() > max(JUMP, FAR * spread / np.sqrt(7))
+    differs = (week - before).abs() > np.maximum(JUMP, FAR * spread / np.sqrt(7))
     begins = differs & ~differs.shift(fill_value=False)
     # The week that holds four days of the change differs first: the change begins on the last of its first four.
-    promised: pd.Series = (before.where(begins).shift(3) + habit).map(np.exp)
-    return promised
+    return np.exp(before.where(begins).shift(3) + habit).where(alive)
 
 
-def _weekday(days: pd.Series) -> pd.Series:
-    return pd.Series(pd.DatetimeIndex(days.index).day_of_week, index=days.index)
+def _find_life(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mark the days of each event from its first to its last."""
+    there = rows > 0
+    return there.cummax() & there[::-1].cummax()[::-1]
 
 
-def _cut_to_life(counts: pd.Series) -> pd.Series:
-    days = counts.index[counts > 0]
-    return counts.loc[days[0] : days[-1]] if len(days) else counts
+def _expect(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.Series]:
+    """Give each event's life, the logarithm expected of each day, its weekday's part, and how far days lie from it.
 
-
-def _expect(alive: pd.Series) -> tuple[pd.Series, pd.Series, float]:
-    """Give the logarithm expected of each day, its weekday's part, and the robust standard deviation from it.
-
-    The last is NaN for too few days.
+    The last is a robust standard deviation, NaN for too few days.
     """
-    logs = np.log(alive.where(alive > 0))
-    if len(alive) < FEWEST_DAYS:
-        return logs, logs, np.nan
+    alive = _find_life(rows)
+    logs = np.log(rows.where(rows > 0))
     week = logs.rolling(7, center=True, min_periods=4).median()
-    habit = (logs - week).groupby(_weekday(alive)).transform("median")
+    habit = (logs - week).groupby(rows.index.day_of_week).transform("median").where(alive)
     # Medians keep the edge of a lasting change where it is; a smooth trend would blame the days around it.
     trend = (logs - habit).rolling(15, center=True, min_periods=6).median()
-    trend.iloc[-7:] = (logs - habit).iloc[-22:-7].median()  # the last week has no days after it to be compared with
+    left = alive[::-1].cumsum()[::-1]  # the last week has no days after it to be compared with
+    trend = trend.mask(alive & (left <= 7), (logs - habit).where((left > 7) & (left <= 22)).median(), axis=1)
     level = trend + habit
-    rest = (logs - level).dropna()
-    return level, habit, float(scipy_stats.median_abs_deviation(rest, scale="normal")) if len(rest) else np.nan
+    rest = logs - level
+    spread = (rest - rest.median()).abs().median() / normal_quantile(0.5)
+    return alive, level, habit, spread.where(alive.sum() >= FEWEST_DAYS)
 
 
 def find_shifted_hours(hourly: pd.DataFrame) -> pd.DataFrame | str:
@@ -183,8 +175,8 @@ def find_lost_properties(daily: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFr
     Returns:
         `event_name`, `column`, `day`, `rows`, `filled`, `usual`, `low`; only properties that were filled before.
     """
-    wide = count_days(daily)
-    alike = [name for name in wide if _expect(_cut_to_life(wide[name]))[2] <= IRREGULAR]
+    *_, spread = _expect(count_days(daily))
+    alike = spread.index[spread <= IRREGULAR]
     daily = daily[daily["event_name"].isin(alike)]
     index = pd.MultiIndex.from_frame(daily[["event_name", "day"]], names=["event", "date"])
     by = ["event", "date"]
