@@ -1,21 +1,19 @@
 """What somebody has to look at now: rates beyond noise, missed targets, broken data, late actions; each raised once."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
-from scipy import stats as scipy_stats
+import scipy
 
 from convlib import plots, stats, takeaways
+from convlib.alert_files import KEY, RULES, SEVERITIES, complete_alerts, list_rows, merge_alerts, read_alerts
 from convlib.control import LIMIT_LEVEL, find_effects, find_usable, measure_distance
 from convlib.documents import did_you_mean, quote_names
-from convlib.errors import ParamError
-from convlib.files import write_text
+from convlib.errors import ParamError, check_made
 from convlib.plan_entries import is_share
 from convlib.quality import Quality
 from convlib.rates import Rates
@@ -36,22 +34,10 @@ LEVELS = {
     "outside_benchmark": 0.0125,
 }
 RATE_RULES = (*LEVELS, "macro_down", "no_data")
-RULES = (*RATE_RULES, "quality", "action_overdue")
 #: So many periods in a row had units enough before one without any is missed.
 STEADY_PERIODS = 3
-SEVERITIES = ("critical", "warning", "info")
 #: Before there are periods enough to measure by how much a rate varies more than chance, this is taken.
 ASSUMED_DISPERSION = 2.0
-KEY = ("rule", "segment", "group", "conversion", "metric")
-COLUMNS = {
-    **dict.fromkeys(("id", "rule", "severity", "segment", "group", "conversion", "metric"), "str"),
-    "period": "datetime64[us]",
-    **dict.fromkeys(("evidence", "owner"), "str"),
-    **dict.fromkeys(("first_seen", "last_seen"), "datetime64[us]"),
-    **dict.fromkeys(("still_open", "is_new"), "bool"),
-}
-NONE = pd.DataFrame({name: pd.Series(dtype=dtype) for name, dtype in COLUMNS.items()})
-TIMES = [name for name, dtype in COLUMNS.items() if dtype.startswith("datetime")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +89,8 @@ def find_alerts(
     Raises:
         ParamError: Unknown rules, or a history that can't be read.
     """
+    check_made("rates", rates, Rates, maker="measure_rates")
+    check_made("quality", quality, Quality | None, maker="check_quality")
     applied = _check_rules(rules)
     earlier = _read_history(history)
     rows = _judge_rates(rates)
@@ -142,14 +130,14 @@ Found = tuple[object, ...]
 
 
 def _check_rules(rules: Sequence[str] | None) -> list[str]:
-    if isinstance(rules, str):
+    if isinstance(rules, str) or not isinstance(rules, Sequence | None):
         msg = f"`rules` is {rules!r}; it must be a list, such as ['change', 'no_data']."
         raise ParamError(msg)
     rules = rules or RULES
     problems = [
-        f"`rules` has {name!r}; it must be one of {quote_names(RULES)}.{did_you_mean(str(name), RULES)}"
+        f"`rules` has {name!r}; it must be one of {quote_names(RULES)}.{did_you_mean(name, RULES)}"
         for name in rules
-        if name not in RULES
+        if not isinstance(name, str) or name not in RULES
     ]
     if problems:
         raise ParamError(*problems)
@@ -227,7 +215,7 @@ def _test_beyond(rows: pd.DataFrame, goal: "pd.Series[float]", sign: pd.Series) 
     distance = plain.where(rows["metric"].map(is_share).astype(bool), measure_distance(rows["value"], goal, error))
     spread = error * rows["dispersion"].fillna(ASSUMED_DISPERSION)
     score = stats.divide(sign * distance, spread)
-    return pd.Series(scipy_stats.t.cdf(score, rows["dispersion_df"].fillna(np.inf)), index=rows.index)
+    return pd.Series(scipy.stats.t.cdf(score, rows["dispersion_df"].fillna(np.inf)), index=rows.index)
 
 
 def _find(rule: str, rows: pd.DataFrame, rates: Rates) -> list[Found]:
@@ -258,7 +246,7 @@ def _is_wrong_side(rule: str, found: pd.DataFrame) -> "pd.Series[bool]":
 
 def _find_macros_down(rows: pd.DataFrame, every: str) -> list[Found]:
     found: list[Found] = []
-    for row in _list_rows(rows[(rows["tier"] == "macro") & (rows["moved"] < 0)]):
+    for row in list_rows(rows[(rows["tier"] == "macro") & (rows["moved"] < 0)]):
         own = (rows["macro"] == row["conversion"]) & (rows["group"] == row["group"]) & (rows["tier"] == "micro")
         up = rows[own & (rows["moved"] > 0)]
         if len(up):
@@ -300,118 +288,20 @@ def _find_overdue(actions: "Actions", day: pd.Timestamp) -> list[Found]:
     late = actions.table[actions.table["overdue_days"] > 0]
     return [
         ("action_overdue", "info", "", row["conversion"], row["text"], day, takeaways.word_overdue(row), row["owner"])
-        for row in _list_rows(late)
+        for row in list_rows(late)
     ]
-
-
-def merge_alerts(found: pd.DataFrame, history: pd.DataFrame, now: pd.Timestamp) -> pd.DataFrame:
-    """Join what was found with what was open before, so that nothing is raised twice and nothing forgotten.
-
-    Args:
-        found: What is found now: `rule`, `severity`, `segment`, `group`, `conversion`, `metric`, `period`, `evidence`,
-            `owner`; what is missing is empty.
-        history: Earlier alerts of the same segments and rules.
-        now: The end of the data.
-
-    Returns:
-        Everything found, still open, and what was open and is no longer found, worst first. An alert keeps its `id` and
-        `first_seen` for as long as it stays open; the id comes from what it is about and the period that it began in.
-    """
-    found = _complete(found).drop_duplicates(list(KEY))
-    earlier = _complete(history)
-    if found.empty and earlier.empty:
-        return earlier
-    was_open = earlier[earlier["still_open"]].drop_duplicates(list(KEY), keep="last")
-    known = found[list(KEY)].merge(was_open[[*KEY, "id", "first_seen"]], on=list(KEY), how="left")
-    fresh = pd.Series([_identify(row) for row in _list_rows(found)], index=known.index, dtype="str")
-    ids = known["id"].fillna(fresh)
-    # What was over and shows again in the period that it began in is the alert of then.
-    seen = earlier.drop_duplicates("id").set_index("id")["first_seen"]
-    first = known["first_seen"].fillna(seen.reindex(ids).set_axis(known.index)).astype("datetime64[us]")
-    merged = found.reset_index(drop=True).assign(
-        id=ids, first_seen=first.fillna(now), last_seen=now, still_open=True, is_new=first.isna()
-    )
-    gone = was_open[~was_open["id"].isin(ids)].assign(still_open=False, is_new=False)
-    table = pd.concat([merged, gone], ignore_index=True).astype(COLUMNS)
-    order = table.assign(over=~table["still_open"], rank=table["severity"].map(SEVERITIES.index), old=~table["is_new"])
-    return table.loc[order.sort_values(["over", "rank", "old"], kind="stable").index].reset_index(drop=True)
-
-
-def _list_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-
-
-def _identify(row: dict[str, Any]) -> str:
-    begun = pd.Timestamp(row["period"])
-    words = [*(str(row[name]) for name in KEY), "" if pd.isna(begun) else begun.isoformat()]
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
-
-
-def _complete(table: pd.DataFrame) -> pd.DataFrame:
-    """Give a table of alerts all its columns."""
-    if table.empty:
-        return NONE.copy()
-    known = table.reindex(columns=list(COLUMNS))
-    texts = {
-        name: known[name].astype(object).where(known[name].notna(), "")
-        for name, dtype in COLUMNS.items()
-        if dtype == "str"
-    }
-    flags = {name: known[name].eq(True) for name, dtype in COLUMNS.items() if dtype == "bool"}
-    return known.assign(**texts, **flags).astype(COLUMNS)
 
 
 def _read_history(history: pd.DataFrame | Path | str | None) -> pd.DataFrame:
     if history is None or (isinstance(history, str) and not history):
-        return _complete(pd.DataFrame())
+        return complete_alerts(pd.DataFrame())
+    if not isinstance(history, str | Path | pd.DataFrame):
+        msg = f"`history` is of type {type(history).__name__}; give the table of earlier alerts, or their file."
+        raise ParamError(msg)
     if not isinstance(history, pd.DataFrame):
         return read_alerts(history)
     missing = [name for name in (*KEY, "id", "still_open") if name not in history and name != "group"]
     if missing:
         msg = f"`history` has no {quote_names(missing)}. Give the table of earlier alerts, or the file that holds them."
         raise ParamError(msg)
-    return _complete(history)
-
-
-def read_alerts(path: Path | str) -> pd.DataFrame:
-    """Read earlier alerts, none where there is no file.
-
-    Args:
-        path: A file that `write_alerts` wrote.
-
-    Returns:
-        The table of alerts.
-
-    Raises:
-        ParamError: The file is damaged or something else.
-    """
-    path = Path(path)
-    if path.is_dir():
-        msg = f"{str(path)!r} is a folder; give the path of the file of alerts, such as {str(path / 'alerts.json')!r}."
-        raise ParamError(msg)
-    if not path.exists():
-        return _complete(pd.DataFrame())
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))["alerts"]
-        return _complete(pd.DataFrame(records, columns=list(COLUMNS)))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = (
-            f"{str(path)!r} can't be read as alerts ({type(error).__name__}: {error}). Restore it from the run before, "
-            "or delete it: then every alert that is open counts as new."
-        )
-        raise ParamError(msg) from None
-
-
-def write_alerts(path: Path | str, table: pd.DataFrame) -> None:
-    """Write alerts to a file, whole or not at all, one alert a line.
-
-    Args:
-        path: The file; its folder is made.
-        table: The table of alerts.
-    """
-    path = Path(path)
-    known = _complete(table)
-    times = {name: known[name].map(lambda time: None if pd.isna(time) else time.isoformat()) for name in TIMES}
-    records = known.astype(object).assign(**times).to_dict("records")
-    lines = ",\n".join(json.dumps(record, ensure_ascii=False, default=str) for record in records)
-    write_text(path, f'{{"alerts": [\n{lines}\n]}}\n' if records else '{"alerts": []}\n')
+    return complete_alerts(history)

@@ -2,16 +2,21 @@
 
 import functools
 from collections.abc import Collection
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
-from tea_tasting.aggr import Aggregates
-from tea_tasting.metrics import Mean, RatioOfMeans
 
 from convlib import stats
+from convlib.lazy import LazyModule
 from convlib.samples import Floats, Ints, Measurement
+
+if TYPE_CHECKING:
+    import tea_tasting
+    from tea_tasting.aggr import Aggregates
+else:
+    tea_tasting = LazyModule("tea_tasting")
 
 Flags = NDArray[np.bool_]
 #: At least so many units of an arm must have added something for a rate of its own.
@@ -131,12 +136,12 @@ def estimate_cells(measure: Measurement, arm: Ints, size: int) -> tuple[Floats, 
     return found[0], found[1]
 
 
-def aggregate(columns: dict[str, Floats], chosen: Flags) -> Aggregates:
+def aggregate(columns: dict[str, Floats], chosen: Flags) -> "Aggregates":
     """Reduce the chosen units' columns to what tea-tasting takes: their number, means and covariances."""
     values = np.stack([column[chosen] for column in columns.values()])
     spread = np.atleast_2d(np.cov(values))
     names = list(columns)
-    return Aggregates(
+    return tea_tasting.aggr.Aggregates(
         count_=values.shape[1],
         mean_=dict(zip(names, values.mean(axis=1).tolist(), strict=True)),
         var_=dict(zip(names, np.diag(spread).tolist(), strict=True)),
@@ -179,7 +184,7 @@ def _is_lopsided(measure: Measurement, sides: list[Flags], most: float) -> bool:
         base = measure.denominator[both]
         parts = parts - parts.sum() / base.sum() * base
     one, other = (1 / side.sum() for side in sides)
-    skew = 0.0 if np.ptp(parts) == 0 else abs(float(scipy_stats.skew(parts)))
+    skew = 0.0 if np.ptp(parts) == 0 else abs(float(scipy.stats.skew(parts)))
     return bool(skew * abs(one - other) > most * np.sqrt(one + other))
 
 
@@ -199,7 +204,7 @@ def _list_columns(measure: Measurement, *, adjusted: bool = False) -> dict[str, 
     return {name: column for name, column in known.items() if column is not None}
 
 
-def _find_variances(sides: tuple[Aggregates, Aggregates], columns: Collection[str]) -> list[float]:
+def _find_variances(sides: "tuple[Aggregates, Aggregates]", columns: Collection[str]) -> list[float]:
     """Give the variance of the metric's estimate in each of two arms; 0 where nothing but rounding varies."""
     numer, denom, before, base = (
         name if name in columns else None for name in ("numer", "denom", "numer_covariate", "denom_covariate")
@@ -217,10 +222,10 @@ def _find_variances(sides: tuple[Aggregates, Aggregates], columns: Collection[st
 
 
 def _compare(
-    control: Aggregates, treated: Aggregates, columns: Collection[str], variances: list[float], confidence: float
+    control: "Aggregates", treated: "Aggregates", columns: Collection[str], variances: list[float], confidence: float
 ) -> Comparison:
     arguments = {name: name for name in columns}
-    metric = RatioOfMeans(**arguments, use_t=True, equal_var=False, confidence_level=confidence)
+    metric = tea_tasting.RatioOfMeans(**arguments, use_t=True, equal_var=False, confidence_level=confidence)
     found = metric.analyze_aggregates(control, treated)
     error = float(np.sqrt(sum(variances)))
     comparison = Comparison(
@@ -291,7 +296,9 @@ def _solve(
     side: Literal["greater", "two-sided"] = "greater" if contrast.one_sided else "two-sided"
     ratio = contrast.share / (1 - contrast.share)
     given: dict[str, Any] = known
-    metric = Mean("value", alternative=side, use_t=False, equal_var=False, alpha=contrast.level, ratio=ratio, **given)
+    metric = tea_tasting.Mean(
+        "value", alternative=side, use_t=False, equal_var=False, alpha=contrast.level, ratio=ratio, **given
+    )
     # The mean only says how large an effect is in relation to it.
-    data = Aggregates(count_=2, mean_={"value": 1.0}, var_={"value": variance})
+    data = tea_tasting.aggr.Aggregates(count_=2, mean_={"value": 1.0}, var_={"value": variance})
     return float(getattr(metric.solve_power_from_aggregates(data, what)[0], what))

@@ -4,11 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as scipy_stats
-from scipy.optimize import brentq
-from scipy.special import digamma, polygamma
 
 from convlib import stats
 from convlib.plan_entries import is_share
@@ -214,12 +211,14 @@ def _find_prior(squares: Floats, freedom: Floats) -> tuple[float, float]:
     """Give the usual squared dispersion and how many degrees of freedom it is worth (Smyth 2004, section 6.2)."""
     if len(squares) < 2:
         return 1.0, 0.0
-    logs = np.log(squares) - digamma(freedom / 2) + np.log(freedom / 2)
-    spread = float(np.var(logs, ddof=1) - np.mean(polygamma(1, freedom / 2)))
-    if spread <= float(polygamma(1, 1e4)):
+    logs = np.log(squares) - scipy.special.digamma(freedom / 2) + np.log(freedom / 2)
+    spread = float(np.var(logs, ddof=1) - np.mean(scipy.special.polygamma(1, freedom / 2)))
+    if spread <= float(scipy.special.polygamma(1, 1e4)):
         return float(np.exp(logs.mean())), np.inf
-    worth = 2 * float(brentq(lambda half: polygamma(1, half) - spread, 1e-3, 1e4)) if spread < 1e5 else 0.0
-    return float(np.exp(logs.mean() + digamma(worth / 2) - np.log(worth / 2))) if worth else 1.0, worth
+    if spread >= 1e5:
+        return 1.0, 0.0
+    half = float(scipy.optimize.brentq(lambda half: scipy.special.polygamma(1, half) - spread, 1e-3, 1e4))
+    return float(np.exp(logs.mean() + scipy.special.digamma(half) - np.log(half))), 2 * half
 
 
 def _judge(judged: pd.DataFrame) -> dict[str, Floats | pd.Series]:
@@ -236,7 +235,7 @@ def _judge(judged: pd.DataFrame) -> dict[str, Floats | pd.Series]:
     p_values[few] = np.maximum(p_values[few], stats.compare_shares(*(side[few].round() for side in sides)))
     period = judged["period"]
     tests = period.groupby(period).transform("size").to_numpy(float)
-    reach = scipy_stats.t.isf(LIMIT_LEVEL / tests / 2, freedom) * dispersion
+    reach = scipy.stats.t.isf(LIMIT_LEVEL / tests / 2, freedom) * dispersion
     low, high = _limit_shares(centre, sides[1], sides[3], reach)
     plain_low, plain_high = _limit_amounts(centre, error, reach)
     return {
@@ -270,7 +269,7 @@ def _limit_amounts(centre: Floats, error: Floats, reach: Floats) -> tuple[Floats
 
 
 def _test(difference: Floats, error: Floats, freedom: Floats) -> Floats:
-    p_values = 2 * scipy_stats.t.sf(np.abs(stats.divide(difference, error)), freedom)
+    p_values = 2 * scipy.stats.t.sf(np.abs(stats.divide(difference, error)), freedom)
     return np.where((difference == 0) & ~np.isnan(error), 1.0, p_values)
 
 
@@ -322,7 +321,7 @@ def compare_periods(
     own = np.where(np.isnan(pair[0]), spread[:, None], pair[0])
     error = np.where(rows["share"], pooled * np.sqrt(spread), np.sqrt((own / pair[1]).sum(axis=1)))
     known = limits.loc[rows.index]
-    p_values = 2 * scipy_stats.t.sf(
+    p_values = 2 * scipy.stats.t.sf(
         np.abs(stats.divide(change, error * known["dispersion"].fillna(1.0).to_numpy(float))),
         known["dispersion_df"].fillna(np.inf).to_numpy(float),
     )
@@ -459,7 +458,7 @@ def _forecast(group: pd.DataFrame, every: str) -> dict[str, object]:
     expected, error = _extrapolate(recent, every, left)
     if not error > 0:
         return {**known, "expected": expected, "forecast_note": "it never varied"}
-    probability = float(scipy_stats.t.cdf(sign * (expected - target) / error, len(recent) - 2))
+    probability = float(scipy.stats.t.cdf(sign * (expected - target) / error, len(recent) - 2))
     return {**known, "expected": expected, "probability": probability, "forecast_note": ""}
 
 
@@ -493,10 +492,10 @@ def _extrapolate(recent: pd.DataFrame, every: str, ahead: int) -> tuple[float, f
     spread = float(_average(recent["spread"].to_numpy(float), n))
     unit = centre * (1 - centre) * spread if recent["share"].iloc[0] else spread
     # Weights in units of the sampling variance, so that a scale of 1 is sampling error alone.
-    fit = sm.WLS(
-        recent["value"].to_numpy(), sm.add_constant(steps.to_numpy(float)), weights=n / np.fmax(unit, stats.TINY)
-    ).fit()
-    point = np.array([1.0, ahead])
-    leverage = float(point @ fit.normalized_cov_params @ point)
-    error = np.sqrt(max(float(fit.scale), 1.0) * (leverage + unit / n.mean())) if unit > 0 else np.nan
-    return float(point @ fit.params), float(error)
+    weight, value, at = n / np.fmax(unit, stats.TINY), recent["value"].to_numpy(float), steps.to_numpy(float)
+    line, covariance = np.polyfit(at, value, 1, w=np.sqrt(weight), cov="unscaled")
+    scale = float(weight @ (value - np.polyval(line, at)) ** 2) / (len(recent) - 2)
+    point = np.array([ahead, 1.0])
+    leverage = float(point @ covariance @ point)
+    error = np.sqrt(max(scale, 1.0) * (leverage + unit / n.mean())) if unit > 0 else np.nan
+    return float(point @ line), float(error)

@@ -11,10 +11,9 @@ import pandas as pd
 
 from convlib import plots, stats, takeaways
 from convlib.decisions import choose_arm, decide
-from convlib.documents import did_you_mean, quote_names
 from convlib.durations import parse_duration
 from convlib.errors import EventDataError, ParamError
-from convlib.events import EventLog
+from convlib.events import EventLog, check_log
 from convlib.measured import MeasuredEffect
 from convlib.periods import find_day
 from convlib.plan import Plan
@@ -23,7 +22,7 @@ from convlib.plan_experiments import Margin, Minimum, PlannedExperiment
 from convlib.readout import READ_OUT, Reading, tabulate_days, tabulate_factors, tabulate_metrics, tabulate_segments
 from convlib.redaction import blank, find_small, measure_gaps
 from convlib.results import MISSING, Kind, Result, Shown, Takeaways, find_kind, format_value, show_table
-from convlib.samples import Sample, check_counts, read_sample
+from convlib.samples import Sample, check_counts, check_experiment, read_sample
 from convlib.unit_tables import UnitTable
 from convlib.validity import check_validity, hide_effects
 
@@ -353,6 +352,7 @@ def analyse_experiment(
     Source: Kohavi, Tang and Xu (2020), Trustworthy Online Controlled Experiments; decisions with guardrails as in
         Schultzberg, Ankargren and Frånberg (2024), arXiv:2402.11609.
     """
+    check_log(log)
     log.check_plan(plan)
     stats.check_confidence(confidence)
     planned = plan.find_experiment(experiment)
@@ -457,28 +457,6 @@ def _check_lists(**given: Sequence[object]) -> None:
         raise ParamError(*problems)
 
 
-def check_experiment(log: EventLog, plan: Plan, planned: PlannedExperiment) -> None:
-    """Refuse an experiment that can't be read from a log: it has not begun there, or columns are missing.
-
-    Raises:
-        ParamError: Every such thing, with its place in the plan.
-    """
-    last = find_day(log.last, log.timezone)
-    problems = []
-    if planned.start > last:
-        problems.append(
-            f"{plan.locate(planned.id, 'start')}: the experiment {planned.id!r} begins on {planned.start}, after the "
-            f"end of the data, {last}. Wait for its data, or correct `start`."
-        )
-    problems += [
-        f"{plan.locate(planned.id, 'id')}: the experiment {planned.id!r} reads the column {name!r}, which the log does "
-        f"not have; its columns are {quote_names(log.columns)}.{did_you_mean(name, log.columns)}"
-        for name in sorted(planned.columns - set(log.columns))
-    ]
-    if problems:
-        raise ParamError(*problems)
-
-
 def measure_experiments(log: EventLog, plan: Plan, macro: str) -> list[MeasuredEffect]:
     """Collect what the plan's experiments caused, for `score_impact(..., measured=...)`.
 
@@ -491,6 +469,8 @@ def measure_experiments(log: EventLog, plan: Plan, macro: str) -> list[MeasuredE
         For each micro the effect of the latest experiment that is over, valid and has it as its primary metric.
         Experiments that can't be analysed with this log are left out; `analyse_experiment` says why.
     """
+    check_log(log)
+    log.check_plan(plan)
     goal = plan.find_macro(macro)
     micros = {micro.id for micro in goal.micros}
     planned = [each for each in plan.experiments if each.primary.conversion in micros and each.end is not None]

@@ -20,7 +20,7 @@ from apprise.attachment.file import AttachFile
 from apprise.plugins import url_to_dict
 from apprise.utils.parse import parse_urls
 
-from convlib.alerts import SEVERITIES
+from convlib.alert_files import SEVERITIES
 from convlib.errors import RunError
 from convlib.files import write_text
 

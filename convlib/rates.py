@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
-from scipy import stats as scipy_stats
 
 from convlib import control, plots, stats, takeaways
 from convlib.conversions import microseconds
 from convlib.durations import parse_duration
-from convlib.events import EventLog, Unit, list_columns
+from convlib.events import EventLog, Unit, check_log, list_columns
 from convlib.metrics import Reader, Tally, tally
 from convlib.periods import Calendar, find_day, find_midnights
 from convlib.plan import Plan
@@ -241,6 +241,7 @@ def measure_rates(
     Raises:
         ParamError: An unknown period, weekday, zone, column or entry, or a duration that is none.
     """
+    check_log(log)
     calendar = Calendar(every, week_start, log.timezone if timezone is None else timezone)
     stats.check_confidence(confidence)
     log.check_plan(plan)
@@ -466,7 +467,7 @@ def _estimate(
         error, samples = np.sqrt(np.bincount(where, found.amount**2, size)), units
     # Where nothing varies, how much it would is not known.
     error = np.where(error > 0, error, np.nan)
-    reach = scipy_stats.t.ppf((1 + confidence) / 2, np.maximum(samples - 1, 1)) * error
+    reach = scipy.stats.t.ppf((1 + confidence) / 2, np.maximum(samples - 1, 1)) * error
     low = np.maximum(value - reach, 0.0) if (found.amount >= 0).all() else value - reach
     return frame.assign(value=value, ci_lower=low, ci_upper=value + reach)
 
@@ -507,7 +508,7 @@ def _median(seconds: pd.Series | None, confidence: float) -> tuple[float, float,
     """Give the median and its distribution-free interval (Conover 1999, through scipy)."""
     if seconds is None:
         return np.nan, np.nan, np.nan
-    interval: Any = scipy_stats.quantile_test(seconds, p=0.5).confidence_interval(confidence)
+    interval: Any = scipy.stats.quantile_test(seconds, p=0.5).confidence_interval(confidence)
     return float(seconds.median()), float(interval.low), float(interval.high)
 
 

@@ -12,11 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from convlib.conversions import microseconds
-from convlib.documents import quote_names
+from convlib.documents import did_you_mean, quote_names
 from convlib.durations import MICROSECONDS, parse_duration
-from convlib.errors import EventDataError
+from convlib.errors import EventDataError, ParamError
 from convlib.events import EventLog
 from convlib.metrics import NEVER, Reader, tally
+from convlib.periods import find_day
 from convlib.plan import Plan
 from convlib.plan_entries import Direction, Loss, Macro, Metric, Micro
 from convlib.plan_experiments import Guardrail, Margin, Outcome, PlannedExperiment
@@ -133,6 +134,28 @@ class Sample:
     def primary(self) -> Measurement:
         """The metric that the experiment is to move."""
         return self.measurements[0]
+
+
+def check_experiment(log: EventLog, plan: Plan, planned: PlannedExperiment) -> None:
+    """Refuse an experiment that can't be read from a log: it has not begun there, or columns are missing.
+
+    Raises:
+        ParamError: Every such thing, with its place in the plan.
+    """
+    last = find_day(log.last, log.timezone)
+    problems = []
+    if planned.start > last:
+        problems.append(
+            f"{plan.locate(planned.id, 'start')}: the experiment {planned.id!r} begins on {planned.start}, after the "
+            f"end of the data, {last}. Wait for its data, or correct `start`."
+        )
+    problems += [
+        f"{plan.locate(planned.id, 'id')}: the experiment {planned.id!r} reads the column {name!r}, which the log does "
+        f"not have; its columns are {quote_names(log.columns)}.{did_you_mean(name, log.columns)}"
+        for name in sorted(planned.columns - set(log.columns))
+    ]
+    if problems:
+        raise ParamError(*problems)
 
 
 def read_sample(log: EventLog, plan: Plan, planned: PlannedExperiment) -> Sample:

@@ -1,14 +1,20 @@
 """The statistics that the analyses share, from statsmodels and scipy, for whole columns at once."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats as scipy_stats
-from scipy.optimize import brentq
-from statsmodels.duration.survfunc import SurvfuncRight
-from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from convlib.errors import ParamError
+from convlib.lazy import LazyModule
+
+if TYPE_CHECKING:
+    from statsmodels.duration import survfunc
+    from statsmodels.stats import proportion
+else:
+    survfunc, proportion = map(LazyModule, ("statsmodels.duration.survfunc", "statsmodels.stats.proportion"))
 
 Floats = NDArray[np.float64]
 #: The one confidence level of reports.
@@ -55,7 +61,9 @@ def wilson_interval(
     low, high = np.full(total.shape, np.nan), np.full(total.shape, np.nan)
     some = total > 0
     if some.any():
-        low[some], high[some] = proportion_confint(hits[some], total[some], alpha=1 - confidence, method="wilson")
+        low[some], high[some] = proportion.proportion_confint(
+            hits[some], total[some], alpha=1 - confidence, method="wilson"
+        )
     # The formula's rounding leaves 5e-17 where the bound is exactly 0 (no success) or 1 (all successes).
     return np.where(hits == 0, low * 0, low), np.where(hits == total, high * 0 + 1, high)
 
@@ -85,7 +93,7 @@ def newcombe_intervals(
     low, high = np.full(sides.shape[1], np.nan), np.full(sides.shape[1], np.nan)
     some = (sides[1] > 0) & (sides[3] > 0)
     if some.any():
-        low[some], high[some] = confint_proportions_2indep(
+        low[some], high[some] = proportion.confint_proportions_2indep(
             *sides[:, some], method="newcomb", compare="diff", alpha=1 - confidence
         )
     return low, high
@@ -101,7 +109,7 @@ def compare_shares(successes: ArrayLike, trials: ArrayLike, others: ArrayLike, o
     p_values = compare_normal(divide(hits, total) - divide(more, more_total), pooled_error(*sides))
     for cell in np.flatnonzero((smallest_expected(*sides) < FEW_EXPECTED) & (total > 0) & (more_total > 0)):
         table = [[hits[cell], total[cell] - hits[cell]], [more[cell], more_total[cell] - more[cell]]]
-        p_values[cell] = scipy_stats.fisher_exact(np.array(table, np.int64)).pvalue
+        p_values[cell] = scipy.stats.fisher_exact(np.array(table, np.int64)).pvalue
     return p_values
 
 
@@ -167,7 +175,7 @@ def estimate_curve(
     Source: Kaplan and Meier (1958) with Greenwood's variance, through statsmodels `SurvfuncRight`; the interval is that
         of log(-log(1 - share)) (Kalbfleisch and Prentice 1980), so it stays within 0 and 1.
     """
-    curve = SurvfuncRight(np.asarray(seconds, float), np.asarray(happened, float))
+    curve = survfunc.SurvfuncRight(np.asarray(seconds, float), np.asarray(happened, float))
     left = np.asarray(curve.surv_prob)
     # Where nobody is left, neither the logarithm nor Greenwood's variance exists.
     log_left = np.log(np.where(left > 0, left, np.nan))
@@ -190,13 +198,13 @@ def control_false_discoveries(p_values: ArrayLike) -> Floats:
     q = np.full(p.shape, np.nan)
     known = ~np.isnan(p)
     if known.any():
-        q[known] = scipy_stats.false_discovery_control(np.clip(p[known], 0, 1), method="bh")
+        q[known] = scipy.stats.false_discovery_control(np.clip(p[known], 0, 1), method="bh")
     return q
 
 
 def compare_normal(estimates: ArrayLike, standard_errors: ArrayLike) -> Floats:
     """Give the two-sided p-value of each estimate against zero; NaN where the standard error is not positive."""
-    return 2 * scipy_stats.norm.sf(np.abs(_safe_ratio(estimates, standard_errors)))
+    return 2 * scipy.stats.norm.sf(np.abs(_safe_ratio(estimates, standard_errors)))
 
 
 def pooled_error(successes: ArrayLike, trials: ArrayLike, others: ArrayLike, other_trials: ArrayLike) -> Floats:
@@ -215,7 +223,7 @@ def normal_quantile(confidence: float) -> float:
         ParamError: The confidence is not between 0 and 1.
     """
     check_confidence(confidence)
-    return float(scipy_stats.norm.ppf(0.5 + confidence / 2))
+    return float(scipy.stats.norm.ppf(0.5 + confidence / 2))
 
 
 def e_value(risk_ratio: ArrayLike) -> Floats:
@@ -236,7 +244,7 @@ def compare_effects(effects: ArrayLike, standard_errors: ArrayLike) -> float:
         return np.nan
     weight = 1 / error[known] ** 2
     mean = np.average(effect[known], weights=weight)
-    return float(scipy_stats.chi2.sf(weight @ (effect[known] - mean) ** 2, known.sum() - 1))
+    return float(scipy.stats.chi2.sf(weight @ (effect[known] - mean) ** 2, known.sum() - 1))
 
 
 def shrink(estimates: ArrayLike, standard_errors: ArrayLike, *, draws: int, seed: int) -> Floats:
@@ -329,9 +337,9 @@ def measure_area(
     ones, others = score[is_one], score[~is_one]
     if min(len(ones), len(others)) < 2:
         return np.nan, np.nan, np.nan
-    rank = scipy_stats.rankdata(score)
-    below = (rank[is_one] - scipy_stats.rankdata(ones)) / len(others)
-    above = 1 - (rank[~is_one] - scipy_stats.rankdata(others)) / len(ones)
+    rank = scipy.stats.rankdata(score)
+    below = (rank[is_one] - scipy.stats.rankdata(ones)) / len(others)
+    above = 1 - (rank[~is_one] - scipy.stats.rankdata(others)) / len(ones)
     area = float(below.mean())
     error = np.sqrt(below.var(ddof=1) / len(ones) + above.var(ddof=1) / len(others))
     low, high = np.clip(area + normal_quantile(confidence) * error * np.array([-1, 1]), 0, 1)
@@ -390,8 +398,8 @@ def simultaneous_level(shared: ArrayLike, *, confidence: float = CONFIDENCE) -> 
     shares = _check_shared(shared)
     if len(shares) < 2:
         return confidence
-    reach = brentq(lambda reach: float(_hold_together(reach, shares)) - confidence, 0.5, 12)
-    return float(1 - 2 * scipy_stats.norm.sf(reach))
+    reach = scipy.optimize.brentq(lambda reach: float(_hold_together(reach, shares)) - confidence, 0.5, 12)
+    return float(1 - 2 * scipy.stats.norm.sf(reach))
 
 
 def adjust_for_control(p_values: ArrayLike, shared: ArrayLike) -> Floats:
@@ -406,7 +414,7 @@ def adjust_for_control(p_values: ArrayLike, shared: ArrayLike) -> Floats:
     shares = _check_shared(np.asarray(shared, float)[known])
     adjusted = alone.copy()
     if len(shares) > 1:
-        reach = scipy_stats.norm.isf(alone[known] / 2)
+        reach = scipy.stats.norm.isf(alone[known] / 2)
         adjusted[known] = np.maximum([1 - _hold_together(each, shares) for each in reach], alone[known])
     return adjusted
 
@@ -424,7 +432,7 @@ def _hold_together(reach: float, shared: Floats) -> float:
     nodes = np.linspace(-9, 9, 361)
     weights = np.exp(-(nodes**2) / 2)
     centre, spread = np.sqrt(shared)[:, None] * nodes, np.sqrt(1 - shared)[:, None]
-    normal = scipy_stats.norm.cdf
+    normal = scipy.stats.norm.cdf
     inside = normal((reach - centre) / spread) - normal((-reach - centre) / spread)
     return float(inside.prod(axis=0) @ weights / weights.sum())
 

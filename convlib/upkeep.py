@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from convlib import plots, takeaways
-from convlib.alerts import SEVERITIES
-from convlib.errors import ParamError
-from convlib.periods import PERIODS
+from convlib.alert_files import SEVERITIES
+from convlib.errors import ParamError, check_made
+from convlib.periods import PERIODS, read_day
 from convlib.plan import Plan
 from convlib.plan_edits import PlanEdit, TargetChange, edit_targets
 from convlib.plan_entries import Loss, Macro, Measure, Micro, is_share
@@ -182,7 +182,12 @@ def list_actions(plan: Plan, *, on: dt.date) -> Actions:
     Returns:
         One row an action: open ones first, by due date (those without one last); then those that are done. `owner` is
         the action's, else its conversion's; `overdue_days` is 0 when it is not overdue.
+
+    Raises:
+        ParamError: `on` is no day, or the plan is none.
     """
+    check_made("plan", plan, Plan, maker="read_plan")
+    on = read_day(on, name="on")
     rows = [
         (each.id, plan.macro_of(each.id).id, action.text, action.owner or each.owner or "", action.due, action.done)
         for each in plan.conversions
@@ -220,6 +225,7 @@ def recalibrate(rates: "Rates", plan: Plan) -> Recalibration:
         ParamError: The rates are of a segment or broken down.
         PlanError: The plan's file has changed since it was read, or a target is shared by a YAML anchor.
     """
+    check_made("plan", plan, Plan, maker="read_plan")
     if rates.by or rates.segment != "all":
         what = f"broken down by {', '.join(rates.by)}" if rates.by else f"of the segment {rates.segment!r}"
         raise ParamError(f"`rates` are {what}; a target is for all units. Measure the rates of all, without `by`.")
@@ -253,6 +259,8 @@ def review_plan(
     Raises:
         ParamError: The log was read with another plan.
     """
+    check_made("plan", plan, Plan, maker="read_plan")
+    on = read_day(on, name="on")
     found = [
         *(_find_silent(plan, log) if log is not None else []),
         *(_find_verdicts(correlation) if correlation is not None else []),

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats as scipy_stats
-from scipy.special import gammaln
+import scipy
 
 from convlib import stats, takeaways
 from convlib.arms import FEW_CONVERSIONS, Comparison, compare_arms
@@ -97,7 +96,7 @@ def _check_ratio(sample: Sample, *, running: bool) -> Finding:
 
 
 def _test_ratio(assigned: Floats, shares: Floats) -> float:
-    return float(scipy_stats.chisquare(assigned, assigned.sum() * shares).pvalue)
+    return float(scipy.stats.chisquare(assigned, assigned.sum() * shares).pvalue)
 
 
 def _watch_ratio(assigned: Floats, shares: Floats) -> float:
@@ -107,8 +106,8 @@ def _watch_ratio(assigned: Floats, shares: Floats) -> float:
         a Dirichlet distribution around them.
     """
     prior = CONCENTRATION * shares
-    mixed = gammaln(prior.sum()) - gammaln(prior.sum() + assigned.sum())
-    mixed += (gammaln(prior + assigned) - gammaln(prior)).sum()
+    mixed = scipy.special.gammaln(prior.sum()) - scipy.special.gammaln(prior.sum() + assigned.sum())
+    mixed += (scipy.special.gammaln(prior + assigned) - scipy.special.gammaln(prior)).sum()
     return float(min(1.0, np.exp(assigned @ np.log(shares) - mixed)))
 
 
@@ -169,7 +168,7 @@ def _shuffle(earlier: Measurement, arm: Ints, which: int) -> float:
     if not spread > stats.TINY:
         return np.nan
     skew = old * new * (old - new) * np.mean(parts**3) / ((units - 1) * (units - 2)) / spread**3
-    law = scipy_stats.pearson3(skew, scale=spread)
+    law = scipy.stats.pearson3(skew, scale=spread)
     return float(min(1.0, 2 * min(law.cdf(parts[is_new].sum()), law.sf(parts[is_new].sum()))))
 
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+import scipy
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from scipy import stats as scipy_stats
 
 from convlib import takeaways
 from convlib.documents import FieldError
@@ -170,7 +170,7 @@ def error_probability(errors: Ints, events: Ints, *, count: int, total: int) -> 
         chi = (errors[used] - share * events[used]) ** 2 / (share * (1 - share) * events[used])
         spread = max(float(chi.sum() / (used.sum() - 1)), 1.0)
     usual = (errors.sum() / spread + 0.5, (events.sum() - errors.sum()) / spread + 0.5)
-    return float(scipy_stats.betabinom(round(total / spread), *usual).sf(round(count / spread) - 1))
+    return float(scipy.stats.betabinom(round(total / spread), *usual).sf(round(count / spread) - 1))
 
 
 def _find_stopped(counts: pd.DataFrame, watch: Watch, until: int) -> Iterator[tuple[object, ...]]:
@@ -260,7 +260,7 @@ def _find_law(windows: Ints) -> Any:
     """Give the distribution of the next window's count."""
     mean = float(windows[:FEWEST_WINDOWS].mean())
     spread = dispersion(windows) * (1 + 1 / FEWEST_WINDOWS)
-    return scipy_stats.nbinom(mean / (spread - 1), 1 / spread)
+    return scipy.stats.nbinom(mean / (spread - 1), 1 / spread)
 
 
 def _time(microseconds: int) -> pd.Timestamp:

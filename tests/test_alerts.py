@@ -1,6 +1,5 @@
 import hashlib
 import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -8,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from convlib.alerts import COLUMNS, FALSE_ALARMS, LEVELS, Alerts, find_alerts, merge_alerts, read_alerts, write_alerts
+from convlib.alert_files import COLUMNS
+from convlib.alerts import FALSE_ALARMS, LEVELS, Alerts, find_alerts
 from convlib.control import compare_periods, find_limits
 from convlib.errors import ParamError
 from convlib.quality import Quality
@@ -118,7 +118,7 @@ def test_find_alerts_says_what_was_seen() -> None:
     assert row["is_new"]
     assert alerts.takeaways[0] == "1 alert is open in segment mobile, and new: 1 warning."
     assert "2026-03-16" in alerts._repr_html_()
-    assert alerts.plot().get_title(loc="left") == "Open alerts: mobile (n = 1)"
+    assert alerts.plot().get_title(loc="left") == "What is open, and since when? (mobile)"
 
 
 def test_find_alerts_needs_history_for_limits_and_says_so() -> None:
@@ -313,57 +313,4 @@ def test_find_alerts_refuses_a_history_that_is_none() -> None:
     assert str(caught.value) == (
         "`history` has no 'segment', 'conversion', 'metric', 'id', 'still_open'. Give the table of earlier alerts, or "
         "the file that holds them."
-    )
-
-
-def test_merge_alerts_gives_a_repeat_the_same_id_even_after_it_was_over() -> None:
-    found = pd.DataFrame([{"rule": "volume", "severity": "warning", "segment": "all", "period": MONDAY}])
-    now = pd.Timestamp("2026-02-01")
-    first = merge_alerts(found, pd.DataFrame(), now)
-    over = merge_alerts(found.iloc[:0], first, now + pd.Timedelta(days=1))
-    again = merge_alerts(found, over, now + pd.Timedelta(days=2))
-    later = merge_alerts(found.assign(period=MONDAY + pd.Timedelta(days=7)), over, now + pd.Timedelta(days=2))
-    assert over["still_open"].tolist() == [False]
-    assert again["id"].tolist() == first["id"].tolist()
-    assert (again["is_new"].tolist(), again["first_seen"].tolist()) == ([False], [now])
-    assert later["id"].tolist() != first["id"].tolist()
-    assert later["is_new"].tolist() == [True]
-
-
-def test_write_alerts_and_read_alerts_keep_every_value(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "alerts.json"
-    table = find_alerts(make_rates(series("buy", [*STEADY, 700]), series("cart", [*STEADY, 1_300]))).table
-    table.loc[0, "period"] = pd.NaT
-    write_alerts(path, table)
-    pd.testing.assert_frame_equal(read_alerts(path), table)
-    records = json.loads(path.read_text())["alerts"]
-    assert records[1]["first_seen"] == "2026-03-16T00:00:00"
-    assert [each.name for each in path.parent.iterdir()] == ["alerts.json"]
-    write_alerts(path, table.iloc[:0])
-    pd.testing.assert_frame_equal(read_alerts(path), table.iloc[:0])
-
-
-def test_read_alerts_is_empty_without_a_file(tmp_path: Path) -> None:
-    assert read_alerts(tmp_path / "alerts.json").dtypes.astype(str).to_dict() == COLUMNS
-
-
-@pytest.mark.parametrize("text", ['{"alerts": [', "[]", '{"other": 1}', '{"alerts": [{"first_seen": "soon"}]}'])
-def test_read_alerts_refuses_a_damaged_file(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "alerts.json"
-    path.write_text(text)
-    with pytest.raises(ParamError) as caught:
-        read_alerts(path)
-    message = str(caught.value)
-    assert message.startswith(f"{str(path)!r} can't be read as alerts (")
-    assert message.endswith(
-        "). Restore it from the run before, or delete it: then every alert that is open counts as new."
-    )
-
-
-def test_read_alerts_refuses_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ParamError) as caught:
-        read_alerts(tmp_path)
-    assert str(caught.value) == (
-        f"{str(tmp_path)!r} is a folder; give the path of the file of alerts, such as "
-        f"{str(tmp_path / 'alerts.json')!r}."
     )

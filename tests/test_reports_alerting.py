@@ -7,7 +7,7 @@ from reports_project import PARAMETERS, RUN, write_notebook, write_project
 from test_notify import Receiver, receive
 from typer.testing import CliRunner
 
-from convlib.alerts import read_alerts
+from convlib.alert_files import read_alerts
 from convlib.cli import app
 from convlib.errors import RunError
 from convlib.reports.run import Run, run_reports
@@ -16,7 +16,7 @@ from convlib.reports.run import Run, run_reports
 RAISE = """\
 import json, pathlib
 import pandas as pd
-from convlib.alerts import merge_alerts, read_alerts
+from convlib.alert_files import merge_alerts, read_alerts
 told = json.loads(pathlib.Path("../raised.json").read_text())
 raised = told[segment]
 names = ["rule", "severity", "evidence"]

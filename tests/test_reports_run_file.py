@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from reports_project import PARAMETERS, RUN, write_notebook, write_project
 
-from convlib.alerts import RULES
+from convlib.alert_files import RULES
 from convlib.errors import RunError
 from convlib.reports.preparation import prepare_run
 from convlib.reports.run_file import Audience, Period, RunFile, read_run_file

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from convlib.alerts import KEY, merge_alerts, read_alerts, write_alerts
+from convlib.alert_files import KEY, merge_alerts, read_alerts, write_alerts
 from convlib.errors import ConvlibError, RunError
 from convlib.notify import deliver, queue_message, read_outbox
 from convlib.reports.index import name_segment

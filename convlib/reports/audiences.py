@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import nbformat
 import pandas as pd
 
-from convlib.alerts import read_alerts
+from convlib.alert_files import read_alerts
 from convlib.documents import did_you_mean, quote_names
 from convlib.errors import ConvlibError
 from convlib.files import OLD, SCRATCH, remove_folder, write_bytes, write_text

@@ -16,7 +16,7 @@ from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
 from convlib import notify
-from convlib.alerts import read_alerts
+from convlib.alert_files import read_alerts
 from convlib.errors import ConvlibError, RunError, StoppedError
 from convlib.files import digest_files, write_text
 from convlib.notify import Channel, Message, deliver, find_channel_problem, flatten, keep_message, read_channels

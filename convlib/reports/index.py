@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from convlib import results
-from convlib.alerts import SEVERITIES
+from convlib.alert_files import SEVERITIES
 from convlib.files import write_text
 from convlib.reports.export import TEMPLATES, frame_tables, settle_direction
 from convlib.reports.manifest import AUDIENCES, PRIVATE, Manifest, Report

@@ -12,7 +12,6 @@ from typing import Any, ParamSpec, TypeVar
 from convlib.documents import did_you_mean
 from convlib.errors import ConvlibError, RunError
 from convlib.events import EventLog, read_events
-from convlib.experiment import check_experiment
 from convlib.notify import Channel, find_channel_problem, read_channels
 from convlib.parameters import ANALYSIS, check_parameters
 from convlib.periods import find_day
@@ -22,6 +21,7 @@ from convlib.reports.delivery import check_delivery
 from convlib.reports.manifest import AUDIENCES, PRIVATE, Report
 from convlib.reports.notebooks import FOLDER, Template, check_names, check_value, find_notebooks_folder, read_templates
 from convlib.reports.run_file import Audience, RunFile, read_run_file
+from convlib.samples import check_experiment
 
 SLUG_LENGTH = 80
 #: The parameter that makes one report a value; the plan has the values.

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from convlib.documents import did_you_mean
+from convlib.documents import did_you_mean, find_wrong_number
 from convlib.errors import RunError, StoppedError
 from convlib.files import sweep_scratch, write_bytes
 from convlib.reports.alerting import Alerting, check_alert_files, record_alerts, send_messages
@@ -117,8 +117,8 @@ def run_reports(
             problem is listed, and nothing was made.
         StoppedError: The disk is full, or the folder can't be written to; what was made is kept.
     """
-    if workers is not None and workers < 1:
-        raise RunError(f"`workers` is {workers!r}; it must be 1 or more, or left out.")
+    if problems := [] if workers is None else find_wrong_number("workers", workers, least=1):
+        raise RunError(*problems)
     started = time.time()
     preparation = prepare_run(path, period=_read_period(period))
     folder = Path(reports) / preparation.folder

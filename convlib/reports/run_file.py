@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from convlib.alerts import RULES
-from convlib.documents import Document, FieldError, FieldPath, did_you_mean, quote_names, read_document
+from convlib.alert_files import RULES
+from convlib.documents import Document, FieldError, FieldPath, did_you_mean, quote_names, read_document, word_choice
 from convlib.durations import parse_duration
 from convlib.elsewhere import EngineName
 from convlib.errors import ParamError, RunError
@@ -76,8 +76,7 @@ def _check_span(text: str) -> str:
 
 def _check_weekday(name: str) -> str:
     if name not in WEEKDAYS:
-        near = did_you_mean(name, WEEKDAYS)
-        raise FieldError([((), f"is {name!r}; it must be one of {quote_names(WEEKDAYS)}.{near}")])
+        raise FieldError([((), word_choice(name, WEEKDAYS))])
     return name
 
 
@@ -216,9 +215,7 @@ class Schedule(Entry):
         if self.every == "day":
             return f"is {self.on!r}, and the run is made every day. Remove it."
         if self.every == "week":
-            near = did_you_mean(self.on, WEEKDAYS)
-            known = self.on in WEEKDAYS
-            return "" if known else f"is {self.on!r}; it must be one of {quote_names(WEEKDAYS)}.{near}"
+            return "" if self.on in WEEKDAYS else word_choice(self.on, WEEKDAYS)
         known = isinstance(self.on, int) and 1 <= self.on <= MONTH_DAYS
         return "" if known else f"is {self.on!r}; it must be a day that each month has, 1 to {MONTH_DAYS}."
 
@@ -235,7 +232,7 @@ class Schedule(Entry):
 
 def _check_rules(rules: tuple[str, ...]) -> tuple[str, ...]:
     problems: list[tuple[FieldPath, str]] = [
-        ((i,), f"is {rule!r}; it must be one of {quote_names(RULES)}.{did_you_mean(rule, RULES)}")
+        ((i,), word_choice(rule, RULES))
         for i, rule in enumerate(rules)
         if rule not in RULES
     ]
@@ -269,7 +266,7 @@ Format = Literal["html", "pdf", "xlsx", "zip", "ipynb", "tables"]
 def _check_whole(value: object, info: ValidationInfo) -> object:
     least = LEAST[str(info.field_name)]
     if type(value) is not int or value < least:
-        raise ValueError(f"it must be a whole number, {least} or more.")
+        raise ValueError(f"it must be a whole number, at least {least}.")
     return value
 
 

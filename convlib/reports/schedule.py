@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import yaml
 
-from convlib.documents import did_you_mean, quote_names
+from convlib.documents import find_wrong_choice
 from convlib.errors import RunError
 from convlib.reports.run_file import RunFile, Schedule, read_run_file
 
@@ -20,6 +20,9 @@ from convlib.reports.run_file import RunFile, Schedule, read_run_file
 ENVIRONMENT = "convlib.env"
 #: From the checkout, with the packages that it pins: whatever has this name elsewhere would run with all secrets.
 INSTALL = "pip install --require-hashes -r requirements.txt\npip install --no-deps --no-build-isolation -e .\n"
+#: What `convlib new` leaves in a workbook, which is no checkout and names convlib in its own list.
+RECORD = ".convlib.json"
+INSTALL_IN_WORKBOOK = "pip install -r requirements.txt"
 #: The months in which a quarter begins.
 QUARTERS = (1, 4, 7, 10)
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -40,9 +43,8 @@ def write_schedule(path: str | Path, *, kind: str = "cron") -> str:
     Raises:
         RunError: The run file is wrong or has no `schedule`, or a path holds a line break.
     """
-    if kind not in KINDS:
-        near = did_you_mean(kind, KINDS)
-        raise RunError(f"`--as` is {kind!r}; it must be one of {quote_names(KINDS)}.{near}")
+    if problems := find_wrong_choice("--as", kind, KINDS):
+        raise RunError(*problems)
     run_file = read_run_file(path)
     if run_file.schedule is None:
         example = 'schedule: {every: week, on: monday, at: "06:00"}'
@@ -140,7 +142,7 @@ def _write_github(run_file: RunFile, schedule: Schedule, command: Sequence[str])
     steps = [
         {"uses": "actions/checkout@v4"},
         {"uses": "actions/setup-python@v5", "with": {"python-version": f"3.{sys.version_info.minor}"}},
-        {"name": "Install", "run": INSTALL},
+        {"name": "Install", "run": INSTALL_IN_WORKBOOK if Path(RECORD).exists() else INSTALL},
         {
             "name": "Fetch the earlier reports",
             "env": {"GH_TOKEN": "${{ github.token }}"},

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from convlib.alerts import SEVERITIES, merge_alerts, read_alerts, write_alerts
+from convlib.alert_files import SEVERITIES, merge_alerts, read_alerts, write_alerts
 from convlib.durations import MICROSECONDS, parse_duration
 from convlib.errors import ConvlibError
 from convlib.files import digest_files, write_text
@@ -267,6 +267,7 @@ def open_watcher(
         stack.callback(disconnect, preparation.log)
         run_file = preparation.run_file
         if interval:
+            parse_duration(interval, name="--interval")
             watch = type(run_file.watch).model_validate({**run_file.watch.model_dump(), "interval": interval})
             run_file = run_file.model_copy(update={"watch": watch})
             preparation = dataclasses.replace(preparation, run_file=run_file)
