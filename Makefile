@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test coverage lint lock environment bench quiet faults experiments truth clean
+.PHONY: help report test coverage docs lint lock environment bench quiet faults experiments truth clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -25,6 +25,9 @@ lint: environment ## environment, then linter, formatter and type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: environment ## the documentation site, into site/: open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 environment: $(READY) ## .venv with everything that requirements.txt pins, and convlib itself
 
@@ -68,4 +71,4 @@ truth: environment ## convlib and four products' scores on logs with known effec
 	$(BIN)/python -m benchmarks.truth --figure docs/images/truth.png
 
 clean: ## removes the environment, caches and builds; reports stay
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) build dist site .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -1,7 +1,6 @@
 """Messages about alerts and reports: kept in a file until every channel has them, and sent through apprise."""
 
 import dataclasses
-import datetime as dt
 import hashlib
 import json
 import os
@@ -23,6 +22,7 @@ from apprise.utils.parse import parse_urls
 from convlib.alert_files import SEVERITIES
 from convlib.errors import RunError
 from convlib.files import write_text
+from convlib.periods import tell_time
 
 #: Seconds to wait before the second and the third try; a longer outage is left to the next run.
 PAUSES = (1.0, 4.0)
@@ -308,7 +308,7 @@ def _word_message(alerts: pd.DataFrame, *, title: str, channels: Sequence[str]) 
         + (f" ({critical} critical)" if critical else ""),
         body="\n".join([*lines, f"Message {number}"]),
         alerts=ids,
-        created=_tell_time(),
+        created=tell_time(),
         delivered=dict.fromkeys(channels),
     )
 
@@ -333,7 +333,7 @@ def _mark(path: Path, message: str, channel: str) -> None:
     """Note a delivery at once: a process that is killed after it does not send again."""
     with _WRITING:
         marked = (
-            dataclasses.replace(m, delivered={**m.delivered, channel: _tell_time()}) if m.id == message else m
+            dataclasses.replace(m, delivered={**m.delivered, channel: tell_time()}) if m.id == message else m
             for m in read_outbox(path)
         )
         _write_outbox(path, tuple(marked))
@@ -342,7 +342,3 @@ def _mark(path: Path, message: str, channel: str) -> None:
 def _write_outbox(path: Path, messages: tuple[Message, ...]) -> None:
     entries = [dataclasses.asdict(message) for message in messages]
     write_text(path, json.dumps({"messages": entries}, indent=1, ensure_ascii=False) + "\n")
-
-
-def _tell_time() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -1,34 +1,55 @@
 """Every figure: takes a finished table, draws it with n and interval, returns the Axes."""
 
-import datetime as dt
-import textwrap
-from collections.abc import Sequence
+from __future__ import annotations
 
-import matplotlib.pyplot as plt
+import datetime as dt
+import io
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib import patheffects
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from convlib.lazy import LazyModule
 from convlib.periods import PERIODS
 from convlib.plan_entries import is_share
 from convlib.results import Kind, cut_text, find_kind, format_seconds, format_value
 from convlib.stats import SIGNIFICANCE
 
+if TYPE_CHECKING:
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+    from matplotlib import dates as mdates
+    from matplotlib import patches, patheffects, ticker
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+else:
+    plt, sns = LazyModule("matplotlib.pyplot"), LazyModule("seaborn")
+    mdates, patches, patheffects, ticker = (
+        LazyModule(f"matplotlib.{name}") for name in ("dates", "patches", "patheffects", "ticker")
+    )
+
 #: Okabe and Ito's palette, safe for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
 CYCLE = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", RED, "#000000")
+#: With the colours of `CYCLE`, so that nothing is told apart by its colour alone.
+MARKERS = "osD^vPX"
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 3)))
 DPI = 130
 #: Inches; narrow, so that the text is still readable when a phone shows the whole figure.
 WIDTH = 6.0
 LABEL_LENGTH = 32
 VERDICT_COLOURS = {"positive": GREEN, "negative": RED}
+VERDICT_MARKS = {"positive": ">", "negative": "<"}
 STATUS_COLOURS = {"met": GREEN, "missed": RED, "outside benchmark": ORANGE}
+STATUS_MARKS = {"met": "o", "missed": "X", "outside benchmark": "D"}
+SEVERITY_COLOURS = {"critical": RED, "error": RED, "warning": ORANGE, "info": BLUE}
+SEVERITY_MARKS = {"critical": "X", "error": "X", "warning": "^", "info": "o"}
+TIER_COLOURS = {"macro": ORANGE, "micro": BLUE, "loss": RED, "not in the plan": "#9CA3AF"}
+TIER_DASHES = {"macro": "-", "micro": "-", "loss": "--", "not in the plan": ":"}
 #: Light enough for the value on them; the sign says the same without colour.
 STATUS_CELLS = {
     "met": ("#A7E3CF", "✓ "),
@@ -47,6 +68,16 @@ WIDEST = 5
 ROUND_SECONDS = (
     *(1, 10, 60, 600, 3_600, 6 * 3_600),
     *(86_400 * days for days in (1, 2, 7, 14, 30, 60, 90, 180, 365, 730, 1_825)),
+)
+#: Times that an even axis is marked at every so many of.
+EVEN_SECONDS = (
+    *(1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200),
+    *(86_400 * days for days in (1, 2, 7, 14, 30, 60, 90, 180, 365, 730, 1_825)),
+)
+#: Distances of dates that an axis is marked at, as pandas calls them, with their days.
+DATE_STEPS = (
+    *(("1D", 1), ("2D", 2), ("7D", 7), ("14D", 14), ("MS", 31), ("2MS", 62)),
+    *(("QS", 92), ("6MS", 184), ("YS", 366), ("2YS", 731), ("5YS", 1_827)),
 )
 #: A flow shows so many places of the paths, and at each so many conversions, if they have this share of the units.
 FLOW_PLACES, FLOW_NODES, FLOW_SMALLEST = 5, 6, 0.02
@@ -83,7 +114,7 @@ def draw_funnel(
     ax.set_yticks(np.arange(len(steps)), [_label(step) for step in steps])
     ax.invert_yaxis()
     ax.set_xlim(0, 1.12)
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
+    _write_ticks(ax.xaxis, "percent")
     _xlabel(ax, f"of the {counted} at the first step, within {window}; 95% intervals")
     _title(ax, f"Where do {counted} leave? ({segment})" if not by else f"How far does each group get? ({segment})")
     if len(shown) > 1:
@@ -106,8 +137,8 @@ def draw_leaks(leaks: pd.DataFrame, *, by: Sequence[str], segment: str, ax: Axes
     ax.axvline(0, color="#111827", linewidth=1)
     groups = rows[list(by)].agg(", ".join, axis=1) if len(rows) else pd.Series(dtype="str")
     _label_rows(ax, groups + ", before " + rows["name"], rows["units_before"])
-    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+.3g}"))
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda share, _: _write_sign(100 * share)))
     _xlabel(ax, "points of the share lost against all other groups, with 95% interval; dark orange more, green less")
     _title(ax, f"Which groups leave more often than the others? ({segment})")
     return ax
@@ -122,11 +153,14 @@ def draw_times(times: pd.DataFrame, *, by: Sequence[str], segment: str, ax: Axes
     figure, grid = plt.subplots(len(steps), 1, figsize=size, dpi=DPI, squeeze=False, sharex=True, layout="constrained")
     for step, cell in zip(steps, grid.flat, strict=True):
         _draw_time(times[times["step"] == step], by, _style(cell))
-    title = "\n".join(textwrap.wrap(f"How long does each step take? ({segment})", 38))
-    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.02, ha="left")
-    figure.supxlabel("time since the step before; line: median", fontsize=9)
+    figure.suptitle(
+        _wrap(f"How long does each step take? ({segment})", 50), fontsize=11, fontweight="bold", x=0.02, ha="left"
+    )
+    grid.flat[-1].set_xlabel("time since the step before; upright line: median", fontsize=9)
     if by:
-        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9)
+        figure.legend(
+            *grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False
+        )
     first: Axes = grid.flat[0]
     return first
 
@@ -139,16 +173,18 @@ def _draw_time(rows: pd.DataFrame, by: Sequence[str], ax: Axes) -> Axes:
         edges = np.append(group["seconds_low"], group["seconds_high"].tail(1))
         edges[0] = edges[1] ** 2 / edges[2] if len(edges) > 2 else edges[1] / 2
         colour = CYCLE[number] if by else BLUE
-        ax.stairs(group["share"].fillna(0), edges, color=colour, fill=not by, label=_key(key), linewidth=1.6)
+        look: dict[str, Any] = {"linestyle": DASHES[number] if by else "-", "color": colour}
+        ax.stairs(group["share"].fillna(0), edges, fill=not by, label=_key(key), linewidth=1.6, **look)
         if np.isfinite(group["seconds_p50"].iloc[0]):
-            ax.axvline(max(group["seconds_p50"].iloc[0], edges[0]), color=colour if by else "#111827", linewidth=1.4)
+            look["color"] = colour if by else "#111827"
+            ax.axvline(max(group["seconds_p50"].iloc[0], edges[0]), linewidth=1.4, **look)
     if len(rows):
         name = textwrap.shorten(rows["name"].iloc[0], LABEL_LENGTH + 16, placeholder="…")
         ax.set_title(f"{name} (n = {rows['units'].sum():,})", fontsize=9, loc="left")
         lowest = rows["seconds_low"].iloc[1] if len(rows) > 1 else rows["seconds_high"].iloc[0] / 2
         _time_axis(ax, lowest, rows["seconds_high"].max(), log=True)
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.yaxis.set_major_locator(MaxNLocator(3))
+    _write_ticks(ax.yaxis, "percent")
+    ax.yaxis.set_major_locator(ticker.MaxNLocator(3))
     ax.set_ylim(0, None)
     ax.tick_params(labelsize=8)
     return ax
@@ -163,7 +199,8 @@ def draw_curve(
     shown = sorted(groups, key=lambda item: -item[1]["at_risk"].max())[: len(CYCLE) - 1] if len(curve) else []
     for number, (key, rows) in enumerate(shown):
         label = f"{_key(key)} (n = {rows['at_risk'].max():,.0f})"
-        ax.step(rows["seconds"], rows["share"], where="post", color=CYCLE[number], linewidth=1.6, label=label)
+        look: dict[str, Any] = {"color": CYCLE[number], "linestyle": DASHES[number]}
+        ax.step(rows["seconds"], rows["share"], where="post", linewidth=1.6, label=label, **look)
         bounds = rows["share_ci_lower"], rows["share_ci_upper"]
         ax.fill_between(rows["seconds"], *bounds, step="post", color=CYCLE[number], alpha=0.2, linewidth=0)
     if len(shown):
@@ -172,7 +209,7 @@ def draw_curve(
         longest, soon = curve["seconds"].max(), _weighted_median(converted["seconds"], converted["converted"])
         _time_axis(ax, max(soon / 100, 1.0), longest, log=soon < longest / 20)
     ax.set_ylim(0, None)
-    _percent_axis(ax.yaxis, curve["share"].max())
+    _percent_axis(ax.yaxis)
     ax.set_ylabel("converted by then")
     _xlabel(ax, f"time since entry; pending {counted} count for as long as they were watched; band: 95% interval")
     _title(ax, f"How long until {counted} convert? ({segment})")
@@ -188,14 +225,37 @@ def _time_axis(ax: Axes, low: float, high: float, *, log: bool) -> None:
     """Put ticks at round times: 1 min, 10 min, 1 h, ..."""
     if log:
         ax.set_xscale("log")
-        ticks = [each for each in ROUND_SECONDS if low <= each <= high]
+        ticks = [float(each) for each in ROUND_SECONDS if low <= each <= high]
         ticks = ticks[:: -(-len(ticks) // MOST_TICKS) or 1]
     else:
-        step = next((each for each in ROUND_SECONDS if each * MOST_TICKS >= high), high)
-        ticks = list(np.arange(0, high * 1.001, step))
-    ax.xaxis.set_major_locator(FixedLocator(ticks))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: format_seconds(seconds).replace(".0 ", " ")))
+        ticks = _list_seconds(high, most=MOST_TICKS)
+    ax.xaxis.set_major_locator(ticker.FixedLocator(ticks))
+    ax.xaxis.set_minor_locator(ticker.NullLocator())
+    _write_ticks(ax.xaxis, "seconds")
+
+
+def _list_seconds(high: float, *, most: int) -> list[float]:
+    """List at most so many round times up to a highest, from 0."""
+    step = next((each for each in EVEN_SECONDS if each * most >= high), high)
+    return [float(each) for each in np.arange(0, high * 1.001, step or 1)]
+
+
+def _mark_dates(ax: Axes, dates: pd.Series, *, most: int = 6) -> None:
+    """Put ticks at the first days of round periods; the year stands where it begins.
+
+    Matplotlib's own search for round dates takes longer than all else in a figure of many panels.
+    """
+    low, high = dates.min(), dates.max()
+    if pd.isna(low):
+        return
+    step, days = next(filter(lambda each: each[1] * most >= (high - low).days, DATE_STEPS), DATE_STEPS[-1])
+    ticks = pd.date_range(low.normalize(), high, freq=step)
+    written = [f"{tick:%Y}" if days > 365 else f"{tick:%b}" if days > 14 else f"{tick.day} {tick:%b}" for tick in ticks]
+    if days <= 365:
+        begins = [number == 0 or tick.year > ticks[number - 1].year for number, tick in enumerate(ticks)]
+        pairs = zip(written, ticks, begins, strict=True)
+        written = [f"{text}\n{tick:%Y}" if begin else text for text, tick, begin in pairs]
+    ax.set_xticks(mdates.date2num(ticks.to_pydatetime()), written)  # type: ignore[no-untyped-call]
 
 
 def draw_next(table: pd.DataFrame, *, segment: str, counted: str = "units", ax: Axes | None = None) -> Axes:
@@ -211,7 +271,7 @@ def draw_next(table: pd.DataFrame, *, segment: str, counted: str = "units", ax: 
     )
     _label_rows(ax, rows["next"], rows["units"])
     ax.set_xlim(0, None)
-    _percent_axis(ax.xaxis, rows["share"].max())
+    _percent_axis(ax.xaxis)
     where = rows["name"].iloc[0] if len(rows) else "a step"
     _xlabel(ax, f"of the {rows['units'].sum():,} {counted} that stopped there; 95% intervals")
     _title(ax, f"What did those do next that stopped at {where}? ({segment})")
@@ -233,11 +293,11 @@ def draw_trend(trend: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> 
         markersize=4,
     )
     ax.set_ylim(0, None)
-    _percent_axis(ax.yaxis, rows["rate"].max())
+    _percent_axis(ax.yaxis)
+    _mark_dates(ax, rows["period"])
     ax.set_ylabel("reached the last step")
     _xlabel(ax, f"week of entry; n = {int(rows['units'].sum()):,}; small and partial weeks left out; 95% intervals")
     _title(ax, f"Does completion change from week to week? ({segment})")
-    _slant(ax)
     return ax
 
 
@@ -257,54 +317,72 @@ def draw_rates(
     rows[["value", "ci_lower", "ci_upper"]] = rows[["value", "ci_lower", "ci_upper"]].where(rows["note"] == "")
     keys = list(dict.fromkeys(rows.sort_values("tier", kind="stable")["conversion"]))[:MOST_ROWS]
     if ax is not None or not keys:
-        return _draw_rate(rows[rows["conversion"].isin(keys[:1])], by, _axes(ax, height=3))
-    lines = -(-len(keys) // 2)
-    size = (WIDTH, 1.0 + 1.15 * lines)
-    figure, grid = plt.subplots(lines, 2, figsize=size, dpi=DPI, squeeze=False, sharex=True, layout="constrained")
-    for key, cell in zip(keys, grid.flat, strict=False):
+        ax = _draw_rate(rows[rows["conversion"].isin(keys[:1])], by, _axes(ax, height=3))
+        _mark_dates(ax, rows["period"])
+        return ax
+    figure, cells = _lay_panels(len(keys), legend=bool(by))
+    for key, cell in zip(keys, cells, strict=True):
         _draw_rate(rows[rows["conversion"] == key], by, _style(cell))
-    for cell in grid.flat[len(keys) :]:
-        cell.set_axis_off()
-    for cell in grid.flat[max(0, len(keys) - 2) : len(keys)]:
-        cell.tick_params(labelbottom=True)
-    word = PERIODS[every]
-    figure.suptitle(f"By {word} of entry: {segment}", fontsize=11, fontweight="bold", x=0.02, ha="left")
-    if not by:
-        figure.supxlabel(
-            "band: 95% interval; dashed: target; grey: benchmark; ring: outside its control limits", fontsize=8
-        )
+    _mark_dates(cells[0], rows["period"], most=4)
+    title = f"How does each metric do from {PERIODS[every]} to {PERIODS[every]}? ({segment})"
+    figure.suptitle(
+        _wrap(cut_text(title, 100), 56), fontsize=11, fontweight="bold", x=0.02, y=0.995, ha="left", va="top"
+    )
+    said = f"{PERIODS[every]} of entry; n: units in the last; band: 95% interval; dashed: target; grey: benchmark"
+    out = "" if by else "; ring: outside its control limits"
+    figure.supxlabel(_wrap(said + out, 80), fontsize=8, y=0.3 / figure.get_figheight() if by else 0.005)
     if by:
-        figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
-    first: Axes = grid.flat[0]
-    return first
+        figure.legend(*cells[0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=8, frameon=False)
+    return cells[0]
+
+
+def _lay_panels(count: int, *, legend: bool) -> tuple[Figure, list[Axes]]:
+    """Lay small panels out in two columns over the same dates, with room for two lines of text above each.
+
+    At distances of their own: to measure the texts of so many panels takes longer than to draw them.
+    """
+    lines = -(-count // 2)
+    high, between, above, below = 0.78, 0.46, 0.68, 1.0 if legend else 0.78
+    height = above + lines * high + (lines - 1) * between + below
+    figure, grid = plt.subplots(lines, 2, figsize=(WIDTH, height), dpi=DPI, squeeze=False, sharex=True)
+    figure.subplots_adjust(0.1, below / height, 0.985, 1 - above / height, wspace=0.28, hspace=between / high)
+    for cell in grid.flat[count:]:
+        cell.set_axis_off()
+    for cell in grid.flat[max(0, count - 2) : count]:
+        cell.tick_params(labelbottom=True)
+    return figure, list(grid.flat[:count])
 
 
 def _draw_rate(rows: pd.DataFrame, by: Sequence[str], ax: Axes) -> Axes:
     for number, (key, group) in enumerate(rows.groupby(list(by), sort=True) if by else [("", rows)]):
         colour = CYCLE[number % len(CYCLE)] if by else ORANGE if (rows["tier"] == "macro").any() else BLUE
         low, high = group["ci_lower"].astype(float), group["ci_upper"].astype(float)
-        ax.plot(group["period"], group["value"], "o-", color=colour, markersize=3, linewidth=1.4, label=_key(key))
+        mark = MARKERS[number % len(MARKERS)]
+        look: dict[str, Any] = {"color": colour, "marker": mark, "markersize": 3, "linewidth": 1.4, "label": _key(key)}
+        ax.plot(group["period"], group["value"], **look)
         ax.fill_between(group["period"], low, high, color=colour, alpha=0.2, linewidth=0)
-        # Over a gap the line is dotted; a period between two gaps has an interval and no band.
         known = group[group["value"].notna()]
-        ax.plot(known["period"], known["value"], ":", color=colour, linewidth=0.8)
-        ax.vlines(group["period"].to_numpy(), low, high, color=colour, alpha=0.4, linewidth=1)
-        out = group[(group["value"] < group["limit_low"]) | (group["value"] > group["limit_high"])]
-        ax.plot(out["period"], out["value"], "o", color=RED, markersize=8, fillstyle="none", linestyle="none")
+        if len(known) < len(group):
+            # Over a gap the line is dotted; a period between two gaps has an interval and no band.
+            ax.plot(known["period"], known["value"], ":", color=colour, linewidth=0.8)
+            ax.vlines(group["period"].to_numpy(), low, high, color=colour, alpha=0.4, linewidth=1)
+        out = known[(known["value"] < known["limit_low"]) | (known["value"] > known["limit_high"])]
+        if len(out):
+            ax.plot(out["period"], out["value"], "o", color=RED, markersize=8, fillstyle="none", linestyle="none")
     if len(rows):
         _draw_goals(rows.iloc[-1], ax)
         shown = rows[rows["value"].notna()]
         last = shown[shown["period"] == shown["period"].max()]["exposed"].sum()
-        title = textwrap.shorten(rows["conversion"].iloc[0], LABEL_LENGTH + 10, placeholder="…")
-        ax.set_title(title, fontsize=8, loc="left")
-        ax.text(0.01, 0.05, f"last n = {last:,.0f}", transform=ax.transAxes, fontsize=7, color=GREY)
-        metric = rows["metric"].iloc[0]
-        kind = find_kind(metric)
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(float(value), kind)))
-    ax.yaxis.set_major_locator(MaxNLocator(3))
+        name = textwrap.shorten(rows["conversion"].iloc[0], 64, placeholder="…")
+        ax.set_title(_label(name, int(last), width=42), fontsize=8, loc="left")
+        kind = find_kind(rows["metric"].iloc[0])
+        _write_ticks(ax.yaxis, kind)
+        if kind == "seconds":
+            ax.yaxis.set_major_locator(ticker.FixedLocator(_list_seconds(ax.get_ylim()[1], most=3)))
+        else:
+            ax.yaxis.set_major_locator(ticker.MaxNLocator(3, steps=[1, 2, 5, 10]))
     ax.set_ylim(0, None)
     ax.tick_params(labelsize=7)
-    _slant(ax)
     return ax
 
 
@@ -331,7 +409,7 @@ def draw_status(latest: pd.DataFrame, *, by: Sequence[str], segment: str, ax: Ax
             continue
         x, y = columns.index(group), names.index(row["conversion"])
         colour, mark = STATUS_CELLS.get(row["status"], ("#F3F4F6", ""))
-        ax.add_patch(Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", linewidth=2))
+        ax.add_patch(patches.Rectangle((x, y), 1, 1, facecolor=colour, edgecolor="white", linewidth=2))
         text = f"{mark}{format_value(row['value'], find_kind(row['metric']))}"
         ax.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8, color="#111827")
     ax.set(xlim=(0, max(1, len(columns))), ylim=(max(1, len(names)), 0))
@@ -339,10 +417,10 @@ def draw_status(latest: pd.DataFrame, *, by: Sequence[str], segment: str, ax: Ax
     ax.set_yticks(np.arange(len(names)) + 0.5, [_label(name) for name in names], fontsize=8)
     ax.grid(visible=False)
     ax.tick_params(length=0)
-    _xlabel(ax, "✓ meets its target, ✗ misses it, ! outside its benchmark, grey: no goal or too few")
+    named = f"{', '.join(by).replace('_', ' ')}; latest complete period: " if by else ""
+    _xlabel(ax, f"{named}✓ meets its target, ✗ misses it, ! outside its benchmark, grey: no goal or too few")
     more = "" if len(set(groups)) <= MOST_GROUPS else f" (the first {MOST_GROUPS})"
-    named = f", by {', '.join(by).replace('_', ' ')}" if by else ""
-    _title(ax, f"Where each group stands{named}: {segment}{more}")
+    _title(ax, f"Which groups meet their targets? ({segment}){more}")
     return ax
 
 
@@ -364,19 +442,23 @@ def draw_targets(latest: pd.DataFrame, *, segment: str, ax: Axes | None = None) 
         color="#E5E7EB",
         label="benchmark",
     )
-    for y, lower, value, upper, colour in zip(
-        place, rows["ci_lower"], rows["value"], rows["ci_upper"], colours, strict=True
-    ):
+    ends = zip(rows["ci_lower"], rows["value"], rows["ci_upper"], strict=True)
+    for y, (lower, value, upper), colour, status in zip(place, ends, colours, rows["status"], strict=True):
         ax.plot([lower, upper], [y, y], color=colour, linewidth=2)
-        ax.plot(value, y, "o", color=colour, markersize=6)
+        face = colour if status in STATUS_MARKS else "white"
+        ax.plot(value, y, STATUS_MARKS.get(status, "o"), color=colour, markerfacecolor=face, markersize=6)
     ax.plot(
         rows["target"], place, "|", color="#111827", markersize=16, markeredgewidth=2, linestyle="none", label="target"
     )
     _label_rows(ax, rows["conversion"], rows["exposed"])
     ax.set_xlim(0, None)
-    ax.xaxis.set_major_formatter(PercentFormatter(1))
-    _xlabel(ax, "rate and 95% interval; green meets its target, dark orange misses it")
-    _title(ax, f"Against target and benchmark: {segment}")
+    _write_ticks(ax.xaxis, "percent")
+    _xlabel(
+        ax,
+        "latest complete period, with 95% interval; green dot: met, dark orange cross: missed, "
+        "orange diamond: outside its benchmark; hollow: no verdict",
+    )
+    _title(ax, f"Which targets are met? ({segment})")
     _legend(ax)
     return ax
 
@@ -405,9 +487,9 @@ def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, worth: bool = F
             row["adjusted_lift"],
             [y],
             xerr=_errors(row, "adjusted_lift"),
-            fmt="s",
+            fmt=VERDICT_MARKS.get(verdict, "s" if judged else "x"),
             color=VERDICT_COLOURS.get(verdict, GREY),
-            markerfacecolor=None if judged else "white",
+            markerfacecolor=None if verdict in VERDICT_MARKS else "white",
             markersize=6,
             elinewidth=2,
             label=None if kind in named else f"adjusted: {kind}",
@@ -415,10 +497,10 @@ def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, worth: bool = F
         named.add(kind)
     ax.axvline(0, color="#111827", linewidth=1)
     _label_rows(ax, rows["micro"], rows["units_with"])
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda lift, _: f"{lift:+g}" if worth else f"{100 * lift:+.0f}"))
+    ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda lift, _: _write_sign(lift if worth else 100 * lift)))
     kind = "value per unit" if worth else "percentage points"
-    _xlabel(ax, f"{kind}, with interval; n did it; without those with too few units")
-    _title(ax, f"Associated with {macro}: {segment}")
+    _xlabel(ax, f"{kind}, with 95% interval; n: how many did it; those with too few units left out")
+    _title(ax, f"What goes with {macro}? ({segment})")
     _legend(ax)
     return ax
 
@@ -426,7 +508,7 @@ def draw_lifts(table: pd.DataFrame, *, macro: str, segment: str, worth: bool = F
 def draw_friction(table: pd.DataFrame, *, name: str, unit: str, segment: str, ax: Axes | None = None) -> Axes:
     """Draw how a signal is spread on the worst pages, and the share of visits that end there with and without it."""
     rows = table.head(MOST_LEAKS)
-    title = f"{name} and leaving the page ({segment})"
+    title = f"{name}: do more visits end there? ({segment})"
     if ax is None:
         size = (WIDTH, 2.4 + 0.75 * max(1, len(rows)))
         figure, (spread, ax) = plt.subplots(2, 1, figsize=size, dpi=DPI, layout="constrained")
@@ -436,8 +518,12 @@ def draw_friction(table: pd.DataFrame, *, name: str, unit: str, segment: str, ax
         spread.plot(rows["p75"], place, "|", color=BLUE, markersize=12)
         spread.set_xlim(left=0)
         _label_rows(spread, rows["page"], rows["visits"])
-        _xlabel(spread, f"{unit or 'a visit'}: median (dot), 75% (tick), 95% (end of the line); n visits")
-        figure.suptitle("\n".join(textwrap.wrap(title, 38)), fontsize=11, fontweight="bold", x=0.02, ha="left")
+        unit = {"s": "seconds", "ms": "milliseconds"}.get(unit, unit)
+        _xlabel(
+            spread,
+            f"{unit or 'a visit'}: median (dot), 75% (tick), 95% (end of the line); n visits",
+        )
+        figure.suptitle(_wrap(title, 50), fontsize=11, fontweight="bold", x=0.02, ha="left")
         _style(ax)
     else:
         _title(ax, title)
@@ -449,7 +535,7 @@ def draw_friction(table: pd.DataFrame, *, name: str, unit: str, segment: str, ax
     ax.scatter(without + lift, place, color=colours, s=36, zorder=3, label="with it, others alike")
     ax.scatter(without, place, color="white", edgecolor="#111827", s=30, zorder=4, label="visits without it")
     _label_rows(ax, rows["page"], rows["visits_with"])
-    _percent_axis(ax.xaxis, float(np.nanmax([*(without + lift), *without, 0])))
+    _percent_axis(ax.xaxis)
     ax.set_xlim(left=0)
     _xlabel(ax, "of the visits end there, with 95% interval; orange more, green less, grey unclear; n visits with it")
     _legend(ax)
@@ -460,7 +546,7 @@ def draw_groups(groups: pd.DataFrame, *, none: str, segment: str, worth: bool = 
     """Draw lifts by group, one colour a micro, in the order of the rows; or say why there are `none`."""
     rows = groups.reset_index(drop=True)
     ax = _axes(ax, height=1.4 + 0.34 * max(1, len(rows)))
-    _title(ax, f"Where the lift differs: {segment}")
+    _title(ax, f"For whom does the lift differ? ({segment})")
     if rows.empty:
         ax.text(0.0, 0.5, none, transform=ax.transAxes)
         ax.set_axis_off()
@@ -471,7 +557,7 @@ def draw_groups(groups: pd.DataFrame, *, none: str, segment: str, worth: bool = 
             rows["lift"][mine],
             np.flatnonzero(mine),
             xerr=_errors(rows[mine], "lift"),
-            fmt="s",
+            fmt=MARKERS[number],
             color=CYCLE[number],
             markersize=5,
             elinewidth=1.5,
@@ -479,8 +565,8 @@ def draw_groups(groups: pd.DataFrame, *, none: str, segment: str, worth: bool = 
         )
     ax.axvline(0, color="#111827", linewidth=1)
     _label_rows(ax, rows["column"] + " " + rows["value"].astype(str), rows["units_with"])
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda lift, _: f"{lift:+g}" if worth else f"{100 * lift:+.0f}"))
-    _xlabel(ax, f"lift in {'value per unit' if worth else 'percentage points'}, with interval; n did it")
+    ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda lift, _: _write_sign(lift if worth else 100 * lift)))
+    _xlabel(ax, f"lift in {'value per unit' if worth else 'percentage points'}, with 95% interval; n: how many did it")
     _legend(ax)
     return ax
 
@@ -494,10 +580,10 @@ def draw_credit(table: pd.DataFrame, *, macro: str, model: str, segment: str, ax
     error = _errors(rows, "conversions")
     ax.errorbar(rows["conversions"], place, xerr=error, fmt="none", ecolor="#111827", elinewidth=1, capsize=2)
     _label_rows(ax, rows["touch"], rows["units"])
-    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
+    _write_ticks(ax.xaxis)
     _xlabel(ax, f"{macro}: credited of {table['conversions'].sum():,.0f}, with 95% interval; n units had the touch")
-    _title(ax, f"Credit for {macro}, by {model} ({segment})")
+    _title(ax, f"Which touches get the credit for {macro}? ({model}; {segment})")
     return ax
 
 
@@ -507,12 +593,12 @@ def draw_models(comparison: pd.DataFrame, *, macro: str, segment: str, ax: Axes 
     ax = _axes(ax, height=2.2 + 0.36 * len(rows))
     models, place = [name for name in rows if name != "touch"], np.arange(len(rows))
     ax.hlines(place, rows[models].min(axis=1), rows[models].max(axis=1), color="#D1D5DB", linewidth=4, zorder=1)
-    for name, colour, marker in zip(models, CYCLE, "<>ospDX", strict=True):
+    for name, colour, marker in zip(models, CYCLE, MARKERS, strict=True):
         ax.scatter(rows[name], place, color=colour, marker=marker, s=30, label=name, zorder=2)
     ax.set_yticks(place, [_label(name) for name in rows["touch"]], fontsize=9)
     ax.invert_yaxis()
-    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
+    _write_ticks(ax.xaxis)
     total = comparison[models[0]].sum()
     _xlabel(ax, f"credited by each model, of {total:,.0f} {macro}")
     _title(ax, f"How far do the models agree? ({segment})")
@@ -523,7 +609,7 @@ def draw_models(comparison: pd.DataFrame, *, macro: str, segment: str, ax: Axes 
 def draw_matrix(matrix: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
     """Draw which micros come together."""
     ax = _axes(ax, height=1.2 + 0.32 * max(1, len(matrix)))
-    _title(ax, f"Micro-conversions that come together (phi): {segment}")
+    _title(ax, f"Which micro-conversions come together? ({segment})")
     if matrix.empty:
         return ax
     others = matrix.where(~np.eye(len(matrix), dtype=bool))
@@ -533,7 +619,7 @@ def draw_matrix(matrix: pd.DataFrame, *, segment: str, ax: Axes | None = None) -
         vmax=1,
         cmap="RdBu_r",
         # Without the leading zero thirteen columns still fit a phone's width.
-        annot=others.map(lambda phi: "" if np.isnan(phi) else f"{phi:.2f}".replace("0.", ".", 1)),
+        annot=others.map(lambda phi: "" if np.isnan(phi) else f"{phi:z.2f}".replace("0.", ".", 1)),
         fmt="",
         annot_kws={"size": 7},
         linewidths=0.5,
@@ -542,6 +628,7 @@ def draw_matrix(matrix: pd.DataFrame, *, segment: str, ax: Axes | None = None) -
         ax=ax,
     )
     ax.set_ylabel("")
+    _xlabel(ax, "phi: 1 the same people did both, 0 no more of them than by chance, below 0 fewer")
     numbers = [str(n) for n in range(1, len(matrix) + 1)]
     ax.set_xticks(np.arange(len(matrix)) + 0.5, numbers, fontsize=8, rotation=0)
     ax.set_yticks(
@@ -558,7 +645,8 @@ def draw_opportunities(table: pd.DataFrame, *, worth: str, segment: str, ax: Axe
     ax = _axes(ax, height=1.2 + 0.44 * max(1, len(rows)))
     place = np.arange(len(rows))
     colours = _worth_colours(rows)
-    ax.barh(place, rows["opportunity"], 0.6, color=colours)
+    hatch = ["///" if colour == GREY else "" for colour in colours]
+    ax.barh(place, rows["opportunity"], 0.6, color=colours, hatch=hatch, edgecolor="white", linewidth=0)
     ax.errorbar(
         rows["opportunity"],
         place,
@@ -571,10 +659,10 @@ def draw_opportunities(table: pd.DataFrame, *, worth: str, segment: str, ax: Axe
     _label_rows(ax, rows["rank"].astype("str") + ". " + rows["micro"], rows["units_with"])
     ax.axvline(0, color="#111827", linewidth=1)
     tested = "; green: measured in an experiment" if (rows["verdict"] == "measured").any() else ""
-    ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_value(value, "number")))
-    _xlabel(ax, f"{worth} at its goal, with 95% interval; grey: no evidence{tested}")
-    _title(ax, f"What each would be worth, if the association held: {segment}")
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(5))
+    _write_ticks(ax.xaxis)
+    _xlabel(ax, f"{worth} at its goal, with 95% interval; grey, hatched: no evidence{tested}")
+    _title(ax, f"What would each be worth, if the association held? ({segment})")
     return ax
 
 
@@ -586,7 +674,8 @@ def draw_effort(table: pd.DataFrame, *, worth: str, segment: str, ax: Axes | Non
     ax.errorbar(
         rows["effort"], rows["opportunity"], yerr=_errors(rows, "opportunity"), fmt="none", ecolor="#D1D5DB", zorder=1
     )
-    ax.scatter(rows["effort"], rows["opportunity"], c=colours, s=40, zorder=2)
+    faces = ["white" if colour == GREY else colour for colour in colours]
+    ax.scatter(rows["effort"], rows["opportunity"], c=faces, edgecolors=colours, s=40, zorder=2)
     sides = rows.groupby("effort").cumcount() % 2  # so that two of about the same value can both be read
     for row, left in zip(rows.to_dict("records"), sides, strict=True):
         ax.annotate(
@@ -599,9 +688,13 @@ def draw_effort(table: pd.DataFrame, *, worth: str, segment: str, ax: Axes | Non
         )
     ax.axhline(0, color="#111827", linewidth=1)
     ax.margins(x=0.25)
-    _xlabel(ax, f"effort, as the plan says; the numbers are the ranks of {len(rows)} micro-conversions")
-    ax.set_ylabel(worth)
-    _title(ax, f"Opportunity against effort: {segment}")
+    _xlabel(
+        ax, f"effort, as the plan says; n = {len(rows)} micro-conversions, by rank; hollow: no evidence; 95% intervals"
+    )
+    ax.set_ylabel(f"{worth} at its goal")
+    _write_ticks(ax.yaxis)
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+    _title(ax, f"Where is most to gain for the effort? ({segment})")
     return ax
 
 
@@ -611,16 +704,26 @@ def draw_power(curve: pd.DataFrame, *, power: float, segment: str, ax: Axes | No
     groups = list(curve.groupby("name", sort=False))
     for number, (name, rows) in enumerate(groups[: len(CYCLE)]):
         style = "--" if rows["role"].iloc[0] == "guardrail" else "-"
-        ax.plot(rows["weeks"], rows["power"], style, color=CYCLE[number], linewidth=1.8, label=_label(str(name)))
+        style += MARKERS[number]
+        ax.plot(
+            rows["weeks"],
+            rows["power"],
+            style,
+            markevery=4,
+            markersize=5,
+            color=CYCLE[number],
+            linewidth=1.8,
+            label=_label(str(name)),
+        )
     ax.axhline(power, color=GREY, linewidth=1)
     ax.text(1, power + 0.01, f"{power:.0%}", transform=ax.get_yaxis_transform(), ha="right", fontsize=9, color=GREY)
     ax.set_ylim(0, 1.02)
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-    ax.set_ylabel("power")
+    _write_ticks(ax.yaxis, "percent")
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
+    ax.set_ylabel("chance that the test shows it")
     traffic = f"; {curve['units'].iloc[0]:,} units a week" if len(curve) else ""
-    _xlabel(ax, f"weeks of assignment{traffic}; solid: change is found, dashed: margin is kept")
-    _title(ax, f"How long does the test take? ({segment})" if len(curve) else f"Too little data to plan: {segment}")
+    _xlabel(ax, f"weeks of assignment{traffic}; solid: its change, dashed: that its margin is kept")
+    _title(ax, f"How long does the test take? ({segment})" if len(curve) else f"Too little data to plan ({segment})")
     _legend(ax)
     return ax
 
@@ -638,8 +741,13 @@ def draw_values(table: pd.DataFrame, *, beyond: float, worth: str, segment: str,
             _draw_value(table.iloc[[number]], beyond, "", segment, _style(cell))
         else:
             cell.set_axis_off()
-    title = "\n".join(textwrap.wrap(f"What each rate would be worth, if the association held: {segment}", 38))
-    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.02, ha="left")
+    figure.suptitle(
+        _wrap(f"What would each rate be worth, if the association held? ({segment})", 50),
+        fontsize=11,
+        fontweight="bold",
+        x=0.02,
+        ha="left",
+    )
     figure.supxlabel("share that does it; dot: goal; band: 95% interval", fontsize=9)
     figure.supylabel(worth, fontsize=9)
     first: Axes = grid.flat[0]
@@ -656,14 +764,14 @@ def _draw_value(table: pd.DataFrame, beyond: float, worth: str, segment: str, ax
         ax.plot(rate, row["opportunity"] * way, color=colour, linewidth=1.8)
         ax.plot(rate[1], row["opportunity"], "o", color=colour, markersize=6)
         ax.set_title(_label(f"{row['rank']}. {row['micro']}", row["units_with"]), fontsize=9, loc="left")
-        _percent_axis(ax.xaxis, float(np.ptp(rate)))
+        _percent_axis(ax.xaxis)
     ax.axhline(0, color="#111827", linewidth=1)
-    ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,.0f}"))
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(4, steps=[1, 2, 5, 10]))
+    _write_ticks(ax.yaxis)
     ax.set_ylabel(worth)
     ax.tick_params(labelsize=8)
     if table.empty:
-        _title(ax, f"No micro-conversion has a goal still to reach: {segment}")
+        _title(ax, f"No micro-conversion has a goal still to reach ({segment})")
     return ax
 
 
@@ -680,8 +788,8 @@ def draw_points(rows: pd.DataFrame, *, double: float, macro: str, segment: str, 
     )
     _label_rows(ax, rows["micro"], rows["units_with"])
     ax.axvline(0, color="#111827", linewidth=1)
-    _xlabel(ax, f"points, with 95% interval; {double:g} double the odds; n did it; grey: may be none")
-    _title(ax, f"Points towards {macro}: {segment}")
+    _xlabel(ax, f"points, with 95% interval; {double:g} double the odds; n: how many did it; grey: may be none")
+    _title(ax, f"What counts towards {macro}? ({segment})")
     return ax
 
 
@@ -702,7 +810,7 @@ def draw_calibration(validation: pd.DataFrame, *, segment: str, ax: Axes | None 
         label="a decile of the scores",
     )
     for axis in (ax.xaxis, ax.yaxis):
-        _percent_axis(axis, largest)
+        _percent_axis(axis)
     ax.set(xlim=(0, None), ylim=(0, None), ylabel="observed")
     _xlabel(ax, f"predicted; n = {int(validation['units'].sum()):,} units that entered later; 95% intervals")
     _title(ax, f"Do the probabilities hold later on? ({segment})")
@@ -747,9 +855,14 @@ def draw_thresholds(
     for text, rule in zip(ax.texts, lifts.stack().dropna().index, strict=True):
         text.set_fontweight("bold" if rule == chosen else "normal")
     ax.set_yticks(np.arange(len(lifts)) + 0.5, [f"{count} or more" for count in lifts.index], rotation=0)
+    spans = [_write_tick(pd.Timedelta(each).total_seconds(), "seconds") for each in times]
+    ax.set_xticks(np.arange(len(times)) + 0.5, spans)
     ax.set_ylabel("times")
-    _xlabel(ax, "within, from entry; lift in sample over all others at risk; n did it; bold: chosen; blank: too few")
-    _title(ax, f"How often and how soon {micro} goes with {macro}: {segment}")
+    _xlabel(
+        ax,
+        "within, from entry; lift in sample over all others at risk; n: how many did it; bold: chosen; blank: too few",
+    )
+    _title(ax, f"How often and how soon does {micro} go with {macro}? ({segment})")
     return ax
 
 
@@ -757,18 +870,19 @@ def draw_coverage(coverage: pd.DataFrame, *, segment: str, ax: Axes | None = Non
     """Draw how many users did each conversion of the plan."""
     rows = coverage.head(MOST_ROWS)
     ax = _axes(ax, height=1.2 + 0.32 * max(1, len(rows)))
-    colours = rows["tier"].map({"macro": ORANGE, "micro": BLUE, "loss": RED}).tolist()
+    hatch = ["///" if tier == "loss" else "" for tier in rows["tier"]]
+    look: dict[str, Any] = {"edgecolor": "white", "linewidth": 0, "hatch": hatch}
     place = np.arange(len(rows))
-    ax.barh(place, rows["units"].fillna(0), 0.7, color=colours)
+    ax.barh(place, rows["units"].fillna(0), 0.7, color=rows["tier"].map(TIER_COLOURS).tolist(), **look)
     for y, units, share in zip(place, rows["units"], rows["share_of_units"], strict=True):
         text = f" {units:,.0f} ({share:.0%})" if units == units else " left out: too few"
         ax.text(units if units == units else 0, float(y), text, va="center", fontsize=8, color="#374151")
     ax.set_yticks(place, [_label(name) for name in rows["name"]], fontsize=9)
     ax.invert_yaxis()
     ax.margins(x=0.18)
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
-    _xlabel(ax, "users (share of all users); orange macro, blue micro, red loss")
-    _title(ax, f"What the plan's conversions cover: {segment}")
+    _write_ticks(ax.xaxis)
+    _xlabel(ax, "users (share of all users); orange macro, blue micro, hatched loss")
+    _title(ax, f"How many do what the plan counts? ({segment})")
     return ax
 
 
@@ -824,13 +938,22 @@ def draw_effect_days(
         at = rows["day"] + 0.15 * (number - (len(arms) - 1) / 2)
         error = _errors(rows, "effect")
         label = f"{arm} (n = {rows['units'].max():,})"
-        ax.errorbar(at, rows["effect"], yerr=error, fmt="o-", color=colour, markersize=4, capsize=2, label=label)
+        ax.errorbar(
+            at,
+            rows["effect"],
+            yerr=error,
+            fmt=f"{MARKERS[number % 7]}-",
+            color=colour,
+            markersize=4,
+            capsize=2,
+            label=label,
+        )
     ax.axhline(0, color="#111827", linewidth=1)
     unit: Kind = "points" if kind == "percent" else kind
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _write_change(value, unit)))
+    ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _write_change(value, unit)))
     # The whole window, also when later days have too few to be drawn.
     ax.set_xlim(-0.5, days["day"].max() + 0.5)
-    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
     _xlabel(ax, f"days since assignment; above 0: more than the control; {confidence:.0%} intervals")
     _legend(ax)
     return ax
@@ -898,19 +1021,21 @@ def _draw_margins(ax: Axes, margins: NDArray[np.float64]) -> None:
     for y, margin in enumerate(margins):
         if np.isfinite(margin):
             edge = low if margin < 0 else high
-            ax.add_patch(Rectangle((margin, y - 0.4), edge - margin, 0.8, facecolor="#F6C29B", alpha=0.5, zorder=0))
+            ax.add_patch(
+                patches.Rectangle((margin, y - 0.4), edge - margin, 0.8, facecolor="#F6C29B", alpha=0.5, zorder=0)
+            )
             ax.plot([margin, margin], [y - 0.4, y + 0.4], color="#111827", linewidth=1.6, linestyle="--")
     ax.set_xlim(low, high)
 
 
 def _finish_changes(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:+.3g}%" if share else "0"))
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
+    ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda share, _: _write_sign(100 * share, "%")))
 
 
 def _write_change(value: float, kind: Kind) -> str:
-    text = format_value(float(value), kind)
+    text = format_value(float(value), kind) if value else "0"
     return f"+{text}" if value > 0 and not text.startswith("+") else text
 
 
@@ -919,20 +1044,22 @@ def draw_quality(table: pd.DataFrame, daily: pd.DataFrame, *, segment: str, ax: 
     daily = daily[daily["failed"] > 0]
     failed = table[(table["status"] == "failed") & table["rule"].isin(daily["rule"])].head(MOST_ROWS)
     ax = _axes(ax, height=1.6 + 0.42 * max(2, len(failed)) if len(failed) else 1.2)
-    colours = {"error": RED, "warning": ORANGE, "info": BLUE}
     for place, row in enumerate(failed.to_dict("records")):
         days = daily[daily["rule"] == row["rule"]]
         sizes = 8 + 80 * days["failed"] / days["tried"]
-        ax.scatter(days["day"], [place] * len(days), s=sizes, color=colours[row["severity"]], alpha=0.7)
-    _title(ax, f"Days on which rules failed: {segment} (n = {len(failed)} rules)")
+        ax.scatter(days["day"], [place] * len(days), s=sizes, alpha=0.7, **_mark_severity(row["severity"]))
+    _title(ax, f"On which days did rules fail? ({segment})")
     if failed.empty:
         ax.text(0.5, 0.5, "No failed rule points to particular days.", transform=ax.transAxes, ha="center")
         ax.set_axis_off()
         return ax
     _label_rows(ax, failed["name"], failed["failed"])
     ax.set_ylim(len(failed) - 0.5, -0.5)
-    _xlabel(ax, "day; larger: more of that day; red error, orange warning, blue note; n failed in all")
-    _slant(ax)
+    _mark_dates(ax, daily.loc[daily["rule"].isin(failed["rule"]), "day"])
+    _xlabel(
+        ax,
+        "larger: more of that day; dark orange cross: error, orange triangle: warning, blue dot: note; n failed in all",
+    )
     return ax
 
 
@@ -940,33 +1067,41 @@ def draw_alerts(table: pd.DataFrame, *, segment: str, ax: Axes | None = None) ->
     """Draw since when each open alert is seen, the worst on top."""
     rows = table.head(MOST_ROWS)
     ax = _axes(ax, height=1.2 + 0.32 * max(1, len(rows)))
-    colours = rows["severity"].map({"critical": RED, "warning": ORANGE, "info": BLUE}).tolist()
     place = np.arange(len(rows))
+    colours = rows["severity"].map(SEVERITY_COLOURS).tolist()
     ax.hlines(place, rows["first_seen"], rows["last_seen"], color=colours, linewidth=4)
-    ax.scatter(rows["first_seen"], place, color=colours, s=36)
-    names = rows["conversion"].where(rows["conversion"] != "", rows["metric"])
+    for y, (severity, seen) in enumerate(zip(rows["severity"], rows["first_seen"], strict=True)):
+        ax.scatter(seen, y, s=36, **_mark_severity(severity))
+    names = rows["conversion"].where(rows["conversion"] != "", rows["metric"].str.replace("_", " "))
     texts = (rows["rule"].str.replace("_", " ") + ": " + names).str.removesuffix(": ")
     ax.set_yticks(place, [_label(text) for text in texts], fontsize=9)
     ax.invert_yaxis()
-    _xlabel(ax, "open since (dot); dark orange critical, orange warning, blue note")
-    _title(ax, f"Open alerts: {segment} (n = {len(table)})")
-    _slant(ax)
+    _mark_dates(ax, pd.concat([rows["first_seen"], rows["last_seen"]]))
+    _xlabel(
+        ax,
+        "first and last seen; dark orange cross: critical, orange triangle: warning, blue dot: note; "
+        f"n = {len(table)} alerts",
+    )
+    _title(ax, f"What is open, and since when? ({segment})")
     return ax
+
+
+def _mark_severity(severity: str) -> dict[str, Any]:
+    return {"color": SEVERITY_COLOURS[severity], "marker": SEVERITY_MARKS[severity]}
 
 
 def draw_plan(coverage: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
     """Draw the plan as a map: each macro, below it its micros by stage, with owner and target."""
     ax = _axes(ax, height=0.8 + 0.3 * max(1, len(coverage)))
-    colours = {"macro": ORANGE, "micro": BLUE, "loss": RED}
+    marks = {"macro": "s", "micro": "o", "loss": "X"}
     for y, row in enumerate(coverage.to_dict("records")):
         inset = {"macro": 0.0, "micro": 0.05, "loss": 0.05}[row["tier"]]
         faded = 0.45 if row["units"] == 0 else 1.0
-        ax.plot(
-            [inset], [y], "s" if row["tier"] == "macro" else "o", color=colours[row["tier"]], alpha=faded, clip_on=False
-        )
-        name = textwrap.shorten(row["name"], LABEL_LENGTH, placeholder="…")
+        tier = row["tier"]
+        ax.plot([inset], [y], marks[tier], color=TIER_COLOURS[tier], alpha=faded, clip_on=False)
+        name = textwrap.shorten(row["name"], LABEL_LENGTH + 12, placeholder="…")
         weight = "bold" if row["tier"] == "macro" else "normal"
-        for x, text in ((inset + 0.03, name), (0.5, row["where"]), (0.7, row["owner"]), (0.98, row["goal"])):
+        for x, text in ((inset + 0.03, name), (0.57, row["where"]), (0.75, row["owner"]), (0.98, row["goal"])):
             colour = RED if text in ("nobody", "never fires") else "#374151"
             ax.text(
                 x,
@@ -978,11 +1113,11 @@ def draw_plan(coverage: pd.DataFrame, *, segment: str, ax: Axes | None = None) -
                 color=colour,
                 fontweight=weight if text == name else "normal",
             )
-    for x, heading in ((0.5, "stage"), (0.7, "owner"), (0.98, "target")):
+    for x, heading in ((0.57, "stage"), (0.75, "owner"), (0.98, "target")):
         ax.text(x, -1, heading, va="center", ha="right" if x > 0.9 else "left", fontsize=8, color=GREY)
     ax.set(xlim=(-0.02, 1), ylim=(len(coverage) - 0.5, -1.6))
     ax.set_axis_off()
-    _title(ax, f"The measurement plan: {segment} ({len(coverage)} conversions)")
+    _title(ax, f"What does the plan count, and who owns it? ({segment}; {len(coverage)} conversions)")
     return ax
 
 
@@ -1009,7 +1144,7 @@ def draw_flow(
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     _xlabel(ax, f"orange: reached {macro} within {window}; grey: did not; % of all n = {total:,}")
-    _title(ax, f"Paths, conversion by conversion: {segment}")
+    _title(ax, f"Which ways do they take? ({segment})")
     return ax
 
 
@@ -1109,33 +1244,48 @@ def draw_actions(table: pd.DataFrame, *, on: dt.date, ax: Axes | None = None) ->
     colours = np.where(rows["overdue_days"] > 0, RED, BLUE).tolist()
     today = pd.Timestamp(on)
     ax.hlines(place, today, rows["due"], colors=colours, linewidth=2)  # type: ignore[arg-type]  # dates are drawn, too
-    ax.scatter(rows["due"], place, color=colours, s=36, zorder=3)
+    for mark, late in (("o", rows["overdue_days"] <= 0), ("X", rows["overdue_days"] > 0)):
+        ax.scatter(rows["due"][late], place[late], color=BLUE if mark == "o" else RED, marker=mark, s=36, zorder=3)
     ax.axvline(today, color=GREY, linewidth=1)  # type: ignore[arg-type]
     names = [f"{text} ({owner or 'no owner'})" for text, owner in zip(rows["text"], rows["owner"], strict=True)]
     ax.set_yticks(place, [_label(name) for name in names])
     ax.invert_yaxis()
-    _xlabel(ax, f"due date; the line is {on}, orange is overdue")
-    _title(ax, f"Open actions with a due date (n = {len(rows)})")
-    _slant(ax)
+    _mark_dates(ax, pd.concat([rows["due"], pd.Series([today])]))
+    _xlabel(ax, f"due date; the upright line is {on}; dark orange cross: overdue")
+    _title(ax, f"What is due, and when? (n = {len(rows)})")
     return ax
 
 
 def draw_volume(volume: pd.DataFrame, *, segment: str, ax: Axes | None = None) -> Axes:
     """Draw events a day by tier."""
     ax = _axes(ax, height=3.4)
-    colours = {"macro": ORANGE, "micro": BLUE, "loss": RED, "not in the plan": "#9CA3AF"}
-    for tier, colour in colours.items():
+    for tier, colour in TIER_COLOURS.items():
         rows = volume[volume["tier"] == tier].set_index("day")["events"].sort_index()
         if len(rows):
             daily = rows.asfreq("D", fill_value=0)
-            ax.plot(daily.index, daily, color=colour, linewidth=1, label=f"{tier} (n = {int(rows.sum()):,})")
+            look: dict[str, Any] = {
+                "color": colour,
+                "linestyle": TIER_DASHES[tier],
+                "linewidth": 2 if tier == "macro" else 1,
+            }
+            ax.plot(daily.index, daily, label=f"{tier} (n = {int(rows.sum()):,})", **look)
+    _mark_dates(ax, volume["day"])
     ax.set_ylim(0, None)
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
+    _write_ticks(ax.yaxis)
     ax.set_ylabel("events a day")
-    _title(ax, f"Volume by day: {segment}")
-    _slant(ax)
+    _title(ax, f"How many events come in each day? ({segment})")
     _legend(ax)
     return ax
+
+
+def render(draw: Callable[[], Axes]) -> bytes:
+    """Draw a figure as a PNG picture, and leave nothing open that a notebook would show again."""
+    picture = io.BytesIO()
+    figure = draw().get_figure(root=True)
+    if figure is not None:
+        figure.savefig(picture, format="png")
+        plt.close(figure)
+    return picture.getvalue()
 
 
 def _axes(ax: Axes | None, *, height: float) -> Axes:
@@ -1175,10 +1325,27 @@ def _label_rows(ax: Axes, names: pd.Series, counts: pd.Series) -> None:
     ax.invert_yaxis()
 
 
-def _percent_axis(axis: Axis, largest: float) -> None:
-    """Mark shares at round percentages, without decimals if they are not all small."""
-    axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axis.set_major_formatter(PercentFormatter(1, decimals=0 if largest > 0.1 else 1))
+def _write_ticks(axis: Axis, kind: Kind = "number") -> None:
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: _write_tick(float(value), kind)))
+
+
+def _write_tick(value: float, kind: Kind) -> str:
+    """Write a round value with no more digits than it has."""
+    if kind == "seconds":
+        return format_seconds(value).replace(".0 ", " ")
+    if kind == "percent":
+        return f"{100 * value:,.6g}%"
+    return f"{value / 1e6:,.6g} M" if abs(value) >= 1e6 else f"{value:,.10g}"
+
+
+def _write_sign(value: float, unit: str = "") -> str:
+    return f"{value:+,.6g}{unit}" if value else "0"
+
+
+def _percent_axis(axis: Axis) -> None:
+    """Mark shares at round percentages."""
+    axis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
+    _write_ticks(axis, "percent")
 
 
 def _key(key: object) -> str:
@@ -1191,24 +1358,30 @@ def _legend(ax: Axes) -> None:
         return
     figure = ax.get_figure(root=True)
     if figure is not None and figure.get_layout_engine() is not None:
-        figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+        figure.legend(loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     else:
-        ax.legend(fontsize=9)
+        ax.legend(fontsize=9, frameon=False)
 
 
 def _title(ax: Axes, text: str) -> None:
-    ax.set_title("\n".join(textwrap.wrap(cut_text(text, 38 * 4), 38)), loc="left", fontsize=11, fontweight="bold")
+    ax.set_title(_wrap(cut_text(text, 38 * 4), 38), loc="left", fontsize=11, fontweight="bold")
 
 
 def _xlabel(ax: Axes, text: str) -> None:
-    ax.set_xlabel("\n".join(textwrap.wrap(text, 46)), fontsize=9)
+    ax.set_xlabel(_wrap(text, 50), fontsize=9)
+
+
+def _wrap(text: str, most: int) -> str:
+    """Break a text into as few lines as fit, all about as long."""
+    lines = textwrap.wrap(text, most)
+    for width in range(len(text) // max(1, len(lines)), most):
+        even = textwrap.wrap(text, width)
+        if len(even) == len(lines):
+            return "\n".join(even)
+    return "\n".join(lines)
 
 
 def _label(name: str, n: int | None = None, *, width: int = LABEL_LENGTH) -> str:
     name = cut_text(name, width * 4)
     counted = f"{name} (n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{n:,})" if n is not None else name
-    return "\n".join(textwrap.wrap(counted, width))
-
-
-def _slant(ax: Axes) -> None:
-    plt.setp(ax.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
+    return "\n".join(textwrap.wrap(counted, width, break_on_hyphens=False))

@@ -90,6 +90,15 @@ def test_notebook_has_takeaways_first_then_numbered_sections_then_limits_and_nex
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_notebook_sections_ask_a_question_and_say_what_they_cannot_show(name: str) -> None:
+    prose = [cell.source.split("\n", 1) for cell in read_cells(name) if cell.cell_type == "markdown"]
+    for heading, *text in prose:
+        if heading.startswith("## ") and heading[3].isdigit():
+            assert "?" in text[0].split("\n")[0], heading
+            assert text[0].split("\n")[-1].startswith("**Can't show**: "), heading
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_notebook_explains_each_code_cell_before_it(name: str) -> None:
     kinds = [cell.cell_type for cell in read_cells(name)]
     assert kinds[0] == "markdown"

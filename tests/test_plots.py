@@ -1,4 +1,7 @@
-from itertools import pairwise
+import inspect
+import re
+from functools import partial
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,13 +11,15 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.container import ErrorbarContainer
 from small_logs import make_log, make_plan
 
 import convlib as cv
 from convlib import plots
+from convlib.results import Result
 
+ROOT = Path(__file__).parent.parent
 STEPS = ["view_item", "add_to_cart", "begin_checkout", "purchase"]
 
 
@@ -89,7 +94,7 @@ def test_draw_funnel_shows_the_tables_shares_intervals_and_counts(results: Resul
     assert [text.get_text() for text in ax.texts] == [f"{n:,}" for n in table["units"]]
     assert read_ticks(ax) == ["Product viewed", "Added to cart", "Checkout begun", "Purchase completed"]
     assert read_title(ax) == "Where do units leave? (all)"
-    assert "within 7D" in flatten(ax.get_xlabel())
+    assert "within 7 days" in flatten(ax.get_xlabel())
     assert "95% interval" in flatten(ax.get_xlabel())
     assert ax.yaxis_inverted()
 
@@ -217,16 +222,14 @@ def test_draw_rates_has_a_panel_for_each_conversions_own_metric(results: Results
     # The macro has a panel for its value, too.
     assert len(panels) == results.rates.goals["leads"].sum() == table["conversion"].nunique() + 1
     macro = table[(table["conversion"] == "purchase") & (table["metric"] == "rate") & (table["note"] == "")]
-    line, _, out, target = first.lines
+    line, target = first.lines
     np.testing.assert_allclose(read_numbers(line.get_ydata()), macro["value"])
-    assert len(read_numbers(out.get_ydata())) == 0
     assert set(read_numbers(target.get_ydata())) == {0.14}
     bench = first.patches[0].get_extents().transformed(first.transData.inverted())
     np.testing.assert_allclose([bench.y0, bench.y1], [0.08, 0.16])
-    assert read_title(first) == "Purchase completed"
-    assert [text.get_text() for text in first.texts] == [f"last n = {macro['exposed'].iloc[-1]:,}"]
-    assert flatten(first.figure.get_suptitle()) == "By week of entry: all"
-    assert "dashed: target" in first.figure.get_supxlabel()
+    assert read_title(first) == f"Purchase completed (n = {macro['exposed'].iloc[-1]:,})"
+    assert flatten(first.figure.get_suptitle()) == "How does each metric do from week to week? (all)"
+    assert "dashed: target" in flatten(first.figure.get_supxlabel())
     band = read_numbers(first.collections[0].get_paths()[0].vertices)[:, 1]
     assert band.max() == pytest.approx(macro["ci_upper"].max())
 
@@ -297,7 +300,7 @@ def test_draw_lifts_shows_raw_and_adjusted_with_intervals(results: Results) -> N
     assert read_ticks(ax) == [
         f"{names[micro]} (n = {n:,})" for micro, n in zip(table["micro"], table["units_with"], strict=True)
     ]
-    assert read_title(ax) == "Associated with Purchase completed: all"
+    assert read_title(ax) == "What goes with Purchase completed? (all)"
     kinds = {"positive", "negative", "no evidence"}
     known = {verdict if verdict in kinds else "not judged" for verdict in table["verdict"]}
     assert read_legend(ax) == {"raw", *(f"adjusted: {kind}" for kind in known)}
@@ -332,7 +335,7 @@ def test_draw_matrix_shows_phi_between_different_micros(results: Results) -> Non
     off = ~np.eye(len(matrix), dtype=bool)
     np.testing.assert_allclose(shown[off], matrix.to_numpy()[off])
     assert read_ticks(ax) == [f"{n} {results.correlation.names[m]}" for n, m in enumerate(matrix.index, start=1)]
-    assert read_title(ax) == "Micro-conversions that come together (phi): all"
+    assert read_title(ax) == "Which micro-conversions come together? (all)"
 
 
 def test_draw_matrix_writes_numbers_as_they_are() -> None:
@@ -342,7 +345,7 @@ def test_draw_matrix_writes_numbers_as_they_are() -> None:
 
 def test_draw_matrix_of_no_micro_draws_an_empty_figure() -> None:
     ax = plots.draw_matrix(pd.DataFrame(np.empty((0, 0))), segment="all")
-    assert read_title(ax) == "Micro-conversions that come together (phi): all"
+    assert read_title(ax) == "Which micro-conversions come together? (all)"
 
 
 def test_draw_opportunities_shows_the_ranked_with_intervals(results: Results) -> None:
@@ -366,11 +369,9 @@ def test_draw_effort_sets_opportunity_against_effort(results: Results) -> None:
     ax = results.impact.plot_effort()
     dots = ax.collections[-1].get_offsets()
     np.testing.assert_allclose(np.asarray(dots), rows[["effort", "opportunity"]].to_numpy(float))
-    assert ax.get_ylabel() == "USD"
-    assert (
-        flatten(ax.get_xlabel())
-        == f"effort, as the plan says; the numbers are the ranks of {len(rows)} micro-conversions"
-    )
+    assert ax.get_ylabel() == "USD at its goal"
+    said = f"effort, as the plan says; n = {len(rows)} micro-conversions, by rank; hollow: no evidence; 95% intervals"
+    assert flatten(ax.get_xlabel()) == said
     assert len(ax.texts) == len(rows)
 
 
@@ -390,7 +391,7 @@ def test_draw_volume_fills_days_without_events_with_zero() -> None:
     assert read_numbers(ax.lines[0].get_ydata()).tolist() == [5, 0, 1_000]
     assert read_numbers(ax.lines[1].get_ydata()).tolist() == [7]
     assert read_legend(ax) == {"macro (n = 1,005)", "micro (n = 7)"}
-    assert read_title(ax) == "Volume by day: mobile"
+    assert read_title(ax) == "How many events come in each day? (mobile)"
     assert ax.get_ylabel() == "events a day"
 
 
@@ -413,7 +414,7 @@ def test_draw_quality_shows_the_days_of_each_failed_rule() -> None:
     assert isinstance(dots, PathCollection)
     assert read_numbers(dots.get_offsets())[:, 1].tolist() == [0, 0]
     assert read_numbers(dots.get_sizes()).tolist() == [48, 16]  # half and a tenth of the day's
-    assert read_title(ax) == "Days on which rules failed: mobile (n = 1 rules)"
+    assert read_title(ax) == "On which days did rules fail? (mobile)"
 
 
 def test_draw_quality_says_when_no_day_stands_out() -> None:
@@ -437,7 +438,7 @@ def test_draw_plan_shows_what_nobody_owns_and_what_never_fires() -> None:
     red = {text.get_text() for text in ax.texts if text.get_color() == plots.RED}
     assert red == {"never fires", "nobody"}
     assert [line.get_alpha() for line in ax.lines] == [1, 0.45]
-    assert read_title(ax) == "The measurement plan: mobile (2 conversions)"
+    assert read_title(ax) == "What does the plan count, and who owns it? (mobile; 2 conversions)"
 
 
 def test_every_plot_takes_an_axes_and_gives_it_back(results: Results) -> None:
@@ -467,6 +468,124 @@ def test_every_plot_takes_an_axes_and_gives_it_back(results: Results) -> None:
         assert ax.get_title(loc="left")
         figure.canvas.draw()
         plt.close(figure)
+
+
+#: What is seen of each primary when one kind of cone is missing (Machado, Oliveira and Fernandes 2009, severity 1).
+SIGHT = {
+    "all cones": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+}
+TOGETHER = {
+    "groups": plots.CYCLE,
+    "verdicts": (*plots.VERDICT_COLOURS.values(), plots.GREY),
+    "targets": (*plots.STATUS_COLOURS.values(), plots.GREY),
+    "leaks": (*plots.LEAK_COLOURS.values(), plots.GREY),
+    "worth": (plots.BLUE, plots.GREEN, plots.RED, plots.GREY),
+    "tiers": tuple(plots.TIER_COLOURS.values()),
+    "severities": tuple(set(plots.SEVERITY_COLOURS.values())),
+    "flow": tuple(plots.FLOW_COLOURS.values()),
+}
+
+
+def see(colour: str, sight: Any) -> np.ndarray:
+    """Give a colour as seen, in CIELAB (D65), by the definitions of sRGB and CIE 1976."""
+    rgb = np.array(to_rgb(colour))
+    light = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    primaries = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+    xyz = np.array(primaries) @ np.clip(np.array(sight) @ light, 0, 1) / [0.95047, 1, 1.08883]
+    x, y, z = np.where(xyz > 216 / 24_389, np.cbrt(xyz), (24_389 / 27 * xyz + 16) / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+@pytest.mark.parametrize("together", TOGETHER)
+def test_colours_of_one_figure_differ_for_everybody(together: str, sight: str) -> None:
+    seen = [see(colour, SIGHT[sight]) for colour in TOGETHER[together]]
+    # About 2.3 can just be told apart side by side; small marks far from one another need several times that.
+    assert min(float(np.linalg.norm(one - other)) for one, other in combinations(seen, 2)) > 15
+
+
+def test_marks_of_one_figure_differ_without_colour() -> None:
+    for marks in (plots.MARKERS, plots.DASHES, plots.STATUS_MARKS.values(), plots.VERDICT_MARKS.values()):
+        assert len(set(marks)) == len(list(marks))
+    assert len(plots.MARKERS) == len(plots.DASHES) == len(plots.CYCLE)
+    pairs = {(plots.SEVERITY_COLOURS[each], plots.SEVERITY_MARKS[each]) for each in plots.SEVERITY_COLOURS}
+    assert len(pairs) == len(set(plots.SEVERITY_MARKS.values())) == 3
+
+
+NAME = "Delivery address form completed"
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_figures_of_long_names_and_of_one_or_many_rows_are_not_clipped(results: Results, count: int) -> None:
+    some = results.correlation.table.iloc[np.arange(count) % len(results.correlation.table)]
+    worth = results.impact.table.iloc[np.arange(count) % 3].assign(micro=NAME, rank=np.arange(count) + 1)
+    rates = results.rates.latest.query("metric == 'rate'")
+    latest = rates.iloc[np.arange(count) % 3].assign(conversion=NAME, target=0.5)
+    draws = [
+        plots.draw_lifts(some.assign(micro=NAME, verdict="positive"), macro=NAME, segment=NAME),
+        plots.draw_opportunities(worth, worth="USD", segment=NAME),
+        plots.draw_targets(latest, segment=NAME),
+        plots.draw_coverage(results.event_map.coverage.iloc[np.arange(count) % 5].assign(name=NAME), segment=NAME),
+    ]
+    for ax in draws:
+        ax.figure.canvas.draw()
+        labels = [label.get_window_extent() for label in ax.get_yticklabels()]
+        assert len(labels) == min(count, plots.MOST_ROWS)
+        assert all(upper.y0 >= lower.y1 - 1 for upper, lower in pairwise(labels))
+        page = ax.figure.bbox
+        for box in (*labels, ax.xaxis.label.get_window_extent(), ax._left_title.get_window_extent()):  # type: ignore[attr-defined]
+            assert page.x0 <= box.x0
+            assert box.x1 <= page.x1
+            assert page.y0 <= box.y0
+            assert box.y1 <= page.y1
+
+
+def test_titles_ask_a_question_and_name_the_segment(results: Results) -> None:
+    draws = [results.funnel.plot, results.groups.plot_leaks, results.rates.plot_targets, results.rates.plot_status]
+    draws += [results.correlation.plot, results.correlation.plot_matrix, results.correlation.plot_groups]
+    draws += [results.impact.plot, results.impact.plot_effort, results.event_map.plot, results.event_map.plot_volume]
+    for draw in (*draws, results.quality.plot):
+        assert read_title(draw()).endswith("? (all)")
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "labels"),
+    [
+        ("2026-06-01", "2026-06-01", ["1 Jun\n2026"]),
+        ("2026-12-30", "2027-01-02", ["30 Dec\n2026", "31 Dec", "1 Jan\n2027", "2 Jan"]),
+        ("2026-06-01", "2026-07-02", ["1 Jun\n2026", "8 Jun", "15 Jun", "22 Jun", "29 Jun"]),
+        ("2025-11-10", "2026-02-20", ["Dec\n2025", "Jan\n2026", "Feb"]),
+        ("2014-05-01", "2026-02-20", ["2015", "2017", "2019", "2021", "2023", "2025"]),
+    ],
+)
+def test_dates_are_marked_at_round_ones_with_the_year_once(first: str, last: str, labels: list[str]) -> None:
+    days = pd.to_datetime([first, last]).unique()
+    ax = plots.draw_volume(pd.DataFrame({"day": days, "tier": "macro", "events": 1}), segment="all")
+    assert [label.get_text() for label in ax.get_xticklabels()] == labels
+
+
+@pytest.mark.parametrize(
+    ("metric", "high", "labels"),
+    [
+        ("rate", 0.2, ["0%", "10%", "20%"]),
+        ("rate", 0.02, ["0%", "1%", "2%"]),
+        ("how often", 12_000, ["0", "5,000", "10,000"]),
+        ("how often", 3_000_000, ["0", "2 M"]),
+        ("time_between from cart", 100, ["0 s", "1 min"]),
+    ],
+)
+def test_ticks_are_written_for_people(results: Results, metric: str, high: float, labels: list[str]) -> None:
+    rows = results.rates.leading.head(3).assign(metric=metric, value=high, ci_lower=0.0, ci_upper=high, note="")
+    goals = dict.fromkeys(["target", "benchmark_low", "benchmark_high"], np.nan)
+    ax = plots.draw_rates(
+        rows.assign(**goals), results.rates.limits, by=(), every="W", segment="all", ax=plt.subplots()[1]
+    )
+    ax.figure.canvas.draw()
+    shown = [label.get_text() for label in ax.get_yticklabels()]
+    assert shown[: len(labels)] == labels
 
 
 def test_plots_leave_matplotlibs_settings_alone(results: Results) -> None:
@@ -538,7 +657,7 @@ def test_draw_flow_labels_each_node_with_units_and_share(tmp_path: Path) -> None
         "Bought 2 (20%)": 3,
         "nothing more 1 (10%)": 3,
     }
-    assert read_title(ax) == "Paths, conversion by conversion: all"
+    assert read_title(ax) == "Which ways do they take? (all)"
     assert flatten(ax.get_xlabel()) == "orange: reached Bought within 7 days; grey: did not; % of all n = 10"
 
 
@@ -735,3 +854,38 @@ def test_draw_effect_segments_shows_the_primary_metric_of_each_group() -> None:
     ):
         ax = plots.draw_effect_segments(found, name="Form", segment="all", valid=valid)
         assert [text.get_text() for text in ax.texts] == [said]
+
+
+def find_result_classes() -> set[type[Result]]:
+    """Give every kind of result that the package's public functions can give."""
+    list(map(partial(getattr, cv), cv.__all__))  # their modules are read when they are asked for
+    classes, new = set[type[Result]](), {Result}
+    while new:
+        new = {child for parent in new for child in parent.__subclasses__() if child.__module__.startswith("convlib.")}
+        classes |= new
+    return classes
+
+
+def read_gallery() -> set[tuple[str, str]]:
+    """Give the class and the method of each figure that the gallery draws, by what its calls say they return."""
+    page = (ROOT / "docs" / "gallery.md").read_text("utf-8")
+    calls = re.findall(r"^(\w+) = (\w+)\.(\w+)\(", page, re.MULTILINE)
+    known = {"cv": cv} | {each.__name__: each for each in find_result_classes()}
+    of: dict[str, str] = {"cv": "cv"}
+    for name, owner, function in calls:
+        given = inspect.get_annotations(getattr(known[of[owner]], function))["return"]
+        of[name] = str(getattr(given, "__name__", given))
+    return {(of[name], method) for name, method in re.findall(r"^(\w+)\.(plot\w*)\(\);$", page, re.MULTILINE)}
+
+
+def test_gallery_has_every_figure_with_a_picture_and_what_it_cannot_show() -> None:
+    methods = {
+        (each.__name__, name) for each in find_result_classes() for name in vars(each) if name.startswith("plot")
+    }
+    assert read_gallery() == methods
+    page = (ROOT / "docs" / "gallery.md").read_text("utf-8")
+    pictures = re.findall(r"!\[[^\]]+\]\((images/gallery/\w+\.png)\)", page)
+    assert len(pictures) == page.count("\n### ") == page.count("**Can't show**: ") == page.count("?\n\n![")
+    files = {f"images/gallery/{path.name}": path for path in (ROOT / "docs" / "images" / "gallery").iterdir()}
+    assert set(files) == set(pictures)
+    assert max(path.stat().st_size for path in files.values()) < 80 * 1_024

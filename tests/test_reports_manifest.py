@@ -2,7 +2,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from convlib.reports.manifest import Manifest, Report, read_manifest, read_outcome, read_versions, tell_time
+from convlib.periods import tell_time
+from convlib.reports.manifest import Manifest, Report, read_manifest, read_outcome, read_versions
 
 REPORT = Report("all", "funnel", "Funnel", "key1", {"window": "7D"}, "all/f.html", "all/f.ipynb", "all/tables/f")
 DATA = {"source": "events.csv", "fingerprint": "abc", "rows_read": 6}

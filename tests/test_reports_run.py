@@ -266,13 +266,14 @@ def test_catch_up_passes_over_a_week_without_entries(tmp_path: Path, at_once: Ex
     )
 
 
-def test_run_reports_stays_complete_when_the_sending_is_interrupted(
-    tmp_path: Path, at_once: Executor, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("what", ["prune_periods", "deliver_audiences"])
+def test_run_reports_stays_complete_when_pruning_or_sending_is_interrupted(
+    tmp_path: Path, at_once: Executor, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     def interrupt(*_: object) -> tuple[str, ...]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("convlib.reports.run.deliver_audiences", interrupt)
+    monkeypatch.setattr(f"convlib.reports.run.{what}", interrupt)
     run_file = write_project(tmp_path, run=ONE_SEGMENT, a="1")
     with pytest.raises(KeyboardInterrupt):
         run_reports(run_file, reports=tmp_path / "r", executor=at_once)

@@ -11,13 +11,10 @@ from convlib.alert_files import KEY, merge_alerts, read_alerts, write_alerts
 from convlib.errors import ConvlibError, RunError
 from convlib.notify import deliver, queue_message, read_outbox
 from convlib.reports.index import name_segment
-from convlib.reports.manifest import Manifest, Report
+from convlib.reports.manifest import ALERTS, OWN_ALERTS, Manifest, Report
 from convlib.reports.preparation import Preparation
 
-#: In a run's folder the alerts over all periods; in a period's folder those that its report shows.
-ALERTS, OUTBOX = "alerts.json", "outbox.json"
-#: What a notebook that raises alerts saves among its tables.
-TABLE = "alerts.parquet"
+OUTBOX = "outbox.json"
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ def send_messages(folder: Path, preparation: Preparation, alerting: Alerting) ->
 
 def _collect(folder: Path, reports: Iterable[Report]) -> dict[str, pd.DataFrame]:
     """Read each segment's alerts; a segment whose report failed is not among them."""
-    made = [(r.segment, folder / r.tables / TABLE) for r in reports if r.status == "made"]
+    made = [(r.segment, folder / r.tables / OWN_ALERTS) for r in reports if r.status == "made"]
     return {segment: pd.read_parquet(path) for segment, path in made if path.exists()}
 
 

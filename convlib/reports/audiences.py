@@ -3,7 +3,7 @@
 import json
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import nbformat
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from convlib.alert_files import read_alerts
 from convlib.documents import did_you_mean, quote_names
@@ -27,7 +29,18 @@ from convlib.reports.index import (
     word_provenance,
     write_index,
 )
-from convlib.reports.manifest import AUDIENCES, PRIVATE, Manifest, Report
+from convlib.reports.manifest import (
+    ALERTS,
+    ANALYST,
+    AUDIENCES,
+    OWN_ALERTS,
+    OWNER,
+    PRIVATE,
+    STAKEHOLDER,
+    WORKBOOK,
+    Manifest,
+    Report,
+)
 from convlib.reports.owner_page import render_missing, render_owner, tabulate_owner
 from convlib.reports.pdf import find_renderer, render_pdf
 from convlib.reports.run_file import Audience, RunFile, name_folder
@@ -40,9 +53,6 @@ if TYPE_CHECKING:
     from convlib.events import EventLog
     from convlib.reports.preparation import Notebooks, Preparation
 
-ANALYST, STAKEHOLDER, OWNER = "analyst", "stakeholder", "owner"
-ALERTS = "alerts.json"
-WORKBOOK = "tables.xlsx"
 #: Beside a report's results: what the runner keeps for itself.
 RUNNERS = {"record", "measures"}
 #: Columns that say that a table's rows are single units.
@@ -258,7 +268,8 @@ def _fill(package: _Package, preparation: "Preparation", submit: Submit) -> Iter
     for made, own in package.pairs:
         yield from _fill_report(package, made, own, submit)
     if package.wants("xlsx"):
-        _write_workbooks(package)
+        for place, sheets in _list_sheets(package).items():
+            yield place.relative_to(package.scratch).as_posix(), submit(write_sheets, place, sheets)
 
 
 def _fill_report(package: _Package, made: Report, own: Report, submit: Submit) -> Iterator[tuple[str, "Future[None]"]]:
@@ -302,19 +313,28 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _has_units(path: Path) -> bool:
+    """Say whether a table holds single units; one that can't be read may."""
     table = path.with_suffix(".parquet")
-    return table.exists() and bool(IDS & set(pd.read_parquet(table).columns))
+    try:
+        return table.exists() and bool(IDS & set(pq.read_schema(table).names))
+    except (OSError, pa.ArrowInvalid):
+        return True
 
 
-def _write_workbooks(package: _Package) -> None:
-    by_segment: dict[Path, dict[str, pd.DataFrame]] = {}
+def _list_sheets(package: _Package) -> dict[Path, dict[str, Path]]:
+    """List the tables of each segment's workbook, by their titles."""
+    by_segment: dict[Path, dict[str, Path]] = {}
     for report in package.manifest.reports:
         place = package.scratch / Path(report.html).parent / WORKBOOK
         for path in sorted((package.scratch / report.tables).glob("*.parquet")):
             title = f"{name_notebook(report.notebook)}: {path.stem.replace('_', ' ')}"
-            by_segment.setdefault(place, {})[title] = pd.read_parquet(path)
-    for place, tables in by_segment.items():
-        write_workbook(place, tables)
+            by_segment.setdefault(place, {})[title] = path
+    return by_segment
+
+
+def write_sheets(target: Path, tables: Mapping[str, Path]) -> None:
+    """Write tables that lie in files as one workbook, each under its title."""
+    write_workbook(target, {title: pd.read_parquet(path) for title, path in tables.items()})
 
 
 def export_with_code(ipynb: Path, page: Page, target: Path) -> None:
@@ -402,7 +422,7 @@ def _name_archive(manifest: Manifest) -> str:
 def _read_alerts(package: _Package) -> pd.DataFrame | None:
     """Read the alerts on an audience's segments; a stakeholder's are those of its own reports."""
     if package.role == STAKEHOLDER:
-        places = [package.folder / made.tables / "alerts.parquet" for made, own in package.pairs if not own.error]
+        places = [package.folder / made.tables / OWN_ALERTS for made, own in package.pairs if not own.error]
         found = [pd.read_parquet(place) for place in places if place.exists()]
         return pd.concat(found, ignore_index=True) if found else None
     if not (package.folder / ALERTS).exists():

@@ -20,9 +20,9 @@ from convlib.alert_files import read_alerts
 from convlib.errors import ConvlibError, RunError, StoppedError
 from convlib.files import digest_files, write_text
 from convlib.notify import Channel, Message, deliver, find_channel_problem, flatten, keep_message, read_channels
-from convlib.reports.audiences import ALERTS
+from convlib.periods import tell_time
 from convlib.reports.index import INDEX, render_mail, render_text, word_period, word_status
-from convlib.reports.manifest import AUDIENCES, Manifest, tell_time
+from convlib.reports.manifest import ALERTS, AUDIENCES, Manifest
 from convlib.reports.run_file import Audience, RunFile, name_folder, read_run_file
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from convlib import results
 from convlib.alert_files import SEVERITIES
 from convlib.files import write_text
 from convlib.reports.export import TEMPLATES, frame_tables, settle_direction
-from convlib.reports.manifest import AUDIENCES, PRIVATE, Manifest, Report
+from convlib.reports.manifest import AUDIENCES, OWN_ALERTS, OWNER, PRIVATE, STAKEHOLDER, WORKBOOK, Manifest, Report
 from convlib.reports.run_file import name_folder
 from convlib.reports.withheld import WITHHELD
 from convlib.takeaways import DECISIONS, UNDECIDED, word_rows
@@ -27,7 +27,6 @@ INDEX = "index.html"
 #: As what a report is in an audience's folder.
 PAGES = (".html", ".pdf")
 SHORT_FINGERPRINT = 12
-STAKEHOLDER, OWNER = "stakeholder", "owner"
 UNUSED = {"rows_read", "rows_rejected", "rows_left_out"}
 #: So many changes of the first segment with any, and of each other one, are shown before the rest is counted.
 FIRST_CHANGES, OTHER_CHANGES = 5, 2
@@ -240,7 +239,7 @@ def _tell(folder: Path, manifest: Manifest, alerts: pd.DataFrame | None, audienc
         and any((own / Path(*Path(report.html).parts[-2:])).with_suffix(kind).exists() for kind in PAGES)
     )
     if role == STAKEHOLDER:  # the run's own alerts may count fewer units than a stakeholder is to see
-        places = [place for report in reports if (place := folder / report.tables / "alerts.parquet").exists()]
+        places = [place for report in reports if (place := folder / report.tables / OWN_ALERTS).exists()]
         alerts = pd.concat(map(pd.read_parquet, places), ignore_index=True) if places else None
     elif alerts is not None:
         is_own = alerts["owner"] == team if role == OWNER else alerts["segment"].isin({r.segment for r in reports})
@@ -403,7 +402,7 @@ def name_segment(name: str) -> str:
 
 def _read_segment(folder: Path, name: str, reports: Sequence[Report]) -> SegmentCard:
     cards = [_read_card(folder, report) for report in reports]
-    workbook = str(Path(reports[0].html).with_name("tables.xlsx"))
+    workbook = str(Path(reports[0].html).with_name(WORKBOOK))
     return SegmentCard(
         name=name,
         units=next((card.units for card in cards if card.units is not None), None),

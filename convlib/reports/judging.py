@@ -16,6 +16,7 @@ from convlib.periods import Calendar
 from convlib.quality import check_quality
 from convlib.rates import measure_rates
 from convlib.reports.dashboard import OVERVIEW
+from convlib.reports.manifest import ALERTS
 from convlib.reports.preparation import Preparation, prepare_run
 from convlib.upkeep import list_actions
 
@@ -49,7 +50,7 @@ def judge_periods(path: str, reports: str) -> pd.DataFrame:
     preparation = prepare_run(path)
     run_file, given = preparation.run_file, _overview(preparation)
     calendar, _ = read_calendar(preparation)
-    history = Path(reports) / run_file.run / "alerts.json"
+    history = Path(reports) / run_file.run / ALERTS
     found = []
     actions = list_actions(preparation.plan, on=preparation.log.last.date())
     for segment in preparation.segments:

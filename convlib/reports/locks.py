@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from convlib.errors import RunError
-from convlib.reports.manifest import tell_time
+from convlib.periods import tell_time
 
 WAIT_SECONDS = 5.0
 POLL_SECONDS = 0.05

@@ -1,7 +1,6 @@
 """The record of a run: what was made from which data, with which parameters and versions, and how it ended."""
 
 import dataclasses
-import datetime as dt
 import json
 import platform
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from convlib.files import remove_folder, write_text
+from convlib.periods import tell_time
 
 Status = Literal["pending", "made", "failed"]
 MANIFEST = "manifest.json"
@@ -20,6 +20,12 @@ MEASURES = "measures.parquet"
 #: In a period's folder: what others get, and what nobody gets (rows that were left out, notebooks behind the
 #: stakeholder's pages).
 AUDIENCES, PRIVATE = "audiences", "private"
+#: In a run's folder the alerts over all periods, in a period's those that its report shows; and among the tables of a
+#: notebook that raises alerts, its own.
+ALERTS, OWN_ALERTS = "alerts.json", "alerts.parquet"
+#: A segment's tables for a spreadsheet.
+WORKBOOK = "tables.xlsx"
+ANALYST, STAKEHOLDER, OWNER = "analyst", "stakeholder", "owner"
 PACKAGES = (
     "convlib", "pandas", "numpy", "scipy", "statsmodels", "duckdb", "pyarrow", "matplotlib", "seaborn",
     "papermill", "nbclient", "nbconvert", "ipykernel",
@@ -164,8 +170,3 @@ def read_versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[name] = "unknown"
     return versions
-
-
-def tell_time() -> str:
-    """Tell the time now, UTC, to the second."""
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

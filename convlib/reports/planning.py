@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from convlib.files import digest_files
-from convlib.reports.alerting import ALERTS
+from convlib.periods import tell_time
 from convlib.reports.comparison import Before, measure_overlap
 from convlib.reports.execute import Job, KernelKind
 from convlib.reports.export import Link, Page
 from convlib.reports.history import PreviousRun
 from convlib.reports.index import hide_rejected, name_segment, word_period, word_provenance
-from convlib.reports.manifest import PRIVATE, Manifest, Report, read_versions, tell_time
+from convlib.reports.manifest import ALERTS, PRIVATE, Manifest, Report, read_versions
 from convlib.reports.notebooks import Template
 from convlib.reports.preparation import Preparation
 from convlib.reports.schedule import list_variables

@@ -16,9 +16,9 @@ from convlib.notify import Channel, find_channel_problem, read_channels
 from convlib.parameters import ANALYSIS, check_parameters
 from convlib.periods import find_day
 from convlib.plan import Plan, PlannedExperiment, Segment, read_plan, read_segments
-from convlib.reports.audiences import STAKEHOLDER, check_audiences, leave_out_small
+from convlib.reports.audiences import check_audiences, leave_out_small
 from convlib.reports.delivery import check_delivery
-from convlib.reports.manifest import AUDIENCES, PRIVATE, Report
+from convlib.reports.manifest import AUDIENCES, PRIVATE, STAKEHOLDER, Report
 from convlib.reports.notebooks import FOLDER, Template, check_names, check_value, find_notebooks_folder, read_templates
 from convlib.reports.run_file import Audience, RunFile, read_run_file
 from convlib.samples import check_experiment

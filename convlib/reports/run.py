@@ -71,6 +71,7 @@ class _Making:
     kept: frozenset[int]
     started: float
     alerting: Alerting = field(default_factory=Alerting)
+    recorded: bool = False
 
     @property
     def own(self) -> Manifest:
@@ -307,7 +308,8 @@ def _make(making: _Making, submit: Submit) -> Run:
         _execute(making, jobs, submit)
         return _finish(making, submit)
     except KeyboardInterrupt:
-        _end(making, "interrupted")
+        if not making.recorded:
+            _end(making, "interrupted")
         raise
     except OSError as error:
         made = sum(report.status == "made" for report in making.manifest.reports)
@@ -380,6 +382,7 @@ def _finish(making: _Making, submit: Submit) -> Run:
     notes = [*preparation.notes, *_note_kernels(making), *packed]
     record_run(history, making.manifest, measures, making.alerting.table)
     making.manifest.write(folder)
+    making.recorded = True  # an interrupt from here on finds a whole run
     remove_others(folder, making.manifest)
     notes += prune_periods(folder, preparation.run_file.keep)
     _sweep(folder.parent, before=making.started)

@@ -27,6 +27,7 @@ from convlib.reports.arrivals import Batch, Database, disconnect, open_source
 from convlib.reports.dashboard import read_token, serve_dashboard, write_dashboard
 from convlib.reports.judging import read_calendar, receive_judged, start_judging
 from convlib.reports.live import LIVE
+from convlib.reports.manifest import ALERTS
 from convlib.reports.preparation import Preparation, prepare_run
 from convlib.reports.watch_state import State
 from convlib.watch import ALL_EVENTS, find_oddities, find_quiet_source
@@ -159,7 +160,7 @@ class Watcher:
 
     @property
     def _place(self) -> Path:
-        return self.folder / "alerts.json"
+        return self.folder / ALERTS
 
     @property
     def interval(self) -> float:
