@@ -241,33 +241,19 @@ def describe_attempts(
         `unit` (its key), `time_0`, ... and `entered` in seconds, `value`, `pending`, and `group`, -1 where the step was
         not reached.
     """
-    rows, reached = found.rows, found.rows != kernels.NEVER
-    steps = rows.shape[1]
-    times = np.where(reached, _take(conversions.time, rows), np.nan) / 1e6
-    # A step that came a little too early, within the tolerance, counts as if at the time of the one before.
-    times = np.where(reached, np.fmax.accumulate(times, axis=1), np.nan)
-    paid = reached & reached[:, -1:] & (_take(conversions.step, rows) == steps - 1)
-    values = np.where(paid.any(axis=1), _take(conversions.value, _pick(rows, paid.argmax(axis=1))), np.nan)
-    last = steps - 1 - reached[:, ::-1].argmax(axis=1)
-    place = {"first_touch": np.zeros_like(last), "last_touch": last}.get(task.breakdown)
-    row = _pick(rows, np.full_like(last, int(task.breakdown.removeprefix("step:")) - 1) if place is None else place)
+    place = {"first_touch": 0, "last_touch": -1}.get(task.breakdown)
+    place = int(task.breakdown.removeprefix("step:")) - 1 if place is None else place
+    times = np.empty(found.rows.T.shape)
+    columns = conversions.time, conversions.step, conversions.value
+    row, values = kernels.date_attempts(found.rows, *columns, place, times)
     known = {
         "value": values,
         "pending": found.entered + task.rules.window > task.end,
         "entered": found.entered / 1e6,
         "group": np.where(row == kernels.NEVER, -1, group(row.clip(0)) if len(conversions.time) else -1),
     }
-    dated = {f"time_{k}": times[:, k] for k in range(steps)}
+    dated = {f"time_{k}": each for k, each in enumerate(times)}
     return pd.DataFrame({"unit": conversions.codes[found.unit], **dated, **known}, copy=False)
-
-
-def _pick(rows: Ints, columns: Ints) -> Ints:
-    return rows[np.arange(len(rows)), columns]
-
-
-def _take(values: NDArray[Any], rows: Ints) -> NDArray[Any]:
-    """Read a column at rows, with any value where there is none."""
-    return values[rows.clip(0)] if len(values) else np.zeros(rows.shape, values.dtype)
 
 
 def _match(

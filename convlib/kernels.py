@@ -486,3 +486,35 @@ def match_attempts(
                 count += 1
             best, best_met = 0, False
     return owner[:count], rows[:count], start[:count]
+
+
+@numba.njit(cache=True, nogil=True)
+def date_attempts(
+    rows: Ints, time: Ints, step: Ints, value: NDArray[np.float64], place: int, times: NDArray[np.float64]
+) -> tuple[Ints, NDArray[np.float64]]:
+    """Write the times of attempts, in seconds, and give the row of each that names its group, and its value.
+
+    Args:
+        rows: The row of each attempt's steps, `NEVER` where one was not reached.
+        time: Microseconds of each row.
+        step: The step of each row.
+        value: The value of each row.
+        place: The step, from 0, whose row names the group; -1 for the last that was reached.
+        times: Where the times go: one row a step, NaN where it was not reached.
+    """
+    many, steps = rows.shape
+    chosen, values = np.empty(many, np.int64), np.full(many, np.nan)
+    for attempt in range(many):
+        latest, last, paid = -np.inf, steps - 1, False
+        for k in range(steps):
+            row = rows[attempt, k]
+            if row == NEVER:
+                times[k, attempt] = np.nan
+                continue
+            # A step that came a little too early, within the tolerance, counts as if at the time of the one before.
+            latest = max(latest, time[row] / 1e6)
+            times[k, attempt], last = latest, k
+            if not paid and step[row] == steps - 1 and rows[attempt, steps - 1] != NEVER:
+                values[attempt], paid = value[row], True
+        chosen[attempt] = rows[attempt, last if place < 0 else place]
+    return chosen, values
