@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 UV := $(shell command -v uv 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test coverage docs lint lock environment bench quiet faults experiments truth clean
+.PHONY: help report test coverage docs gallery lint lock environment bench quiet faults experiments truth clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -28,6 +28,9 @@ lint: environment ## environment, then linter, formatter and type checker
 
 docs: environment ## the documentation site, into site/: open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+gallery: environment ## the pictures of docs/gallery.md, from its own blocks (a minute)
+	$(BIN)/python -m benchmarks.gallery
 
 environment: $(READY) ## .venv with everything that requirements.txt pins, and convlib itself
 

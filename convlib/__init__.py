@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from convlib.experiment import Experiment as Experiment
     from convlib.experiment import analyse_experiment as analyse_experiment
     from convlib.experiment import measure_experiments as measure_experiments
+    from convlib.explorer import Explorer as Explorer
+    from convlib.explorer import explore as explore
     from convlib.friction import PageFriction as PageFriction
     from convlib.friction import measure_friction as measure_friction
     from convlib.funnel import Funnel as Funnel
@@ -80,6 +82,7 @@ _HOMES = {
     "event_map": ["EventMap", "map_events"],
     "events": ["EventLog", "read_events"],
     "experiment": ["Experiment", "analyse_experiment", "measure_experiments"],
+    "explorer": ["Explorer", "explore"],
     "friction": ["PageFriction", "measure_friction"],
     "funnel": ["Funnel", "measure_funnel"],
     "impact": ["Impact", "score_impact"],

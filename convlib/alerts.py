@@ -89,8 +89,7 @@ def find_alerts(
     Raises:
         ParamError: Unknown rules, or a history that can't be read.
     """
-    check_made("rates", rates, Rates, maker="measure_rates")
-    check_made("quality", quality, Quality | None, maker="check_quality")
+    check_made("history", history, pd.DataFrame | Path | str | None, maker="find_alerts")
     applied = _check_rules(rules)
     earlier = _read_history(history)
     rows = _judge_rates(rates)
@@ -295,9 +294,6 @@ def _find_overdue(actions: "Actions", day: pd.Timestamp) -> list[Found]:
 def _read_history(history: pd.DataFrame | Path | str | None) -> pd.DataFrame:
     if history is None or (isinstance(history, str) and not history):
         return complete_alerts(pd.DataFrame())
-    if not isinstance(history, str | Path | pd.DataFrame):
-        msg = f"`history` is of type {type(history).__name__}; give the table of earlier alerts, or their file."
-        raise ParamError(msg)
     if not isinstance(history, pd.DataFrame):
         return read_alerts(history)
     missing = [name for name in (*KEY, "id", "still_open") if name not in history and name != "group"]

@@ -22,11 +22,11 @@ from convlib.credit import (
     prepare_model,
     share_credit,
 )
-from convlib.documents import did_you_mean, quote_names
+from convlib.documents import did_you_mean, find_wrong_choice, find_wrong_number
 from convlib.durations import parse_duration
 from convlib.engine import quote
-from convlib.errors import EventDataError, ParamError, list_problems
-from convlib.events import UNITS, EventLog, Unit
+from convlib.errors import EventDataError, ParamError, check_made, list_problems
+from convlib.events import UNITS, EventLog, Unit, check_log
 from convlib.plan import Plan
 from convlib.plan_entries import Macro
 from convlib.redaction import check_shared
@@ -169,6 +169,8 @@ def attribute(
 
     Source: Anderl et al. (2016), IJRM 33:457 (Markov); Shapley (1953), Zhao et al. (2018), arXiv:1804.05327.
     """
+    check_log(log)
+    check_made("plan", plan, Plan, maker="read_plan")
     problems = _find_problems(log, touch, window=window, half_life=half_life, confidence=confidence)
     problems += _find_wrong_choices(model=model, unit=unit, order=order, draws=draws)
     goal = _find_macro(plan, macro, touch, problems)
@@ -240,14 +242,8 @@ def _find_problems(log: EventLog, touch: str, *, window: str, half_life: str, co
 
 
 def _find_wrong_choices(*, model: str, unit: str, order: int, draws: int) -> list[str]:
-    problems = []
-    choices: tuple[tuple[str, str, tuple[str, ...]], ...] = (("model", model, MODELS), ("unit", unit, UNITS))
-    for name, choice, known in choices:
-        if choice not in known:
-            hint = did_you_mean(choice, known)
-            problems.append(f"`{name}` is {choice!r}; it must be one of {quote_names(known)}.{hint}")
-    if type(order) is not int or not 1 <= order <= MOST_ORDER:
-        problems.append(f"`order` is {order!r}; it must be a whole number from 1 to {MOST_ORDER}.")
+    problems = [*find_wrong_choice("model", model, MODELS), *find_wrong_choice("unit", unit, UNITS)]
+    problems += find_wrong_number("order", order, least=1, most=MOST_ORDER)
     if type(draws) is not int or (draws and not FEWEST_DRAWS <= draws <= MOST_DRAWS):
         right = f"from {FEWEST_DRAWS} to {MOST_DRAWS:,}, or 0 for no intervals"
         problems.append(f"`draws` is {draws!r}; it must be a whole number {right}.")

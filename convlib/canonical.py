@@ -6,7 +6,7 @@ from functools import partial
 
 import duckdb
 
-from convlib.documents import did_you_mean
+from convlib.documents import word_columns
 from convlib.engine import quote, text
 from convlib.errors import EventDataError
 from convlib.mapping import find_preset
@@ -56,7 +56,7 @@ def check_columns(rows: duckdb.DuckDBPyRelation, label: str, plan: Plan | None) 
     fits = f"It looks like an export for the mapping `{preset}`."
     advice = fits if preset else "Rename the column that holds it, or map it."
     problems = [
-        f"`{label}` has no column `{name}`, which every log needs; its columns are {shown}. {advice}"
+        f"`{label}` has no column `{name}`, which every log needs.{word_columns(name, shown)} {advice}"
         for name in REQUIRED
         if name not in types
     ]
@@ -83,7 +83,7 @@ def list_unknown_columns(columns: Sequence[str], label: str, plan: Plan | None) 
     known = {*map(str.lower, columns), *CANONICAL}
     return [
         f"{plan.locate(entry.id)}: `{entry.id}` reads the column `{column}`, which `{label}` "
-        f"does not have; its columns are {list(columns)}.{did_you_mean(column, columns)}"
+        f"does not have.{word_columns(column, columns)}"
         for entry in (*plan.conversions, *plan.leave_out)
         for column in sorted(entry.columns)
         if column.lower() not in known

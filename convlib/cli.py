@@ -3,6 +3,8 @@
 import contextlib
 import inspect
 import json
+import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from convlib.plan import Loss, Macro, Micro, Plan
     from convlib.reports.preparation import Preparation
     from convlib.reports.run import Run
+    from convlib.scaffold import Upgrade
     from convlib.upkeep import PlanReview, Recalibration
 
 BAD_INPUT, INTERRUPTED, TERMINATED = 2, 130, 143
@@ -52,16 +55,42 @@ PLAN_EXIT_CODES = "Exit codes: [bold]0[/bold] done; [bold]2[/bold] the input is 
 app = typer.Typer(
     name="convlib",
     help="Which small steps lead to the goals that pay? Reports from an event log and a measurement plan.\n\n"
-    "Begin with an example: [bold]convlib run params/oulad/weekly.yaml[/bold]",
+    "Begin with a workbook of your own: [bold]convlib new own --from EVENTS[/bold], or in a checkout with an example: "
+    "[bold]convlib run params/oulad/weekly.yaml[/bold]",
     epilog=EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
 )
 plans = typer.Typer(help="Show a measurement plan, or suggest a first one from a log.", no_args_is_help=True)
 app.add_typer(plans, name="plan")
-RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="The run file, such as params/oulad/weekly.yaml.")]
+
+
+def _list_run_files(incomplete: str) -> list[str]:
+    """List the run files that begin so, for the shell's completion: beside, in `params/`, and where it points."""
+    folders = {Path(), *Path().glob("params"), *Path().glob("params/*/"), Path(f"{incomplete}x").parent}
+    paths = {path.as_posix(): path for folder in folders for path in folder.glob("*.yaml")}
+    return sorted(name for name, path in paths.items() if name.startswith(incomplete) and _is_run_file(path))
+
+
+def _is_run_file(path: Path) -> bool:
+    try:
+        return re.search("^run:", path.read_text("utf-8"), re.MULTILINE) is not None
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _list_nothing() -> list[str]:
+    """Complete nothing, where the shell would offer files."""
+    return []
+
+
+RunFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="The run file, such as params/oulad/weekly.yaml.", autocompletion=_list_run_files
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -73,6 +102,43 @@ def _main(
 
         print(f"convlib {read_version('convlib')}")
         raise typer.Exit
+
+
+@app.command(epilog=PLAN_EXIT_CODES)
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where.", show_default="here")] = Path(),
+    *,
+    events: Annotated[
+        str, typer.Option("--from", metavar="EVENTS", help="Your log: a file, folder or glob, or dataset:NAME.")
+    ] = "",
+    mapping: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="How its columns are to be read: a preset or a YAML file.")
+    ] = "",
+    upgrade: Annotated[bool, typer.Option("--upgrade", help="Show what a newer convlib would change there.")] = False,
+    accept: Annotated[bool, typer.Option("--accept", help="Change it; what you changed stays.")] = False,
+) -> None:
+    """Make a workbook of your own: notebooks, a plan suggested from your log, a run file that fits it.
+
+    Example: [bold]convlib new own --from events.csv[/bold]
+
+    With a newer convlib: [bold]convlib new own --upgrade[/bold], then [bold]convlib new own --upgrade --accept[/bold]
+    """
+    from convlib import scaffold
+
+    with _end_with_problems():
+        if upgrade and (events or mapping):
+            raise ParamError("--upgrade stands beside --from or --mapping, which are for a new workbook. Remove one.")
+        if not upgrade and (accept or (mapping and not events)):
+            raise ParamError("--accept needs --upgrade. Add it." if accept else "--mapping needs --from. Add the log.")
+        if upgrade:
+            _show_upgrade(scaffold.upgrade_workbook(folder), accept=accept)
+            return
+        files = scaffold.make_workbook(folder, events=events, mapping=mapping)
+    there = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
+    print(f"Made {len(files)} files in {folder}. Next:")
+    print(f"1. Look into {folder / scaffold.PLAN}: is its macro the outcome that pays? README.md there says more.")
+    print(f"2. {there}convlib check {scaffold.RUN_FILE}")
+    print(f"3. convlib run {scaffold.RUN_FILE}, which ends with the path of an index page to open")
 
 
 @app.command(epilog=EXIT_CODES)
@@ -90,7 +156,10 @@ def run(
     ] = None,
     catch_up: Annotated[bool, typer.Option("--catch-up", help="Make missed periods too, oldest first.")] = False,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="SEGMENT/NOTEBOOK", help="Make just this report; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            metavar="SEGMENT/NOTEBOOK", help="Make just this report; may be repeated.", autocompletion=_list_nothing
+        ),
     ] = None,
     list_only: Annotated[bool, typer.Option("--list", help="Print the reports as JSON lines; make nothing.")] = False,
 ) -> None:
@@ -436,6 +505,19 @@ def _find_inputs(
     log = preparation.log.between(*preparation.period, timezone=str(given.get("timezone") or "UTC"))
     taken = inspect.signature(analysis).parameters.keys() - {"log", "plan", "by"}
     return log, {name: value for name, value in given.items() if name in taken and value not in ("", [])}
+
+
+def _show_upgrade(found: "Upgrade", *, accept: bool) -> None:
+    print(found.diff, end="")
+    for name in found.conflicts:
+        print(f"{name}: you and the newer convlib changed the same place. Yours stays; the newer goes to {name}.new.")
+    if not found.files:
+        print("Nothing to change.")
+    if accept:
+        found.accept()
+        print(f"{len(found.files)} files are written.")
+    elif found.files:
+        print("Nothing is written yet: add --accept.")
 
 
 def _show_proposals(found: "Recalibration") -> None:

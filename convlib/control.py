@@ -372,7 +372,7 @@ def _split(rows: pd.DataFrame, latest: pd.DataFrame, by: Sequence[str]) -> pd.Da
         for period in ("compared_with", "period")
     ]
     old, new = (side.set_index(names)[["exposed", "value"]] for side in sides)
-    both = old.join(new, how="outer", suffixes=("_before", "_after")).reset_index()
+    both = old.merge(new, how="outer", left_index=True, right_index=True, suffixes=("_before", "_after")).reset_index()
     both = latest.merge(both, on=SERIES)
     for side in ("before", "after"):
         exposed = both[f"exposed_{side}"].fillna(0)

@@ -12,9 +12,9 @@ import pandas as pd
 from convlib import plots, stats, strata, takeaways
 from convlib.canonical import NO_VALUE
 from convlib.conversions import Step
-from convlib.documents import did_you_mean, quote_names
+from convlib.documents import find_wrong_choice
 from convlib.errors import EventDataError, ParamError, list_problems
-from convlib.events import EventLog, Unit, list_columns
+from convlib.events import EventLog, Unit, check_log, list_columns
 from convlib.landmarks import (
     DEFAULT_HORIZON,
     NEVER,
@@ -429,17 +429,15 @@ def _check_arguments(
     choices: dict[str, tuple[str, tuple[str, ...]]],
 ) -> Macro:
     """Find the macro, and refuse what is wrong, all at once."""
+    check_log(log)
     log.check_plan(plan)
     problems = list_problems(
         lambda: plan.find_macro(macro),
         lambda: log.check_breakdown(columns),
         lambda: stats.check_confidence(confidence),
     )
-    problems += [
-        f"`{name}` is {value!r}; it must be one of {quote_names(known)}.{did_you_mean(str(value), known)}"
-        for name, (value, known) in choices.items()
-        if value not in known
-    ]
+    for name, (value, known) in choices.items():
+        problems += find_wrong_choice(name, value, known)
     if problems:
         raise ParamError(*problems)
     return plan.find_macro(macro)

@@ -88,6 +88,8 @@ def read_document(path: str | Path, *, error: type[ConvlibError] = PlanError) ->
     Raises:
         ConvlibError: The file is missing, empty, not YAML, or names a key twice (every such key is listed).
     """
+    if not isinstance(path, str | Path):
+        raise error(f"The path of a YAML file is {show_value(path)}; it must be text or a `Path`.")
     text = _read_text(Path(path), shown=str(path), error=error)
     try:
         node = yaml.compose(text, Loader=_Loader)
@@ -104,7 +106,7 @@ def read_document(path: str | Path, *, error: type[ConvlibError] = PlanError) ->
     if reader.problems:
         raise error(*reader.problems)
     if data is None:
-        raise error(f"{path}:1: the file is empty.")
+        raise error(f"{path}:1: the file is empty. Write its fields, or name another file.")
     return Document(path=str(path), data=data, lines=reader.lines)
 
 
@@ -113,6 +115,32 @@ def did_you_mean(name: object, allowed: Iterable[str]) -> str:
     by_folded = {each.casefold(): each for each in allowed}
     near = difflib.get_close_matches(str(name).casefold(), by_folded, n=1)
     return f" Did you mean {by_folded[near[0]]!r}?" if near else ""
+
+
+def word_choice(value: object, allowed: Iterable[str]) -> str:
+    """Say of a value that it must be one of a closed set: `is 'x'; it must be one of ...`."""
+    known = list(allowed)
+    return f"is {show_value(value)}; it must be one of {quote_names(known)}.{did_you_mean(value, known)}"
+
+
+def find_wrong_choice(name: str, value: object, allowed: Iterable[str]) -> list[str]:
+    """Say what is wrong with a parameter that must be one of a closed set, if anything."""
+    known = list(allowed)
+    return [] if isinstance(value, str) and value in known else [f"`{name}` {word_choice(value, known)}"]
+
+
+def find_wrong_number(name: str, value: object, *, least: int, most: int | None = None) -> list[str]:
+    """Say what is wrong with a parameter that must be a whole number, if anything."""
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= (value if most is None else most):
+        return []
+    right = f", at least {least}" if most is None else f" from {least} to {most}"
+    return [f"`{name}` is {show_value(value)}; it must be a whole number{right}."]
+
+
+def word_columns(name: object, columns: Iterable[str]) -> str:
+    """Follow a sentence on a column that is not there with the nearest, and those that are."""
+    known = list(columns)
+    return f"{did_you_mean(name, known)} Its columns are {', '.join(known)}."
 
 
 def quote_names(names: Iterable[str]) -> str:
@@ -208,18 +236,19 @@ def _read_text(path: Path, *, shown: str, error: type[ConvlibError]) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
-        near = did_you_mean(path.name, _sibling_names(path))
+        near = did_you_mean(path.name, list_siblings(path)) or " Check its name and folder."
         raise error(f"{shown} does not exist.{near}") from None
     except IsADirectoryError:
-        raise error(f"{shown} is a folder; it must be a YAML file.") from None
+        raise error(f"{shown} is a folder; it must be a YAML file. Name one in it.") from None
     except UnicodeDecodeError as problem:
         line = problem.object.count(b"\n", 0, problem.start) + 1
         raise error(f"{shown}:{line}: the file is not UTF-8 text. Save it as UTF-8.") from None
     except OSError as problem:
-        raise error(f"{shown} can't be read: {problem.strerror}.") from None
+        raise error(f"{shown} can't be read: {problem.strerror}. Check who may read it.") from None
 
 
-def _sibling_names(path: Path) -> list[str]:
+def list_siblings(path: Path) -> list[str]:
+    """List the names beside a path that is not there, to choose the nearest from."""
     return sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
 
 

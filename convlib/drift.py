@@ -78,9 +78,9 @@ def find_unusual_days(daily: pd.DataFrame) -> pd.DataFrame:
     rows, alive, level, habit = (table.loc[:, steady] for table in (rows, alive, level, habit))
     spread = spread[steady]
     # No event at all counts as half of one. An event that rests every Sunday has no gap there.
-    off = (np.log(rows.clip(lower=0.5)) - level).abs()
-    rests = rows.where(alive).groupby(rows.index.day_of_week).transform("median") == 0
-    expected = np.exp(level)
+    off = (rows.clip(lower=0.5).apply(np.log) - level).abs()
+    rests = rows.where(alive).groupby(_weekday(rows)).transform("median") == 0
+    expected = level.apply(np.exp)
     gap = (rows == 0) & ~rests & (expected >= SURE) & (off > FAR * spread)
     before = _find_level_before(rows, alive, habit, spread)
     expected = before.fillna(expected)
@@ -94,13 +94,18 @@ def find_unusual_days(daily: pd.DataFrame) -> pd.DataFrame:
 
 def _find_level_before(rows: pd.DataFrame, alive: pd.DataFrame, habit: pd.DataFrame, spread: pd.Series) -> pd.DataFrame:
     """Give, at the first day of a lasting change, what the four weeks before it promised; NaN on all other days."""
-    rest = np.log(rows.where(rows > 0)) - habit
+    rest = rows.where(rows > 0).apply(np.log) - habit
     week = rest.rolling(7, min_periods=5).median().shift(-6).where(alive.shift(-6, fill_value=False))
     before = rest.rolling(BEFORE, min_periods=BEFORE // 2).median().shift()
     differs = (week - before).abs() > np.maximum(JUMP, FAR * spread / np.sqrt(7))
     begins = differs & ~differs.shift(fill_value=False)
     # The week that holds four days of the change differs first: the change begins on the last of its first four.
-    return np.exp(before.where(begins).shift(3) + habit).where(alive)
+    promised = before.where(begins).shift(3) + habit
+    return promised.apply(np.exp).where(alive)
+
+
+def _weekday(rows: pd.DataFrame) -> "pd.Index[int]":
+    return pd.DatetimeIndex(rows.index).day_of_week
 
 
 def _find_life(rows: pd.DataFrame) -> pd.DataFrame:
@@ -115,9 +120,9 @@ def _expect(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFram
     The last is a robust standard deviation, NaN for too few days.
     """
     alive = _find_life(rows)
-    logs = np.log(rows.where(rows > 0))
+    logs = rows.where(rows > 0).apply(np.log)
     week = logs.rolling(7, center=True, min_periods=4).median()
-    habit = (logs - week).groupby(rows.index.day_of_week).transform("median").where(alive)
+    habit = (logs - week).groupby(_weekday(rows)).transform("median").where(alive)
     # Medians keep the edge of a lasting change where it is; a smooth trend would blame the days around it.
     trend = (logs - habit).rolling(15, center=True, min_periods=6).median()
     left = alive[::-1].cumsum()[::-1]  # the last week has no days after it to be compared with

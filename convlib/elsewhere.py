@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import pyarrow as pa
 
-from convlib.documents import did_you_mean, quote_names
+from convlib.documents import find_wrong_choice
 from convlib.errors import ParamError
 from convlib.mapping import Mapping
 from convlib.plan import Plan
@@ -62,9 +62,8 @@ def open_elsewhere(name: str, events: object, *, plan: Plan | None, mapping: Map
         ParamError: There is no such engine, its packages are not installed, or it can't read the log as asked.
         EventDataError: The log lacks columns, or none of its rows can be used.
     """
-    if name not in OPENERS:
-        msg = f"`engine` is {name!r}; it must be one of {quote_names(ENGINES)}.{did_you_mean(name, ENGINES)}"
-        raise ParamError(msg)
+    if problems := find_wrong_choice("engine", name, ENGINES):
+        raise ParamError(*problems)
     place, opener = OPENERS[name]
     try:
         module = importlib.import_module(place)

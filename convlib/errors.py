@@ -1,6 +1,7 @@
 """What can be wrong with what a user gives, as few exception classes, each listing every problem at once."""
 
 from collections.abc import Callable
+from types import UnionType
 
 
 class ConvlibError(ValueError):
@@ -38,6 +39,16 @@ class RunError(ConvlibError):
 
 class StoppedError(RunError):
     """A report run could not go on; what it had made is kept."""
+
+
+def check_made(name: str, given: object, kind: type | UnionType, *, maker: str) -> None:
+    """Refuse what is not the result that another function gives.
+
+    Raises:
+        ParamError: It is of another type.
+    """
+    if not isinstance(given, kind):
+        raise ParamError(f"`{name}` is of type {type(given).__name__}; it must be what `{maker}` gives.")
 
 
 def list_problems(*checks: Callable[[], object]) -> list[str]:

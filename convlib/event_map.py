@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import pandas as pd
 
 from convlib import plots, takeaways
-from convlib.events import EventLog
+from convlib.events import EventLog, check_log
 from convlib.plan import Plan
 from convlib.profile import Profile
 from convlib.redaction import blank, find_hidden, find_small, split_counts
@@ -112,6 +112,7 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
     Raises:
         ParamError: The log was read with another plan.
     """
+    check_log(log)
     log.check_plan(plan)
     profile = log.profile
     known = plan.table.rename(columns={"id": "conversion"})

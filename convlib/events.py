@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from convlib.canonical import NO_VALUE
 from convlib.columns import find_first_rows, read_numbers, read_texts
-from convlib.documents import did_you_mean, quote_names
+from convlib.documents import did_you_mean, find_wrong_choice, word_columns
 from convlib.elsewhere import Elsewhere, Engine, EngineName, open_elsewhere
 from convlib.engine import compile_rule, connect, quote, scan
-from convlib.errors import ParamError
+from convlib.errors import ParamError, check_made
 from convlib.identity import IDS
 from convlib.mapping import Mapping as SourceMapping
 from convlib.mapping import read_mapping
 from convlib.parts import DERIVED
-from convlib.periods import Calendar, find_day, find_midnights, find_timezone_problems
+from convlib.periods import Calendar, find_day, find_midnights, find_timezone_problems, read_day
 from convlib.personal import count_personal
 from convlib.plan import Plan, Segment, read_plan, read_segments
 from convlib.prepare import Prepared, prepare
@@ -188,15 +188,13 @@ class EventLog:
         single = [t for t in tests if isinstance(t, Test) and t.op == "in" and len(t.value) == 1]
         return {test.column: str(test.value[0]) for test in single}
 
-    def check_plan(self, plan: object) -> None:
+    def check_plan(self, plan: Plan) -> None:
         """Refuse a plan that is not the one by which the log was prepared: its rules would count nothing.
 
         Raises:
             ParamError: The log was read without a plan, or with another one, or what is given is no plan.
         """
-        if not isinstance(plan, Plan):
-            msg = f"`plan` is {plan!r}; it must be a plan, as `read_plan` gives it."
-            raise ParamError(msg)
+        check_made("plan", plan, Plan, maker="read_plan")
         if self.plan is None or self.plan.digest != plan.digest:
             how = "without a plan" if self.plan is None else "with another plan"
             msg = f"The log was read {how}, so it lacks this one's conversions. Use read_events(..., plan=plan)."
@@ -220,6 +218,8 @@ class EventLog:
             ParamError: There is no such segment, or it uses a column that the log does not have.
         """
         log = self.everyone()
+        if not isinstance(which, str | Mapping):
+            raise ParamError(self._unknown_segment(which))
         if not isinstance(which, str):
             return log._restrict("custom", parse_rule(dict(which)), "unit")
         name, _, value = which.partition("=")
@@ -296,7 +296,7 @@ class EventLog:
             ParamError: A name is not in the segments file.
         """
         chosen = list(names) if names is not None else ["all", *(n for n in self.segments if n != "all")]
-        unknown = [n for n in chosen if n.partition("=")[0] not in (*self.segments, "all")]
+        unknown = [n for n in chosen if str(n).partition("=")[0] not in (*self.segments, "all")]
         if unknown:
             raise ParamError(*[self._unknown_segment(name) for name in unknown])
         expanded: list[str] = []
@@ -409,7 +409,7 @@ class EventLog:
                 raise ParamError(self._unknown_event(name, sorted(self.engine.log.event_names)))
             return
         rows = self.whole().rows() if self.is_ordered else self.prepared.open()
-        is_it = ColumnExpression("event_name") == ConstantExpression(name)
+        is_it = ColumnExpression("event_name") == ConstantExpression(name if isinstance(name, str) else None)
         if not rows.filter(is_it).limit(1).fetchall():
             names = rows.project("event_name").distinct().order("event_name").fetchall()
             raise ParamError(self._unknown_event(name, [event for (event,) in names]))
@@ -436,6 +436,8 @@ class EventLog:
         """
         self.check_breakdown(columns)
         self._check_unit(unit)
+        if entry:
+            self.check_event(entry)
         everyone = dataclasses.replace(self, segment_name="all", rule=None)
         firsts = _find_entries(_Entries(everyone, unit, entry or None, calendar))
         if self.rule:
@@ -575,13 +577,8 @@ class EventLog:
     def _check_columns(self, columns: Sequence[str]) -> None:
         unknown = [name for name in columns if name not in self.columns]
         if unknown:
-            raise ParamError(
-                *[
-                    f"The log has no column `{name}`.{did_you_mean(name, self.columns)} Its columns are "
-                    f"{', '.join(self.columns)}."
-                    for name in unknown
-                ]
-            )
+            problems = [f"The log has no column `{name}`.{word_columns(name, self.columns)}" for name in unknown]
+            raise ParamError(*problems)
 
     def check_breakdown(self, columns: Sequence[str]) -> None:
         """Refuse columns that the log does not have, or whose names the tables of results need.
@@ -601,17 +598,16 @@ class EventLog:
             )
 
     def _check_unit(self, unit: str) -> None:
-        if unit not in UNITS:
-            msg = f"`unit` is {unit!r}; it must be one of {quote_names(UNITS)}."
-            raise ParamError(msg)
+        if problems := find_wrong_choice("unit", unit, UNITS):
+            raise ParamError(*problems)
 
-    def _unknown_segment(self, name: str) -> str:
+    def _unknown_segment(self, name: object) -> str:
         known = self.expand_segments()
         more = f" and {len(known) - MOST_SHOWN} more" if len(known) > MOST_SHOWN else ""
         listed = ", ".join(known[:MOST_SHOWN])
         return f"There is no segment `{name}`.{did_you_mean(name, known)} The segments are {listed}{more}."
 
-    def _unknown_event(self, name: str, events: Sequence[str]) -> str:
+    def _unknown_event(self, name: object, events: Sequence[str]) -> str:
         known = [*(c.id for c in (self.plan.conversions if self.plan else ())), *events]
         return (
             f"`{name}` is neither a conversion of the plan nor an event of the "
@@ -661,7 +657,9 @@ def read_events(
         PlanError: The plan, the segments file or the mapping file is wrong.
     """
     plan = read_plan(plan) if isinstance(plan, str | Path) else plan
+    check_made("plan", plan, Plan | None, maker="read_plan")
     named = read_segments(segments) if isinstance(segments, str | Path) else (segments or {})
+    check_made("segments", named, Mapping, maker="read_segments")
     how = find_mapping(mapping, preset=preset, timezone=timezone, hash_ids=hash_ids)
     if engine != "duckdb":
         return EventLog(open_elsewhere(engine, source, plan=plan, mapping=how), plan=plan, segments=named)
@@ -683,6 +681,8 @@ def find_mapping(
         ParamError: Both a preset and a mapping are given, or there is no such preset.
         PlanError: The mapping file is wrong.
     """
+    if problems := [] if timezone is None else find_timezone_problems(timezone):
+        raise ParamError(*problems)
     if preset and mapping:
         raise ParamError(
             f"`preset` is {preset!r} and `mapping` is {str(mapping)!r}; name the preset in the mapping file."
@@ -699,14 +699,17 @@ def _read_text(column: str) -> duckdb.Expression:
     return FunctionExpression("regexp_replace", text, ConstantExpression(r"^(-?\d+)\.0$"), ConstantExpression(r"\1"))
 
 
+def check_log(log: object) -> None:
+    """Refuse what is no event log, such as the DataFrame that one is read from.
+
+    Raises:
+        ParamError: It is of another type.
+    """
+    check_made("log", log, EventLog, maker="read_events")
+
+
 def _date(text: dt.date | str | None, name: str) -> dt.date | None:
-    if text is None or text == "":
-        return None
-    try:
-        return dt.date.fromisoformat(text if isinstance(text, str) else text.isoformat()[:10])
-    except ValueError:
-        msg = f"`{name}` is {text!r}, which is not a date; write it as YYYY-MM-DD."
-        raise ParamError(msg) from None
+    return None if text is None or text == "" else read_day(text, name=name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,11 @@ import pandas as pd
 from convlib import plots, stats, strata, takeaways
 from convlib.canonical import NO_VALUE
 from convlib.columns import read_numbers, read_texts
-from convlib.documents import did_you_mean
+from convlib.documents import find_wrong_choice, find_wrong_number, word_columns
 from convlib.durations import parse_duration
 from convlib.engine import compile_rule, quote
 from convlib.errors import ParamError, PlanError, list_problems
-from convlib.events import EventLog, list_columns
+from convlib.events import EventLog, check_log, list_columns
 from convlib.plan import Plan
 from convlib.plan_entries import Friction
 from convlib.redaction import find_hidden
@@ -90,9 +90,8 @@ class PageFriction(Result):
         Raises:
             ParamError: There is no such signal.
         """
-        if signal is not None and signal not in self.names:
-            msg = f"`signal` is {signal!r}, which is none of {list(self.names)}.{did_you_mean(signal, self.names)}"
-            raise ParamError(msg)
+        if problems := [] if signal is None else find_wrong_choice("signal", signal, self.names):
+            raise ParamError(*problems)
         chosen = signal or next(iter([*self.table["signal"], *self.names]))
         rows = self.table[self.table["signal"] == chosen]
         name, unit = self.names[chosen], self.units[chosen]
@@ -232,6 +231,7 @@ def _leave_out(table: pd.DataFrame, fewest: int) -> pd.DataFrame:
 def _check(
     log: EventLog, plan: Plan, adjust: list[str], *, pages: object, min_visits: object, confidence: float
 ) -> None:
+    check_log(log)
     checks = [
         lambda: log.check_plan(plan),
         lambda: log.check_breakdown(adjust),
@@ -239,13 +239,12 @@ def _check(
     ]
     problems = list_problems(*checks)
     for name, value in (("pages", pages), ("min_visits", min_visits)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            problems.append(f"`{name}` is {value!r}; it must be a whole number, at least 1.")
+        problems += find_wrong_number(name, value, least=1)
     if problems:
         raise ParamError(*problems)
     unknown = [
         f"{plan.locate(signal.id, 'match')}: `{signal.id}` reads the column `{column}`, which the log does not "
-        f"have.{did_you_mean(column, log.columns)} Its columns are {', '.join(log.columns)}."
+        f"have.{word_columns(column, log.columns)}"
         for signal in plan.friction
         for column in sorted(signal.columns - set(log.columns))
     ]

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,9 @@ import pandas as pd
 from convlib import plots, takeaways
 from convlib.attempts import Anchor, Count, Excluded, Order, Task, count_parts
 from convlib.conversions import Exclusion, Step, microseconds
-from convlib.events import EventLog, Unit, list_columns
+from convlib.documents import find_wrong_number
+from convlib.errors import ParamError
+from convlib.events import EventLog, Unit, check_log, list_columns
 from convlib.funnel_results import Counted, count_steps, count_trend, leave_out
 from convlib.funnel_rules import StepName, check_kinds, read_rules
 from convlib.funnel_units import State, bin_times, estimate_conversion, find_next, list_units
@@ -129,7 +131,11 @@ class Funnel(Result):
 
         Args:
             top: How many events are listed for each step, the most frequent first; the others are counted together.
+
+        Raises:
+            ParamError: `top` is no whole number, at least 1.
         """
+        _check_top(top)
         table = find_next(self._counted, self._log, self._unit, top=top)
         planned = self._log.plan.conversions if self._log.plan else ()
         names = {**{each.id: each.name for each in planned}, **self.names}
@@ -165,6 +171,7 @@ class Funnel(Result):
 
     def show_leaks(self, top: int = 10) -> Shown:
         """Show where most are lost, and which groups leave more often than the others."""
+        _check_top(top)
         worth: tuple[str, str, Kind] = ("value", "Value lost", "number")
         columns = (*_name_groups(self.by), *self.LEAKS, *(self.TESTED if self.by else ()), worth)
         return Shown(self._named_leaks.head(top), _head_units(columns, self.counted))
@@ -172,7 +179,12 @@ class Funnel(Result):
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the share of the first step's units that reached each step, with n and interval."""
         return plots.draw_funnel(
-            self.named, by=self.by, window=self.window, counted=self.counted, segment=self.segment, ax=ax
+            self.named,
+            by=self.by,
+            window=takeaways.word_duration(self.window),
+            counted=self.counted,
+            segment=self.segment,
+            ax=ax,
         )
 
     def plot_leaks(self, ax: "Axes | None" = None) -> "Axes":
@@ -269,14 +281,16 @@ def measure_funnel(
         ParamError: Too few or too many steps, an unknown step, event or column, a window that is not a duration, or
             rules that have no meaning together; every problem at once.
     """
+    check_log(log)
     check_confidence(confidence)
-    barred = [exclude] if isinstance(exclude, Exclusion | str) else list(exclude)
+    barred: list[Any] = list(exclude) if isinstance(exclude, list | tuple) else [exclude]
+    skipped: list[Any] = list(optional) if isinstance(optional, list | tuple) else [optional]
     check_kinds(steps, barred, unit)
     chosen = [Step(step) if isinstance(step, str) else step for step in steps]
     groups, holds = list_columns(by), list_columns(hold)
     rules = read_rules(
         log, chosen, window=window, order=order, anchor=anchor, exclude=barred, excluded=excluded,
-        optional=[optional] if isinstance(optional, int | str) else optional, step_windows=step_windows,
+        optional=skipped, step_windows=step_windows,
         min_gap=min_gap, tie_tolerance=tie_tolerance, first_time=first_time, count=count, breakdown=breakdown,
         columns=[*groups, *holds],
     )  # fmt: skip
@@ -373,6 +387,11 @@ def _find_comparable(breakdown: str, steps: int) -> int:
     if breakdown == "last_touch":
         return steps
     return int(breakdown.removeprefix("step:")) if breakdown.startswith("step:") else 1
+
+
+def _check_top(top: int) -> None:
+    if problems := find_wrong_number("top", top, least=1):
+        raise ParamError(*problems)
 
 
 def _name_steps(steps: Sequence[Step]) -> dict[str, Step]:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 from convlib.attempts import ORDERS, Anchor, Count, Excluded, Order, Rules
 from convlib.conversions import Exclusion, Step
-from convlib.documents import did_you_mean, quote_names, show_value
+from convlib.documents import did_you_mean, find_wrong_choice, quote_names, show_value, word_columns
 from convlib.durations import parse_duration
 from convlib.errors import ParamError
 from convlib.events import UNITS, EventLog
@@ -73,6 +73,8 @@ def check_kinds(steps: Sequence[object], exclude: Sequence[object], unit: str) -
     Raises:
         ParamError: With every such problem.
     """
+    if not isinstance(steps, Sequence) or isinstance(steps, str | bytes):
+        raise ParamError(f"`steps` is {show_value(steps)}; it must be a list, such as ['view_item', 'purchase'].")
     problems = [
         f"`steps` holds {show_value(step)}; a step is the name of a conversion or event, or a Step."
         for step in steps
@@ -83,8 +85,7 @@ def check_kinds(steps: Sequence[object], exclude: Sequence[object], unit: str) -
         for each in exclude
         if not isinstance(each, Exclusion)
     ]
-    if unit not in UNITS:
-        problems.append(f"`unit` is {unit!r}; it must be one of {quote_names(UNITS)}.{did_you_mean(unit, UNITS)}")
+    problems += find_wrong_choice("unit", unit, UNITS)
     if len(steps) + len(exclude) > MOST_STEPS:
         problems.append(
             f"`steps` and `exclude` name {len(steps)} steps and {len(exclude)} exclusions; a funnel has at most "
@@ -104,17 +105,14 @@ class _Reader:
             self.problems.append(f"`steps` names {len(steps)} step{'s' * (not steps)}; a funnel needs at least two.")
 
     def choose(self, name: str, value: str, allowed: Sequence[str]) -> None:
-        if value not in allowed:
-            self.problems.append(
-                f"`{name}` is {value!r}; it must be one of {quote_names(allowed)}.{did_you_mean(value, allowed)}"
-            )
+        self.problems += find_wrong_choice(name, value, allowed)
 
     def check_breakdown(self, value: str) -> None:
         number = re.fullmatch(r"step:([0-9]+)", value) if isinstance(value, str) else None
         if value not in BREAKDOWNS and not (number and 1 <= int(number[1]) <= len(self.names)):
             self.problems.append(
                 f"`breakdown` is {value!r}; it must be one of {quote_names(BREAKDOWNS)}, or a step from 'step:1' to "
-                f"'step:{len(self.names)}'."
+                f"'step:{len(self.names)}'.{did_you_mean(value, BREAKDOWNS)}"
             )
 
     def read_duration(self, name: str, text: str, *, zero: bool = False) -> int:
@@ -215,10 +213,7 @@ def _find_conflicts(rules: Rules, numbered: bool) -> Iterable[str]:
 def _find_unknown(log: EventLog, columns: Sequence[str]) -> Iterable[str]:
     for name in columns:
         if name not in log.columns:
-            yield (
-                f"The log has no column `{name}`.{did_you_mean(name, log.columns)} Its columns are "
-                f"{', '.join(log.columns)}."
-            )
+            yield f"The log has no column `{name}`.{word_columns(name, log.columns)}"
 
 
 def _find_unknown_events(log: EventLog, steps: Sequence[Step]) -> Iterable[str]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from convlib import stats
 from convlib.conversions import Ints
-from convlib.documents import did_you_mean, quote_names
+from convlib.documents import did_you_mean, find_wrong_choice
 from convlib.engine import connect
 from convlib.errors import ParamError
 from convlib.events import EventLog, Unit
@@ -166,9 +166,7 @@ def _find_step(step: int | str, state: str, names: Sequence[tuple[str, ...]]) ->
     if not found:
         near = did_you_mean(step, [each[0] for each in names]) if isinstance(step, str) else ""
         problems.append(f"`step` is {step!r}; the steps are {known}.{near}")
-    if state not in get_args(State):
-        near = did_you_mean(state, get_args(State))
-        problems.append(f"`state` is {state!r}; it must be one of {quote_names(get_args(State))}.{near}")
+    problems += find_wrong_choice("state", state, get_args(State))
     if found == [0] and state == "lost":
         problems.append("Nobody is lost at the first step, with which attempts begin; `step` must name a later one.")
     if problems:

@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 import pandas as pd
 
+from convlib.documents import word_columns
 from convlib.engine import connect, quote
 from convlib.errors import EventDataError, ParamError
 from convlib.sources import find_source
@@ -36,7 +37,7 @@ def read_identities(table: pd.DataFrame | str | Path | None) -> pd.DataFrame | N
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         found = [name for name in frame.columns if not str(name).startswith("convlib ")]
-        raise EventDataError(*(f"`{label}` has no column `{name}`; its columns are {found}." for name in missing))
+        raise EventDataError(*(f"`{label}` has no column `{name}`.{word_columns(name, found)}" for name in missing))
     pairs = frame[list(COLUMNS)].dropna().astype("str").drop_duplicates()
     pairs = pairs[pairs["anonymous_id"] != pairs["user_id"]]
     twice = pairs["anonymous_id"].duplicated(keep=False)

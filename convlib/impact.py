@@ -12,7 +12,7 @@ from convlib import plots, sizes, stats, takeaways
 from convlib.correlation import Correlation
 from convlib.documents import quote_names
 from convlib.durations import MICROSECONDS, parse_duration, write_duration
-from convlib.errors import ParamError
+from convlib.errors import ParamError, check_made, list_problems
 from convlib.measured import MeasuredEffect, check_measured, unknown_micro
 from convlib.plan import Plan
 from convlib.plan_entries import Macro, Micro
@@ -146,7 +146,7 @@ class Impact(Result):
         macro, correlation = self._evidence.macro, self._evidence.correlation
         table = _set_goals(self._evidence, self.goals).set_index("micro")
         known = [each.id for each in macro.micros]
-        problems = [] if micro in table.index else [unknown_micro(micro, known, macro=self.macro)]
+        problems = [] if micro in known and micro in table.index else [unknown_micro(micro, known, macro=self.macro)]
         problems += find_layout_problems(arms=arms, power=power, confidence=confidence, margin=margin)
         if problems:
             raise ParamError(*problems)
@@ -269,16 +269,11 @@ def score_impact(
 
 
 def _check_arguments(correlation: Correlation, plan: Plan, second: Correlation | None) -> Macro:
-    checks = (
-        ("correlation", correlation, Correlation, "correlate"),
-        ("plan", plan, Plan, "read_plan"),
-        ("second_opinion", second, Correlation | None, "correlate"),
+    problems = list_problems(
+        lambda: check_made("correlation", correlation, Correlation, maker="correlate"),
+        lambda: check_made("plan", plan, Plan, maker="read_plan"),
+        lambda: check_made("second_opinion", second, Correlation | None, maker="correlate"),
     )
-    problems = [
-        f"`{name}` is of type {type(given).__name__}; it must be what `{maker}` gives."
-        for name, given, kind, maker in checks
-        if not isinstance(given, kind)
-    ]
     if problems:
         raise ParamError(*problems)
     goals = {goal.id: goal for goal in plan.macros}

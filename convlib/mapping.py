@@ -11,7 +11,7 @@ import pydantic
 from duckdb import ConstantExpression, Expression, SQLExpression
 from pydantic import AfterValidator, BeforeValidator, Strict, ValidationError, model_validator
 
-from convlib.documents import FieldError, did_you_mean, quote_names, read_document
+from convlib.documents import FieldError, did_you_mean, quote_names, read_document, word_columns
 from convlib.engine import quote
 from convlib.engine import text as literal
 from convlib.errors import EventDataError, ParamError, PlanError
@@ -203,7 +203,8 @@ def apply_mapping(relation: duckdb.DuckDBPyRelation, mapping: Mapping, *, label:
     """
     problems = _find_misfit(relation.columns, mapping, label)
     problems += [
-        f"`{label}`: `drop` names the column `{name}`, which is not there.{did_you_mean(name, relation.columns)}"
+        f"`{label}`: `drop` names the column `{name}`, which is not "
+        f"there.{word_columns(name, (each for each in relation.columns if not each.startswith('convlib ')))}"
         for name in _find_missing(relation.columns, mapping.drop)
     ]
     fields = Fields(label, relation)

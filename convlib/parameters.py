@@ -12,13 +12,13 @@ from typing import TypeVar
 
 import pandas as pd
 
-from convlib.documents import did_you_mean, quote_names
+from convlib.documents import did_you_mean, quote_names, word_columns
 from convlib.durations import find_duration_problem
 from convlib.elsewhere import EngineName
 from convlib.errors import ConvlibError, EventDataError, ParamError
 from convlib.events import EventLog, find_mapping, read_events
 from convlib.files import write_bytes, write_text
-from convlib.periods import Calendar, find_timezone_problems
+from convlib.periods import Calendar, find_timezone_problems, read_day
 from convlib.plan import Plan, read_plan
 from convlib.plan_entries import Macro, Micro
 from convlib.results import Result
@@ -181,12 +181,10 @@ def _collect(problems: list[str], read: Callable[[], T], *, prefix: str = "") ->
 
 
 def _find_dates(start: dt.date | str, end: dt.date | str) -> list[str]:
-    problems, days = [], []
+    problems: list[str] = []
+    days = []
     for name, text in (("start", start), ("end", end)):
-        try:
-            days.append(dt.date.fromisoformat(str(text)) if text else None)
-        except ValueError:
-            problems.append(f"`{name}` is {text!r}, which is not a date; write it as YYYY-MM-DD.")
+        days.append(_collect(problems, partial(read_day, text, name=name)) if text else None)
     if not problems and days[0] and days[1] and days[1] < days[0]:
         problems.append(f"`end` {end} is before `start` {start}; swap them.")
     return problems
@@ -195,7 +193,7 @@ def _find_dates(start: dt.date | str, end: dt.date | str) -> list[str]:
 def _find_fewest(fewest: object) -> list[str]:
     if isinstance(fewest, int) and not isinstance(fewest, bool) and fewest >= 0 and fewest != 1:
         return []
-    return [f"`fewest` is {fewest!r}; it must be a whole number, 2 or more, or 0 to leave out nothing."]
+    return [f"`fewest` is {fewest!r}; it must be a whole number, at least 2, or 0 to leave out nothing."]
 
 
 def _find_analysis(analysis: dict[str, object], plan: Plan | None) -> list[str]:
@@ -220,7 +218,7 @@ def _find_analysis(analysis: dict[str, object], plan: Plan | None) -> list[str]:
 
 
 def _find_segment(segment: str, segments: dict[str, Segment]) -> list[str]:
-    name, is_value, _ = segment.partition("=")
+    name, is_value, _ = str(segment).partition("=")
     if name not in segments or (is_value and not segments[name].by):
         return [f"`segment` is {segment!r}; the segments are {quote_names(segments)}.{did_you_mean(name, segments)}"]
     if segments[name].by and not is_value:
@@ -238,8 +236,7 @@ def _check_names(log: EventLog, analysis: dict[str, object]) -> None:
         for event in _texts(analysis.get(name)):
             _collect(problems, partial(log.stream, event), prefix=f"`{name}`: ")
     problems += [
-        f"`{name}` names the column `{column}`, which the log does not have; it has "
-        f"{', '.join(log.columns)}.{did_you_mean(column, log.columns)}"
+        f"`{name}` names the column `{column}`, which the log does not have.{word_columns(column, log.columns)}"
         for name in ("by", "adjust", "properties")
         for column in _texts(analysis.get(name))
         if column not in log.columns
@@ -263,4 +260,4 @@ def _check_macros(log: EventLog, plan: Plan) -> None:
 def _texts(value: object) -> Sequence[str]:
     if not value:
         return []
-    return [value] if isinstance(value, str) else [str(each) for each in value]  # type: ignore[attr-defined]  # a list by its cell
+    return [str(each) for each in value] if isinstance(value, Sequence) and not isinstance(value, str) else [str(value)]

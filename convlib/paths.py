@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from convlib import plots, stats, takeaways
 from convlib.conversions import Ints, microseconds
-from convlib.documents import quote_names
+from convlib.documents import find_wrong_choice, find_wrong_number
 from convlib.durations import parse_duration
 from convlib.errors import ParamError, list_problems
-from convlib.events import EventLog, Unit
+from convlib.events import EventLog, Unit, check_log
 from convlib.plan_entries import Conversion, Loss, Macro
 from convlib.redaction import check_shared
 from convlib.results import Kind, Result, Shown
@@ -186,6 +186,7 @@ def trace_paths(
     Raises:
         ParamError: The log was read without a plan, or a parameter is wrong; all problems are listed.
     """
+    check_log(log)
     check_shared(log.fewest, "Paths are often those of single units")
     goal = _check(log, (start, end), macro, window=window, steps=steps, events=events, confidence=confidence)
     stop, entries = end or goal.id, log.entries(unit=unit, entry=start or end)
@@ -275,21 +276,20 @@ def _check(
 ) -> Macro:
     """Find the macro, and refuse what can't be traced, every problem at once."""
     if log.plan is None:
-        raise ParamError("The log was read without a plan, so it has no conversions. Use read_events(..., plan=plan).")
+        msg = "The log was read without a plan, so it has no conversions. Use read_events(..., plan=plan)."
+        raise ParamError(msg)
     plan = log.plan
     name = macro or log.plan.macros[0].id
     problems = list_problems(
-        *(lambda end=end: log.stream(end) for end in dict.fromkeys(ends) if end is not None),
+        *(lambda end=end: log.stream(end) for end in ends if end is not None),
         lambda: plan.find_macro(name),
         lambda: parse_duration(window, name="window"),
         lambda: stats.check_confidence(confidence),
     )
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
-        problems.append(f"`steps` is {steps!r}; it must be a whole number from 1 to {MOST_STEPS}.")
-    if events not in get_args(Events):
-        problems.append(f"`events` is {events!r}; it must be one of {quote_names(get_args(Events))}.")
+    problems += find_wrong_number("steps", steps, least=1, most=MOST_STEPS)
+    problems += find_wrong_choice("events", events, get_args(Events))
     if problems:
-        raise ParamError(*problems)
+        raise ParamError(*dict.fromkeys(problems))
     return plan.find_macro(name)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from convlib.documents import did_you_mean, quote_names
+from convlib.documents import did_you_mean, find_wrong_choice, quote_names
 from convlib.errors import ParamError
 
 #: Calendar periods, by their letters.
@@ -41,11 +41,12 @@ class Calendar:
 
     def _find_problems(self) -> list[str]:
         problems = []
-        if self.every not in PERIODS:
-            problems.append(f"`every` is {self.every!r}; it must be one of {quote_names(PERIODS)} (day, week, month).")
-        if self.week_start not in WEEKDAYS:
-            near = did_you_mean(str(self.week_start).casefold(), WEEKDAYS)
-            problems.append(f"`week_start` is {self.week_start!r}; it must be one of {quote_names(WEEKDAYS)}.{near}")
+        if not isinstance(self.every, str) or self.every not in PERIODS:
+            initial = str(self.every)[:1].upper()
+            near = f" Did you mean {initial!r}?" if initial in PERIODS else ""
+            known = f"{quote_names(PERIODS)} (day, week, month)"
+            problems.append(f"`every` is {self.every!r}; it must be one of {known}.{near}")
+        problems += find_wrong_choice("week_start", self.week_start, WEEKDAYS)
         return [*problems, *find_timezone_problems(self.timezone)]
 
     @property
@@ -67,10 +68,22 @@ class Calendar:
 def find_timezone_problems(timezone: str) -> list[str]:
     """Say what is wrong with the name of a time zone, if anything."""
     known = available_timezones()
-    if timezone in known:
+    if isinstance(timezone, str) and timezone in known:
         return []
     near = did_you_mean(str(timezone), sorted(known))
     return [f"`timezone` is {timezone!r}; it must be a name of the IANA list, such as 'Europe/Berlin' or 'UTC'.{near}"]
+
+
+def read_day(value: object, *, name: str) -> dt.date:
+    """Read a parameter that is a day, as a date or as `2026-12-31`.
+
+    Raises:
+        ParamError: It is none.
+    """
+    try:
+        return dt.date.fromisoformat(value.isoformat()[:10] if isinstance(value, dt.date) else str(value))
+    except ValueError:
+        raise ParamError(f"`{name}` is {value!r}, which is not a date; write it as YYYY-MM-DD.") from None
 
 
 def find_midnights(days: pd.DatetimeIndex, timezone: str) -> NDArray[np.int64]:
@@ -85,3 +98,8 @@ def find_midnights(days: pd.DatetimeIndex, timezone: str) -> NDArray[np.int64]:
 def find_day(moment: pd.Timestamp, timezone: str) -> dt.date:
     """Give the calendar day on which a moment, UTC, falls in a zone."""
     return moment.tz_localize("UTC").tz_convert(ZoneInfo(timezone)).date()
+
+
+def tell_time() -> str:
+    """Tell the time now, UTC, to the second."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationError
 
-from convlib.documents import Document, FieldPath, did_you_mean, quote_names, read_document
+from convlib.documents import Document, FieldPath, did_you_mean, quote_names, read_document, word_columns
 from convlib.errors import ParamError, PlanError
 from convlib.plan_entries import (
     Action,
@@ -174,7 +174,7 @@ class Plan(Entry):
             ParamError: The plan has no such macro; the message has the nearest id.
         """
         goals = {goal.id: goal for goal in self.macros}
-        if macro not in goals:
+        if not isinstance(macro, str) or macro not in goals:
             msg = f"`macro` is {macro!r}; the plan's macros are {quote_names(goals)}.{did_you_mean(macro, goals)}"
             raise ParamError(msg)
         return goals[macro]
@@ -186,7 +186,7 @@ class Plan(Entry):
             ParamError: The plan has no such experiment; the message has the nearest id.
         """
         known = {each.id: each for each in self.experiments}
-        if experiment not in known:
+        if not isinstance(experiment, str) or experiment not in known:
             listed = f"the plan's experiments are {quote_names(known)}" if known else "the plan has no `experiments`"
             raise ParamError(f"`experiment` is {experiment!r}; {listed}.{did_you_mean(experiment, known)}")
         return known[experiment]
@@ -202,9 +202,9 @@ class Plan(Entry):
 
     def find_unknown_goals(self, columns: Collection[str]) -> list[str]:
         """Say which targets and benchmarks are for values of a column that a log does not have, each with its line."""
-        text = f"is for the values of a column that the log does not have; its columns are {quote_names(columns)}."
+        text = "is for the values of a column that the log does not have."
         return [
-            self._document.problem(where, text + did_you_mean(where[-1], columns))
+            self._document.problem(where, text + word_columns(where[-1], columns))
             for place, each in list_ids(self._document.data)
             for where in _list_goal_columns(self[each], place[:-1])
             if where[-1] not in columns
@@ -228,7 +228,7 @@ class Plan(Entry):
     def __getitem__(self, conversion_id: str) -> Macro | Micro | Loss:
         """Return a conversion by its id; PlanError names the nearest id when there is none."""
         found = {each.id: each for each in self.conversions}
-        if conversion_id not in found:
+        if not isinstance(conversion_id, str) or conversion_id not in found:
             raise self._miss(conversion_id)
         return found[conversion_id]
 

@@ -13,7 +13,7 @@ from convlib.conversions import microseconds
 from convlib.documents import did_you_mean, quote_names
 from convlib.durations import find_duration_problem, parse_duration
 from convlib.errors import ParamError
-from convlib.events import EventLog, Unit
+from convlib.events import EventLog, Unit, check_log
 from convlib.metrics import Reader
 from convlib.periods import find_day
 from convlib.plan import Plan
@@ -133,6 +133,7 @@ def plan_experiment(
         ParamError: Every argument that makes no sense, an experiment or conversion that the plan does not have, or
             nobody entered.
     """
+    check_log(log)
     log.check_plan(plan)
     given = {"primary": primary, "guardrails": guardrails, "arms": arms, "window": window}
     problems = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from convlib import plots, takeaways
-from convlib.events import EventLog
+from convlib.events import EventLog, check_log
 from convlib.plan import Plan
 from convlib.quality_rules import RULES, Facts, Finding, QualityRule
 from convlib.results import Result, Takeaways
@@ -58,6 +58,7 @@ def check_quality(log: EventLog, plan: Plan) -> Quality:
     Raises:
         ParamError: The log was read with another plan.
     """
+    check_log(log)
     log.check_plan(plan)
     if log.fewest:
         return _leave_out(log, plan)

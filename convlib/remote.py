@@ -14,7 +14,7 @@ from ibis.common.exceptions import IbisError
 from convlib import engine
 from convlib.canonical import CANONICAL, EARLIEST, GARBLED, LATEST, NOBODY, REQUIRED, check_columns, rename_columns
 from convlib.conversions import microseconds
-from convlib.documents import did_you_mean
+from convlib.documents import word_columns
 from convlib.errors import EventDataError, ParamError
 from convlib.mapping import Mapping as SourceMapping
 from convlib.mapping import apply_mapping
@@ -189,8 +189,7 @@ class RemoteLog:
             do = f'Map `{name}` to a column that holds it, or read with `engine="duckdb"`, which derives it.'
             raise ParamError(f"`{self.label}` has no column `{name}`. {do}")
         if raw is None and kind is None:
-            known = f"Its columns are {', '.join(self.columns)}."
-            raise ParamError(f"`{self.label}` has no column `{name}`.{did_you_mean(name, self.columns)} {known}")
+            raise ParamError(f"`{self.label}` has no column `{name}`.{word_columns(name, self.columns)}")
         if raw is None:
             return ibis.null("float64" if kind == "DOUBLE" else "string")
         if kind == "TIMESTAMP":

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from convlib.conversions import microseconds
-from convlib.documents import did_you_mean, quote_names
+from convlib.documents import quote_names, word_columns
 from convlib.durations import MICROSECONDS, parse_duration
 from convlib.errors import EventDataError, ParamError
 from convlib.events import EventLog
@@ -150,8 +150,8 @@ def check_experiment(log: EventLog, plan: Plan, planned: PlannedExperiment) -> N
             f"end of the data, {last}. Wait for its data, or correct `start`."
         )
     problems += [
-        f"{plan.locate(planned.id, 'id')}: the experiment {planned.id!r} reads the column {name!r}, which the log does "
-        f"not have; its columns are {quote_names(log.columns)}.{did_you_mean(name, log.columns)}"
+        f"{plan.locate(planned.id, 'id')}: the experiment {planned.id!r} reads the column `{name}`, which the log does "
+        f"not have.{word_columns(name, log.columns)}"
         for name in sorted(planned.columns - set(log.columns))
     ]
     if problems:

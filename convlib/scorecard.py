@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from convlib import plots, stats, takeaways
 from convlib.errors import ParamError, list_problems
-from convlib.events import EventLog, Unit, list_columns
+from convlib.events import EventLog, Unit, check_log, list_columns
 from convlib.funnel_units import name_units
 from convlib.identity import HASH_KEY, hash_frame
 from convlib.joint import fit_model
@@ -29,6 +29,7 @@ from convlib.landmarks import (
     follow,
     read_design,
 )
+from convlib.periods import read_day
 from convlib.plan import Plan
 from convlib.plan_entries import Clock, Macro
 from convlib.redaction import check_shared
@@ -209,6 +210,7 @@ def score_units(
 
     Source: Siddiqi (2006), Credit Risk Scorecards, chapter 6, for the scaling.
     """
+    check_log(log)
     check_shared(log.fewest, "Scores are those of single units")
     log.check_plan(plan)
     goal, day = _check_arguments(log, plan, macro, until, points_to_double, confidence)
@@ -264,12 +266,12 @@ def _word(card: Scorecard) -> Takeaways:
 def _check_arguments(
     log: EventLog, plan: Plan, macro: str, until: dt.date | str | None, points_to_double: float, confidence: float
 ) -> tuple[Macro, dt.date | None]:
-    problems = list_problems(lambda: plan.find_macro(macro), lambda: stats.check_confidence(confidence))
-    day = None
-    try:
-        day = None if until is None else dt.date.fromisoformat(str(until))
-    except ValueError:
-        problems += [f"`until` is {until!r}, which is not a date; write it as YYYY-MM-DD."]
+    problems = list_problems(
+        lambda: plan.find_macro(macro),
+        lambda: stats.check_confidence(confidence),
+        lambda: until is None or read_day(until, name="until"),
+    )
+    day = None if until is None or problems else read_day(until, name="until")
     first, last = max(log.period[0], log.first.date()), log.last.date()
     if day and not first <= day <= last:
         known = f"from {first}, the first day of entries, to {last}, the last of the data"

@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from convlib.documents import FieldError, FieldPath, did_you_mean, quote_names, read_document, show_value
+from convlib.documents import FieldError, FieldPath, read_document, show_value, word_choice
 from convlib.errors import PlanError
 from convlib.rules import Rule, read_rule
 
@@ -23,12 +23,14 @@ class Segment:
         rule: Which entry events (or, with scope `event`, rows) belong to it; None for every one.
         scope: `unit` keeps all events of the units whose entry event matches, `event` keeps matching rows.
         by: A column that makes one segment of each of its values.
+        path: The file that it stands in; empty for one made in Python.
     """
 
     name: str
     rule: Rule | None = None
     scope: Scope = "unit"
     by: str | None = None
+    path: str = field(default="", compare=False, repr=False)
 
 
 def read_segments(path: str | Path) -> dict[str, Segment]:
@@ -56,19 +58,18 @@ def read_segments(path: str | Path) -> dict[str, Segment]:
             problems += [((name, *where), text) for where, text in error.problems]
     if problems:
         raise PlanError(*(document.problem(where, text) for where, text in problems))
-    return segments
+    return {name: replace(segment, path=str(path)) for name, segment in segments.items()}
 
 
 def _read_segment(name: str, raw: Any) -> Segment:
-    problems = _find_name_problems(name, raw)
+    problems = find_name_problems(name, raw)
     if not isinstance(raw, Mapping):
         raise FieldError(
             [*problems, ((), f"is {show_value(raw)}; it must be a mapping such as {{device_type: mobile}}.")]
         )
     scope, by = raw.get("scope", "unit"), raw.get("by")
     if scope not in SCOPES:
-        text = f"is {show_value(scope)}; it must be one of {quote_names(SCOPES)}.{did_you_mean(scope, SCOPES)}"
-        problems.append((("scope",), text))
+        problems.append((("scope",), word_choice(scope, SCOPES)))
     if "by" in raw and (not isinstance(by, str) or not by):
         problems.append((("by",), f"is {show_value(by)}; it must be the name of one column."))
     rule = None
@@ -83,7 +84,8 @@ def _read_segment(name: str, raw: Any) -> Segment:
     return Segment(name, rule, scope, by)
 
 
-def _find_name_problems(name: str, raw: object) -> list[tuple[FieldPath, str]]:
+def find_name_problems(name: str, raw: object) -> list[tuple[FieldPath, str]]:
+    """Say what is wrong with a segment's name."""
     if name == "all" and raw:
         return [((), "means every unit and can't be changed. Give this segment another name.")]
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_. -]*", name) or ".." in name:

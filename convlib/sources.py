@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from convlib.datasets.files import dataset_path
+from convlib.documents import did_you_mean, list_siblings, quote_names
 from convlib.engine import connect, place, quote, text
 from convlib.errors import EventDataError
 from convlib.text_files import (
@@ -267,7 +268,8 @@ class Source:
                 return found
         said = str(error).split("\nLINE 1:")[0]  # what follows shows the engine's query
         lines = [line.strip()[:LONGEST] for line in said.splitlines() if line.strip()]
-        return f"`{self.label}` can't be read: {' '.join(lines[:4])}"
+        what = " ".join(lines[:4]).removesuffix(".")
+        return f"`{self.label}` can't be read: {what}. Check it, or export it again."
 
     def read_garbled(self, name: str, rows: Sequence[int]) -> list[str | None]:
         """Read lines of a JSON file as they stand there, by the number of the row; blank lines have none."""
@@ -315,7 +317,10 @@ def find_source(given: EventSource, *, encoding: str = "utf-8") -> Source:
             given = given.read_all()  # it gives its rows once, and they are needed twice
         if isinstance(given, pd.DataFrame) or hasattr(given, "__arrow_c_stream__"):
             return Source(given)
-        msg = f"`events` is a {type(given).__name__}; give a file, a folder, a DataFrame or a table that exports Arrow."
+        msg = (
+            f"`events` is of type {type(given).__name__}; give a file, a folder, a DataFrame or a table that exports "
+            "Arrow."
+        )
         raise EventDataError(msg)
     place, _, query = re.sub(r"(\.(duckdb|ddb|db))#", r"\1\0", str(given), count=1).partition("\0")
     files = _find_files(place)
@@ -323,8 +328,8 @@ def find_source(given: EventSource, *, encoding: str = "utf-8") -> Source:
     if len(kinds) != 1 or None in kinds:
         found = sorted({Path(name).suffix or Path(name).name for name in files})
         msg = (
-            f"`{given}` can't be read: its files end in {found}; give files of one kind among {sorted(READERS)}, CSV "
-            "and JSON also packed as .gz or .zst."
+            f"`{given}` can't be read: its files end in {quote_names(found)}; give files of one kind among "
+            f"{quote_names(sorted(READERS))}, CSV and JSON also packed as .gz or .zst."
         )
         raise EventDataError(msg)
     return Source(given, tuple(files), kinds.pop(), encoding, query)
@@ -332,6 +337,8 @@ def find_source(given: EventSource, *, encoding: str = "utf-8") -> Source:
 
 def _find_files(place: str) -> list[str]:
     """List the files that a path, folder, glob, address or `dataset:NAME` means, in name order."""
+    if not place:
+        raise EventDataError("`events` is ''; give a file, a folder, a glob or `dataset:NAME`.")
     if place.startswith("dataset:"):
         return [str(dataset_path(place.removeprefix("dataset:")))]
     if ADDRESS.match(place):
@@ -342,9 +349,10 @@ def _find_files(place: str) -> list[str]:
     else:
         found = [path] if path.exists() else [Path(each) for each in sorted(glob.glob(place, recursive=True))]
     if not found:
+        near = did_you_mean(path.name, list_siblings(path))
         msg = (
-            f"No events at `{place}`: there is no such file, folder or match. Check `events`; in a run file a relative "
-            "path starts at the run file's folder, in a notebook at the notebook's."
+            f"No events at `{place}`: there is no such file, folder or match.{near} Check `events`; in a run file "
+            "a relative path starts at the run file's folder, in a notebook at the notebook's."
         )
         raise EventDataError(msg)
     return [str(each.resolve()) for each in found]  # the prepared form may be opened from another folder
@@ -359,7 +367,8 @@ def _find_remote(place: str) -> list[str]:
         raise EventDataError(f"`{place}` can't be reached: {error}. Check the address and its credentials.") from error
     found = [system.unstrip_protocol(name) for name in sorted(listed) if _kind(name)]
     if not found:
-        raise EventDataError(f"No events at `{place}`: no object of a kind among {sorted(READERS)} is there.")
+        kinds = quote_names(sorted(READERS))
+        raise EventDataError(f"No events at `{place}`: no object of a kind among {kinds} is there. Check the address.")
     return found
 
 

@@ -28,7 +28,7 @@ from convlib.event_names import (
     name_action,
     spell,
 )
-from convlib.events import EventLog
+from convlib.events import EventLog, check_log
 from convlib.plan import MOST_MICROS, STAGES
 from convlib.takeaways import word_reasons
 
@@ -128,6 +128,7 @@ def suggest_plan(log: EventLog) -> str:
     Raises:
         EventDataError: No event looks like an outcome.
     """
+    check_log(log)
     found = _look(log.whole())
     candidates = _list_outcomes(found)
     if not candidates:

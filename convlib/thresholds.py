@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from convlib import plots, stats, takeaways
 from convlib.conversions import Ints, Step, gather
+from convlib.documents import find_wrong_number
 from convlib.durations import find_duration_problem, parse_duration
 from convlib.errors import ParamError, list_problems
-from convlib.events import EventLog, Unit, list_columns
+from convlib.events import EventLog, Unit, check_log, list_columns
 from convlib.landmarks import DEFAULT_HORIZON, Design, check_followed, find_risk, follow
 from convlib.lifts import FEWEST_CONVERTED, FEWEST_UNITS, score_micros
 from convlib.measured import unknown_micro
@@ -137,6 +138,7 @@ def find_threshold(
         ParamError: An argument is wrong; all are named at once.
         EventDataError: Nobody in the period has a complete window.
     """
+    check_log(log)
     stats.check_confidence(confidence)
     check_shared(log.fewest, "`find_threshold` counts few units")
     log.check_plan(plan)
@@ -187,10 +189,9 @@ def _check_arguments(
         problems.append(unknown_micro(micro, micros, macro=macro))
     if not isinstance(counts, Sequence) or not counts or not all(type(each) is int and each >= 1 for each in counts):
         problems.append(f"`counts` is {counts!r}; it must hold whole numbers from 1 on, such as (1, 2, 3).")
-    faults = {text: find_duration_problem(text) for text in within or [""]}
-    problems += [f"`within` has {text!r}; {fault}" for text, fault in faults.items() if fault]
-    if type(folds) is not int or not 2 <= folds <= MOST_FOLDS:
-        problems.append(f"`folds` is {folds!r}; it must be a whole number from 2 to {MOST_FOLDS}.")
+    faults = [(text, find_duration_problem(text)) for text in within or [""]]
+    problems += [f"`within` has {text!r}; {fault}" for text, fault in faults if fault]
+    problems += find_wrong_number("folds", folds, least=2, most=MOST_FOLDS)
     if problems:
         raise ParamError(*problems)
     return plan.find_macro(macro)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from convlib.canonical import NO_VALUE
-from convlib.documents import did_you_mean, quote_names
+from convlib.documents import did_you_mean, quote_names, word_columns
 from convlib.errors import ParamError
 from convlib.plan_entries import Direction
 from convlib.plan_experiments import SHARE_TOLERANCE, Margin, find_margin_problems
@@ -102,8 +102,7 @@ class UnitTable:
         named += [each for each in (self.unit, self.entered) if each is not None]
         for name in dict.fromkeys(named):
             if name not in columns:
-                near = did_you_mean(name, map(str, columns))
-                yield f"The table has no column {name!r}; it has {quote_names(columns)}.{near}"
+                yield f"The table has no column `{name}`.{word_columns(name, map(str, columns))}"
             elif columns.count(name) > 1:
                 yield f"The table has {columns.count(name)} columns {name!r}. Rename them."
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from convlib.documents import Document, FieldError, FieldPath, did_you_mean, quote_names, show_value
+from convlib.documents import Document, FieldError, FieldPath, did_you_mean, quote_names, show_value, word_choice
 
 _TYPES = {
     "string_type": "it must be text (in quotes if it looks like a number).",
@@ -51,7 +51,7 @@ def _word_value(detail: ErrorDetails, cause: ValueError | None) -> str:
     value = show_value(detail["input"])
     if detail["type"] == "literal_error":
         allowed = re.findall(r"'([^']*)'", str(detail["ctx"]["expected"]))
-        return f"is {value}; it must be one of {quote_names(allowed)}.{did_you_mean(detail['input'], allowed)}"
+        return word_choice(detail["input"], allowed)
     return f"is {value}; {cause or _TYPES.get(detail['type'], detail['msg'] + '.')}"
 
 

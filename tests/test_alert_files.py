@@ -32,7 +32,10 @@ def test_merge_alerts_gives_a_repeat_the_same_id_even_after_it_was_over() -> Non
 
 def test_write_alerts_and_read_alerts_keep_every_value(tmp_path: Path) -> None:
     path = tmp_path / "run" / "alerts.json"
-    found = [{"rule": "change", "severity": "critical", "conversion": "buy", "period": MONDAY}, {"rule": "quality", "severity": "info"}]
+    found = [
+        {"rule": "change", "severity": "critical", "conversion": "buy", "period": MONDAY},
+        {"rule": "quality", "severity": "info"},
+    ]
     table = merge_alerts(pd.DataFrame(found), pd.DataFrame(), pd.Timestamp("2026-03-16"))
     write_alerts(path, table)
     pd.testing.assert_frame_equal(read_alerts(path), table)

@@ -18,6 +18,8 @@ BORDERS = {
     "pyspark": {"convlib.spark"},
     "matplotlib": {"convlib.plots"},
     "seaborn": {"convlib.plots"},
+    "ipywidgets": {"convlib.explorer"},
+    "itables": {"convlib.explorer"},
     "nbclient": {"convlib.reports"},
     "nbconvert": {"convlib.reports"},
     "papermill": {"convlib.reports"},

@@ -506,7 +506,7 @@ def test_attribution_plots_credit_and_models(plan: Plan) -> None:
     result = attribute(make_log(rows, plan), plan, macro="buy", model="last", draws=100)
     axes = result.plot()
     assert [bar.get_width() for bar in axes.patches] == [40, 0, 0, 0, 0]  # type: ignore[attr-defined]
-    assert axes.get_title(loc="left") == "Credit for Bought, by Last touch (all)"
+    assert " ".join(axes.get_title(loc="left").split()) == "Which touches get the credit for Bought? (Last touch; all)"
     models = result.plot_models()
     drawn = [np.asarray(collection.get_offsets())[:, 0].tolist() for collection in models.collections[1:]]
     assert drawn == [result.comparison[name].head(4).tolist() for name in MODELS]

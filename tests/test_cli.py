@@ -206,7 +206,7 @@ def test_check_and_run_say_when_no_experiment_has_begun(tmp_path: Path) -> None:
 def test_check_ends_with_2_when_something_is_wrong(tmp_path: Path) -> None:
     shown = call("check", tmp_path / "weekly.yaml")
     assert shown.exit_code == 2
-    assert shown.stderr == f"1 problem:\n  1. {tmp_path}/weekly.yaml does not exist.\n"
+    assert shown.stderr == f"1 problem:\n  1. {tmp_path}/weekly.yaml does not exist. Check its name and folder.\n"
 
 
 def test_datasets_lists_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,8 +82,8 @@ NOT_TEXT = "a key must be plain text, not a list, a mapping or <<. Write the fie
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", ":1: the file is empty."),
-        ("# nothing\n", ":1: the file is empty."),
+        ("", ":1: the file is empty. Write its fields, or name another file."),
+        ("# nothing\n", ":1: the file is empty. Write its fields, or name another file."),
         ("a: 1\n\tb: 2\n", ":2: the file can't be read as YAML: while scanning for the next token, "
          "found character '\\t' that cannot start any token. Indent with spaces, not tabs."),
         ("a: [1\nb: 2\n", ":2: the file can't be read as YAML: while parsing a flow sequence, "
@@ -139,20 +139,20 @@ def test_read_document_says_that_a_file_is_missing(tmp_path: Path, missing: str)
     write(tmp_path, "a: 1\n")
     with pytest.raises(PlanError) as caught:
         read_document(tmp_path / missing)
-    assert str(caught.value) == f"{tmp_path / missing} does not exist."
+    assert str(caught.value) == f"{tmp_path / missing} does not exist. Check its name and folder."
 
 
 def test_read_document_refuses_a_folder(tmp_path: Path) -> None:
     with pytest.raises(PlanError) as caught:
         read_document(tmp_path)
-    assert str(caught.value) == f"{tmp_path} is a folder; it must be a YAML file."
+    assert str(caught.value) == f"{tmp_path} is a folder; it must be a YAML file. Name one in it."
 
 
 def test_read_document_passes_on_why_a_file_cannot_be_opened(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 300)
     with pytest.raises(PlanError) as caught:
         read_document(path)
-    assert str(caught.value) == f"{path} can't be read: File name too long."
+    assert str(caught.value) == f"{path} can't be read: File name too long. Check who may read it."
 
 
 def test_did_you_mean_ignores_case_and_finds_nothing_far() -> None:

@@ -382,7 +382,7 @@ def test_between_refuses(log: EventLog, start: str | None, end: str | None, mess
 def test_read_events_refuses_a_wrong_plan(tmp_path: Path) -> None:
     with pytest.raises(PlanError) as caught:
         read_events(ROWS, plan=tmp_path / "plan.yaml")
-    assert str(caught.value) == f"{tmp_path / 'plan.yaml'} does not exist."
+    assert str(caught.value) == f"{tmp_path / 'plan.yaml'} does not exist. Check its name and folder."
 
 
 def test_list_columns_takes_one_or_several() -> None:

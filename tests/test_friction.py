@@ -245,7 +245,7 @@ def test_page_friction_draws_the_numbers_of_its_table(shop: tuple[EventLog, Plan
     assert len(found.plot(signal="form_length").get_yticks()) == 1
     with pytest.raises(ParamError) as caught:
         found.plot(signal="page_lod")
-    message = "`signal` is 'page_lod', which is none of ['page_load', 'form_length']. Did you mean 'page_load'?"
+    message = "`signal` is 'page_lod'; it must be one of 'page_load', 'form_length'. Did you mean 'page_load'?"
     assert str(caught.value) == message
 
 

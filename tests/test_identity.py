@@ -93,8 +93,8 @@ def test_read_identities_refuses_an_id_of_several_users() -> None:
 def test_read_identities_names_every_missing_column(tmp_path: Path) -> None:
     source = write_csv(tmp_path, "a,ann", header="anonymous,user")
     assert refuse_table(source).problems == (
-        f"`{source}` has no column `anonymous_id`; its columns are ['anonymous', 'user'].",
-        f"`{source}` has no column `user_id`; its columns are ['anonymous', 'user'].",
+        f"`{source}` has no column `anonymous_id`. Did you mean 'anonymous'? Its columns are anonymous, user.",
+        f"`{source}` has no column `user_id`. Did you mean 'user'? Its columns are anonymous, user.",
     )
 
 

@@ -397,7 +397,7 @@ def test_read_mapping_names_the_presets_when_there_is_no_such_one() -> None:
 def test_read_mapping_names_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(PlanError) as caught:
         read_mapping(tmp_path / "mapping.yaml")
-    assert str(caught.value) == f"{tmp_path / 'mapping.yaml'} does not exist."
+    assert str(caught.value) == f"{tmp_path / 'mapping.yaml'} does not exist. Check its name and folder."
 
 
 def test_list_presets_gives_names_and_titles() -> None:
@@ -453,4 +453,7 @@ def test_apply_mapping_names_columns_to_drop_that_are_not_there(tmp_path: Path) 
     source.write_text("user_id,event_name,timestamp,mail\nu,x,2026-01-01,y\n")
     with pytest.raises(EventDataError) as caught:
         read_events(source, mapping=write(tmp_path, "drop: [mial]\n"))
-    assert str(caught.value) == f"`{source}`: `drop` names the column `mial`, which is not there. Did you mean 'mail'?"
+    assert str(caught.value) == (
+        f"`{source}`: `drop` names the column `mial`, which is not there. Did you mean 'mail'? Its columns are "
+        "user_id, event_name, timestamp, mail."
+    )

@@ -13,6 +13,8 @@ PROMISED = [
     "Alerts",
     "Experiment",
     "ExperimentPlan",
+    "Explorer",
+    "explore",
     "analyse_experiment",
     "measure_experiments",
     "plan_experiment",

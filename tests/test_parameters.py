@@ -159,9 +159,9 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"macro": "look"}, "`macro` is 'look'; the plan's macros are 'purchase', 'signup'."),
     ({"experiment": "form"}, "`experiment` is 'form'; the plan has no `experiments`."),
     ({"steps": ["view"]}, "`steps` is ['view']; a funnel needs at least two."),
-    ({"fewest": -1}, "`fewest` is -1; it must be a whole number, 2 or more, or 0 to leave out nothing."),
-    ({"fewest": 1}, "`fewest` is 1; it must be a whole number, 2 or more, or 0 to leave out nothing."),
-    ({"fewest": "10"}, "`fewest` is '10'; it must be a whole number, 2 or more, or 0 to leave out nothing."),
+    ({"fewest": -1}, "`fewest` is -1; it must be a whole number, at least 2, or 0 to leave out nothing."),
+    ({"fewest": 1}, "`fewest` is 1; it must be a whole number, at least 2, or 0 to leave out nothing."),
+    ({"fewest": "10"}, "`fewest` is '10'; it must be a whole number, at least 2, or 0 to leave out nothing."),
     ({"segment": "mobil"}, "`segment` is 'mobil'; the segments are 'all', 'mobile', 'device'. Did you mean 'mobile'?"),
     (
         {"segment": "device"},
@@ -202,8 +202,8 @@ def test_check_parameters_lists_every_problem_before_any_data_is_read(folder: Pa
         "letter. Did you mean 'purchase'?",
         "plan.yaml:3: macros[x] has no `match`. Add `match:` the events that are meant, such as "
         "{event_name: purchase}.",
-        "No events at `event.csv`: there is no such file, folder or match. Check `events`; in a run file a relative "
-        "path starts at the run file's folder, in a notebook at the notebook's.",
+        "No events at `event.csv`: there is no such file, folder or match. Did you mean 'events.csv'? Check `events`; "
+        "in a run file a relative path starts at the run file's folder, in a notebook at the notebook's.",
         "`start` is 'soon', which is not a date; write it as YYYY-MM-DD.",
         "`window` is '7'; it must be a number and one of the units s, min, h, D, W, such as '30min' or '7D'.",
         "`every` is 'year'; it must be one of 'D', 'W', 'M' (day, week, month).",
@@ -230,9 +230,9 @@ def test_check_parameters_lists_unknown_macro_segment_and_dates_together() -> No
 @pytest.mark.usefixtures("folder")
 def test_check_parameters_refuses_unknown_columns_of_by_and_adjust() -> None:
     assert refuse(by="devicetype", adjust=["geo", "plan_type"]).problems == (
-        f"`by` names the column `devicetype`, which the log does not have; it has {COLUMNS}. "
-        "Did you mean 'device_type'?",
-        f"`adjust` names the column `plan_type`, which the log does not have; it has {COLUMNS}.",
+        f"`by` names the column `devicetype`, which the log does not have. "
+        f"Did you mean 'device_type'? Its columns are {COLUMNS}.",
+        f"`adjust` names the column `plan_type`, which the log does not have. Its columns are {COLUMNS}.",
     )
 
 

@@ -264,8 +264,8 @@ def test_double_fired_refuses_columns_that_the_log_lacks(tmp_path: Path) -> None
     plan = write_plan(tmp_path, SAME.replace("product_id", "order"))
     source = write_csv(tmp_path, "a,buy,2026-01-01")
     assert str(refuse(source, plan=plan)) == (
-        f"{plan}:3: `purchase` reads the column `order`, which `{source}` does not have; its columns are ['user_id', "
-        "'event_name', 'timestamp']."
+        f"{plan}:3: `purchase` reads the column `order`, which `{source}` does not have. Its columns are user_id, "
+        "event_name, timestamp."
     )
 
 

@@ -189,13 +189,14 @@ def test_prepare_run_finds_every_column_that_an_experiment_lacks(tmp_path: Path)
     plan.write_text(plan.read_text().replace("device_type", "form_test", 1).replace("device_type", "devic_type"))
     first, second, third = problems(run_file)
     columns = (
-        "the log does not have; its columns are 'event_name', 'timestamp', 'user_id', 'session_id', 'land', "
-        "'page_path', 'referrer', 'source', 'medium', 'campaign', 'device_type', 'geo', 'product_id', "
-        "'value', 'currency'."
+        "Its columns are event_name, timestamp, user_id, session_id, land, page_path, referrer, source, medium, "
+        "campaign, device_type, geo, product_id, value, currency."
     )
-    assert first == f"plan.yaml:8: the experiment 'form' reads the column 'form_test', which {columns}"
+    lacks = "which the log does not have."
+    assert first == f"plan.yaml:8: the experiment 'form' reads the column `form_test`, {lacks} {columns}"
     assert second == (
-        f"plan.yaml:9: the experiment 'page' reads the column 'devic_type', which {columns} Did you mean 'device_type'?"
+        f"plan.yaml:9: the experiment 'page' reads the column `devic_type`, {lacks} Did you mean 'device_type'? "
+        f"{columns}"
     )
     assert third.startswith("weekly.yaml:8: There is no segment `none`.")
     run_file.write_text(RUN + "notebooks: [visits]\n")

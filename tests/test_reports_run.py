@@ -106,7 +106,7 @@ def test_run_reports_says_how_far_it_is_on_standard_error(tmp_path: Path, capsys
 def test_run_reports_refuses_no_workers(tmp_path: Path) -> None:
     with pytest.raises(RunError) as caught:
         run_reports(tmp_path / "weekly.yaml", workers=0)
-    assert str(caught.value) == "`workers` is 0; it must be 1 or more, or left out."
+    assert str(caught.value) == "`workers` is 0; it must be a whole number, at least 1."
 
 
 def test_run_reports_makes_nothing_when_a_parameter_is_unknown(tmp_path: Path) -> None:

@@ -312,8 +312,8 @@ audiences:
     assert problems(tmp_path, SMALLEST + text) == [
         "weekly.yaml:4: timeout is 30; it must be a number and one of the units s, min, h, D, W, such as '30min' or "
         "'7D'.",
-        "weekly.yaml:5: retries is -1; it must be a whole number, 0 or more.",
-        "weekly.yaml:6: keep is True; it must be a whole number, 1 or more.",
+        "weekly.yaml:5: retries is -1; it must be a whole number, at least 0.",
+        "weekly.yaml:6: keep is True; it must be a whole number, at least 1.",
         "weekly.yaml:7: schedule.at is '6:00'; it must be a time of the day in quotes, such as \"06:00\".",
         "weekly.yaml:7: schedule.on is 31; it must be a day that each month has, 1 to 28.",
         "weekly.yaml:10: audiences.analyst.formats[0] is 'htm'; it must be one of 'html', 'pdf', 'xlsx', 'zip', "

@@ -359,7 +359,7 @@ def test_plot_shows_points_with_their_intervals(card: Scorecard) -> None:
     bounds = card.table[["log_odds_ci_lower", "log_odds_ci_upper"]].to_numpy(float) * 20 / np.log(2)
     assert ends == pytest.approx(bounds[0].tolist(), rel=1e-9)
     assert read_ticks(ax) == ["Save (n\xa0=\xa0100)"]
-    assert ax.get_title(loc="left") == "Points towards Buy: all"
+    assert ax.get_title(loc="left") == "What counts towards Buy? (all)"
 
 
 def test_plot_calibration_shows_predicted_against_observed(card: Scorecard) -> None:

@@ -2,7 +2,10 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -95,13 +98,75 @@ def test_readme_names_the_two_commands_and_the_system_packages() -> None:
     assert [package for package in system_packages() if package not in readme] == []
 
 
-def test_wheel_carries_notebooks_and_params_and_no_tests(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist, and with the wheel that is built from it."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    return folder
+
+
+def test_wheel_carries_notebooks_and_params_and_no_tests(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
     files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     shipped = [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("params/*/*.yaml")]
     assert {f"convlib/workbook/{path.relative_to(ROOT).as_posix()}" for path in shipped} <= files
-    assert {"convlib/errors.py", "convlib/workbook/params/oulad/weekly.yaml"} <= files
+    assert {"convlib/errors.py", "convlib/py.typed", "convlib/scaffold_files/README.md"} <= files
+    assert {"convlib/workbook/params/oulad/weekly.yaml", "convlib/datasets/oulad/events.parquet"} <= files
     kernel = "convlib-0.1.0.data/data/share/jupyter/kernels/convlib/kernel.json"
     assert {name for name in files if name.split("/")[0] != "convlib"} == {kernel}
+
+
+def test_sdist_carries_what_tests_need_and_no_reports(built: Path) -> None:
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        files = {name.partition("/")[2] for name in archive.getnames()}
+    folders = {".ci", ".github", "benchmarks", "convlib", "docs", "notebooks", "params", "tests"}
+    assert {name.split("/")[0] for name in files if "/" in name} == folders
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    here = {name for name in tracked if (ROOT / name).exists() and not name.startswith("reports/")}
+    assert here - files == set()
+
+
+def test_packages_say_about_themselves_what_an_index_takes(built: Path) -> None:
+    files = map(str, built.iterdir())
+    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], check=True, capture_output=True)
+
+
+def test_wheel_makes_a_workbook_outside_the_checkout(built: Path, tmp_path: Path) -> None:
+    """The wheel in an environment of its own, which borrows the dependencies of this one but not the checkout."""
+    (wheel,) = built.glob("*.whl")
+    venv.create(tmp_path / "clean", with_pip=False)
+    (packages,) = tmp_path.glob("clean/lib/python3*/site-packages")
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", str(packages)]
+    subprocess.run([*command, str(wheel)], check=True, capture_output=True)
+    # Behind the wheel on the path; a folder that is named in a file there brings no path files of its own.
+    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+    for arguments in (("new", "own", "--from", "dataset:shop"), ("check", "own/params/weekly.yaml")):
+        command = [str(tmp_path / "clean/bin/python"), "-m", "convlib", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    code = "import convlib; print(convlib.__file__)"
+    used = subprocess.run([command[0], "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert Path(used.strip()) == packages / "convlib/__init__.py"
+
+
+def test_citation_says_what_the_package_says() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    assert (cited["version"], cited["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert cited["authors"] == PROJECT["authors"]
+    assert cited["keywords"] == PROJECT["keywords"]
+
+
+def test_release_builds_checks_and_puts_the_files_beside_the_tag() -> None:
+    workflow = yaml.load((ROOT / ".github/workflows/release.yml").read_text("utf-8"), yaml.BaseLoader)
+    assert workflow["on"] == {"push": {"tags": ["v*"]}}
+    build, publish = workflow["jobs"]["build"], workflow["jobs"]["publish"]
+    commands = "\n".join(step.get("run", "") for step in build["steps"])
+    assert [
+        text for text in ("python -m build", "twine check --strict", "convlib new own") if text not in commands
+    ] == []
+    assert (publish["needs"], publish["permissions"]) == ("build", {"contents": "write"})
+    assert publish["steps"][-1]["run"].startswith('gh release create "$GITHUB_REF_NAME" dist/* --verify-tag ')

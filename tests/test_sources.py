@@ -31,7 +31,7 @@ from convlib.events import read_events
 from convlib.sources import find_source
 
 KINDS = (
-    "['.csv', '.db', '.ddb', '.duckdb', '.json', '.jsonl', '.ndjson', '.parquet', '.pq', '.tsv'], CSV and JSON also "
+    "'.csv', '.db', '.ddb', '.duckdb', '.json', '.jsonl', '.ndjson', '.parquet', '.pq', '.tsv', CSV and JSON also "
     "packed as .gz or .zst"
 )
 
@@ -129,7 +129,7 @@ def test_find_source_refuses_files_of_unknown_or_mixed_kinds(tmp_path: Path) -> 
     for source, endings in ((sheet, ["xlsx"]), (f"{tmp_path}/log.[cp]*", ["csv", "parquet"])):
         with pytest.raises(EventDataError) as caught:
             find_source(source)
-        shown = [f".{ending}" for ending in endings]
+        shown = ", ".join(f"'.{ending}'" for ending in endings)
         assert str(caught.value) == (
             f"`{source}` can't be read: its files end in {shown}; give files of one kind among {KINDS}."
         )
@@ -146,7 +146,7 @@ def test_find_source_says_that_a_file_is_missing(tmp_path: Path, monkeypatch: py
 
 def test_find_source_refuses_what_is_no_table() -> None:
     assert str(refuse([1])) == (  # type: ignore[arg-type]
-        "`events` is a list; give a file, a folder, a DataFrame or a table that exports Arrow."
+        "`events` is of type list; give a file, a folder, a DataFrame or a table that exports Arrow."
     )
 
 
@@ -179,7 +179,9 @@ def test_read_events_refuses_a_file_that_is_no_duckdb_file(tmp_path: Path) -> No
 def test_read_events_refuses_an_address_that_leads_nowhere(tmp_path: Path) -> None:
     nowhere = f"memory://{tmp_path.name}/log.csv"
     kinds = KINDS.partition(", CSV and")[0]
-    assert str(refuse(nowhere)) == f"No events at `{nowhere}`: no object of a kind among {kinds} is there."
+    assert str(refuse(nowhere)) == (
+        f"No events at `{nowhere}`: no object of a kind among {kinds} is there. Check the address."
+    )
     assert str(refuse("nosuch://bucket/log.csv")) == (
         "`nosuch://bucket/log.csv` can't be reached: Protocol not known: nosuch. Check the address and its credentials."
     )

@@ -26,7 +26,7 @@ UNITS = pd.DataFrame(
         "day": pd.to_datetime(["2026-06-01", "2026-06-02", "2026-06-02", "2026-06-03"]),
     }
 )
-COLUMNS = "'arm', 'signup', 'revenue', 'clicks', 'views', 'before', 'device', 'user', 'day'"
+COLUMNS = "arm, signup, revenue, clicks, views, before, device, user, day"
 
 
 def read(units: pd.DataFrame = UNITS, **known: Any) -> Sample:
@@ -154,12 +154,12 @@ def test_read_names_all_unknown_columns_at_once() -> None:
     assert find_problems(
         primary=("click", "views"), guardrails={"sales": 0.02}, covariates={"x": "past"}, unit="User", segments=("age",)
     ) == [
-        f"The table has no column 'click'; it has {COLUMNS}. Did you mean 'clicks'?",
-        f"The table has no column 'sales'; it has {COLUMNS}.",
-        f"The table has no column 'past'; it has {COLUMNS}.",
-        f"The table has no column 'x'; it has {COLUMNS}.",
-        f"The table has no column 'age'; it has {COLUMNS}.",
-        f"The table has no column 'User'; it has {COLUMNS}. Did you mean 'user'?",
+        f"The table has no column `click`. Did you mean 'clicks'? Its columns are {COLUMNS}.",
+        f"The table has no column `sales`. Its columns are {COLUMNS}.",
+        f"The table has no column `past`. Its columns are {COLUMNS}.",
+        f"The table has no column `x`. Its columns are {COLUMNS}.",
+        f"The table has no column `age`. Its columns are {COLUMNS}.",
+        f"The table has no column `User`. Did you mean 'user'? Its columns are {COLUMNS}.",
     ]
 
 

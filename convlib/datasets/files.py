@@ -7,7 +7,7 @@ from pathlib import Path
 
 from convlib.cache import cache_folder
 from convlib.datasets import shop, shop_model
-from convlib.documents import did_you_mean, quote_names
+from convlib.documents import find_wrong_choice
 from convlib.errors import ParamError
 
 NAMES = ("oulad", "shop")
@@ -42,14 +42,19 @@ def params_folder(name: str) -> Path:
         ParamError: There is no such example.
     """
     _check_name(name)
+    return workbook_folder() / "params" / name
+
+
+def workbook_folder() -> Path:
+    """Return the folder with the `notebooks` and `params` to start from: an installed package's, or the repository."""
     package = Path(__file__).parents[1]
-    own = package.parent / "params" / name
-    return own if (own / "plan.yaml").exists() else package / "workbook" / "params" / name
+    installed = package / "workbook"
+    return installed if installed.is_dir() else package.parent
 
 
 def _check_name(name: str) -> None:
-    if name not in NAMES:
-        raise ParamError(f"`name` is {name!r}; it must be one of {quote_names(NAMES)}.{did_you_mean(name, NAMES)}")
+    if problems := find_wrong_choice("name", name, NAMES):
+        raise ParamError(*problems)
 
 
 def _simulated_shop() -> Path:

@@ -32,6 +32,7 @@ from convlib.datasets.shop_model import (
     draw_people,
     list_planted,
 )
+from convlib.documents import find_wrong_number
 from convlib.errors import ParamError
 
 FIRST_DAY = pd.Timestamp("2026-06-01")  # a Monday
@@ -97,12 +98,7 @@ def shop_events(units: int = 20_000, seed: int = 1) -> tuple[pd.DataFrame, pd.Da
     Raises:
         ParamError: `units` is less than 1, or `seed` is negative.
     """
-    problems = [
-        f"`{name}` is {value!r}; it must be a whole number, at least {least}."
-        for name, value, least in (("units", units, 1), ("seed", seed, 0))
-        if not isinstance(value, int) or isinstance(value, bool) or value < least
-    ]
-    if problems:
+    if problems := [*find_wrong_number("units", units, least=1), *find_wrong_number("seed", seed, least=0)]:
         raise ParamError(*problems)
     rng = np.random.default_rng([seed, units])
     people = draw_people(rng, units)

@@ -26,6 +26,10 @@ OVERVIEW, TOKEN = "00_overview", "token"
 IDLE_SECONDS = 120
 #: Seconds that the dashboard of a watcher that was killed has to end, and that this one has.
 END_SECONDS = 10.0
+#: The controls of `explore` stand below an overview that calls its log and plan so, as the shipped one does.
+CHECKED = "params = cv.check_parameters("
+EXPLORE_HEADING = "## Explore\nA funnel of the chosen segment; the controls change it at once."
+EXPLORE = 'cv.explore(params.log, params.plan, window=window or "7D")'
 #: Voilà, until the watcher that started it is gone: then the other end of the pipe closes, also when it was killed.
 VOILA = """\
 import os, runpy, signal, sys, threading
@@ -64,6 +68,9 @@ def write_dashboard(preparation: Preparation, folder: Path) -> Path:
     notebook = nbformat.read(template.path, as_version=4)
     where = next(n for n, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
     notebook.cells[where + 1 : where + 1] = _write_cells(filled, segments)
+    if any(CHECKED in cell.source for cell in notebook.cells) and "window" in template.parameters:
+        notebook.cells.append(nbformat.v4.new_markdown_cell(EXPLORE_HEADING, id="explore-heading"))
+        notebook.cells.append(nbformat.v4.new_code_cell(EXPLORE, id="explore"))
     path = folder / "overview.ipynb"
     write_text(path, nbformat.writes(notebook) + "\n")
     return path

@@ -100,7 +100,12 @@ class Live:
 
     def _write_script(self) -> str:
         seconds = max(REFRESH_SECONDS, float(self.facts.get("interval", 0))) if self.facts else 10
-        return f"setTimeout(() => location.reload(), {seconds * 1000:.0f})"
+        # A page whose controls somebody moves stays until they rest.
+        return (
+            f"const rest = {seconds * 1000:.0f}; let moved = 0;"
+            "addEventListener('input', () => moved = Date.now(), true);"
+            "setInterval(() => Date.now() - moved >= rest && location.reload(), rest)"
+        )
 
 
 def show_live(folder: str | Path, *, segment: str, segments: Sequence[str]) -> Live:

@@ -232,9 +232,7 @@ class Schedule(Entry):
 
 def _check_rules(rules: tuple[str, ...]) -> tuple[str, ...]:
     problems: list[tuple[FieldPath, str]] = [
-        ((i,), word_choice(rule, RULES))
-        for i, rule in enumerate(rules)
-        if rule not in RULES
+        ((i,), word_choice(rule, RULES)) for i, rule in enumerate(rules) if rule not in RULES
     ]
     if problems:
         raise FieldError(problems)

@@ -1,0 +1,160 @@
+"""A first run file and segments that fit a log and its plan, for a person to edit."""
+
+import re
+from collections.abc import Sequence
+from os.path import relpath
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from convlib.canonical import CANONICAL, NO_VALUE
+from convlib.errors import ParamError
+from convlib.events import EventLog
+from convlib.identity import IDS
+from convlib.personal import count_personal
+from convlib.plan import Macro, Plan
+from convlib.reports.run_file import Period, RunFile
+
+#: Whose values say most often who enters; columns of the log's own come after them.
+BACKGROUND = ("device_type", "medium", "source", "geo")
+MOST_COLUMNS, MOST_OTHERS = 3, 30
+FEWEST_VALUES, MOST_VALUES = 2, 12
+#: A column has a value at most entries, and no value has nearly all of them.
+MOST_WITHOUT, MOST_ALIKE = 0.5, 0.95
+#: Days in which a conversion counts: the fewest that hold this share of those who convert, within a quarter of the log.
+WINDOWS, HELD = (1, 7, 14, 28, 90), 0.9
+MOST_STEPS = 4
+#: Complete periods that a report covers, and days of a window from which they are months.
+MOST_WEEKS, MOST_MONTHS, LONG = 11, 6, 28
+
+
+def choose_columns(log: EventLog) -> tuple[str, ...]:
+    """Choose which columns tell groups of units apart at their entry: few values, hardly any missing, none personal."""
+    others = [name for name in log.columns if name not in {*CANONICAL, *IDS}][:MOST_OTHERS]
+    chosen: list[str] = []
+    for name in (*(each for each in BACKGROUND if each in log.columns), *others):
+        if len(chosen) < MOST_COLUMNS and re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name) and _tells_apart(log, name):
+            chosen.append(name)
+    return tuple(chosen)
+
+
+def _tells_apart(log: EventLog, column: str) -> bool:
+    try:
+        shares = log.entries(columns=[column])[column].value_counts(normalize=True)
+    except ParamError:  # a name that the tables of results need
+        return False
+    known = shares.drop(NO_VALUE, errors="ignore")
+    few = FEWEST_VALUES <= len(known) <= MOST_VALUES and shares.max() <= MOST_ALIKE
+    return few and 1 - known.sum() <= MOST_WITHOUT and not any(count_personal(known.index, numbers=False).values())
+
+
+def write_segments(columns: Sequence[str]) -> str:
+    """Write a segments file with one segment for each value of some columns."""
+    named = [f"{name}: {{by: {name}}}" for name in columns] or ["all: {}"]
+    return "\n".join(
+        [
+            "# Named sets of users, by how they entered: all their events count. `by` makes one segment of each value;",
+            "# they sum to the whole. A rule makes one segment: `mobile_paid: {device_type: mobile, medium: cpc}`.",
+            *named,
+            "",
+        ]
+    )
+
+
+def write_run_file(log: EventLog, plan: Plan, *, events: str, mapping: str, columns: Sequence[str]) -> str:
+    """Write a weekly run file whose window, period, steps and columns are those of a log.
+
+    Args:
+        log: The log, read with the plan.
+        plan: Its plan.
+        events: What the file is to name as its events.
+        mapping: What it is to name as their mapping; empty for none.
+        columns: The columns that tell groups apart.
+
+    Returns:
+        The file as YAML.
+    """
+    macro = plan.macros[0]
+    days = _choose_window(log, macro)
+    period = _choose_period(log, days)
+    every = {"week": "W", "month": "M"}[period.unit] if period else "D"
+    adjust, by, window = list(columns[:2]), list(columns[:1]), f"{days}D"
+    overview = {"every": every, "entry": "", "window": "", "adjust": adjust, "by": by}
+    funnel = {"steps": _choose_steps(log, macro), "window": window, "by": by, "adjust": by}
+    scored = {"horizon": window, "adjust": adjust}
+    chosen = f"{{last: {period.last}, follow_up: {period.follow_up}}}" if period else "{}"
+    return f"""\
+# What `convlib run` makes of your log. Paths begin at this file. Window, period, steps and columns were chosen from
+# the log, for you to edit.
+run: weekly
+title: Weekly report
+events: {_write(events)}
+{f"mapping: {_write(mapping)}" if mapping else "# mapping: ga4              # a preset or a file"}
+plan: plan.yaml
+segments: segments.yaml
+run_segments: {_write(["all", *by])}
+period: {chosen}     # which entries; {{}} is all of the log
+retries: 1                    # a notebook that fails is tried once more
+keep: 26                      # so many periods stay under reports/weekly/
+schedule: {{every: week, on: monday, at: "06:00", timezone: UTC}}     # read by `convlib schedule`
+parameters: {_write({"macro": macro.id})}
+notebooks:
+  00_overview: {_write(overview)}
+  01_event_map: {{}}
+  02_funnel: {_write(funnel)}
+  03_correlation: {_write(scored)}
+  04_impact: {_write(scored)}
+  05_experiments: {{}}             # a page for each experiment, once the plan has `experiments`
+"""
+
+
+def name_path(value: str, base: Path | None) -> str:
+    """Name a path from a folder, or whole (None); names, addresses and paths that are whole already stay."""
+    if not RunFile.is_relative(value):
+        return value
+    whole = Path(value).parent.resolve() / Path(value).name
+    return whole.as_posix() if base is None else Path(relpath(whole, base)).as_posix()
+
+
+def _choose_window(log: EventLog, macro: Macro) -> int:
+    reached = log.keep(macro.match).entries()["time"] - log.entries()["time"]
+    took = pd.to_timedelta(reached.dropna(), unit="us")
+    covered = log.last - log.first
+    fitting = [days for days in WINDOWS if pd.Timedelta(days=4 * days) <= covered] or [WINDOWS[0]]
+    return next((days for days in fitting if (took <= pd.Timedelta(days=days)).mean() >= HELD), fitting[-1])
+
+
+def _choose_period(log: EventLog, window: int) -> Period | None:
+    """Choose the most complete weeks or months that lie in the log, have their window after them, and have entries."""
+    most, unit = (MOST_MONTHS, "month") if window >= LONG else (MOST_WEEKS, "week")
+    for count in range(most, 1, -1):
+        period = Period(last=f"{count} complete {unit}s", follow_up=f"{window + 1}D")
+        start, end = period.resolve(first=log.first, last=log.last)
+        if start >= log.first.date() and not log.between(start, end).entries().empty:
+            return period
+    return None
+
+
+def _choose_steps(log: EventLog, macro: Macro) -> list[str]:
+    """Choose the plan's last milestones before the macro, else what most users do."""
+    steps = [micro.id for micro in macro.micros if micro.kind == "process_milestone"][-MOST_STEPS:]
+    if not steps:
+        own = set(log.keep(macro.match).count("events", "event_name")["event_name"])
+        counted = log.count("events", "event_name").sort_values("units", ascending=False, kind="stable")
+        steps = [name for name in counted["event_name"] if name not in own][:1] or [macro.id]
+    return [*steps, macro.id]
+
+
+def _write(value: Any) -> str:
+    """Write a value as YAML on one line."""
+    text = yaml.dump(value, Dumper=_Plain, default_flow_style=True, allow_unicode=True, sort_keys=False, width=100_000)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes a list that stands in two places twice, not as a reference."""
+
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 - PyYAML's own signature
+        return True
