@@ -192,11 +192,19 @@ def kill_at(run: "subprocess.Popen[bytes]", target: str, moment: float) -> bool:
                 run.wait()
                 # Nothing of a killed run may go on: the next one would meet it.
                 _, alive = psutil.wait_procs(others, timeout=5)
-                if alive:
+                if alive := [each for each in alive if not is_dead(each)]:
                     raise RuntimeError(f"5 s after its run was killed, {alive} goes on.")
             return True
         time.sleep(min(max(left, 0.005), 0.2))
     return False
+
+
+def is_dead(process: psutil.Process) -> bool:
+    """Say whether a process has ended, if only nobody has asked how."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def find_all(process: psutil.Process) -> list[psutil.Process]:

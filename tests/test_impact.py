@@ -538,7 +538,7 @@ def test_impact_of_nothing_usable_has_no_tests_and_draws(plan: Plan, make: Make)
     assert tuple(impact.tests.columns) == TEST_COLUMNS
     assert len(impact.tests) == 0
     title = " ".join(impact.plot_values().get_title(loc="left").split())
-    assert title == "No micro-conversion has a goal still to reach: all"
+    assert title == "No micro-conversion has a goal still to reach (all)"
 
 
 def test_plot_values_draws_each_from_now_over_its_goal(plan: Plan, make: Make) -> None:
@@ -577,4 +577,4 @@ def test_plot_values_on_given_axes_draws_the_first_and_stops_at_everybody(plan: 
 def test_plot_marks_what_was_measured(plan: Plan, make: Make) -> None:
     impact = score_impact(make(SAVE), plan, measured=[CLEAR])
     label = " ".join(impact.plot().get_xlabel().split())
-    assert label == "USD at its goal, with 95% interval; grey: no evidence; green: measured in an experiment"
+    assert label == "USD at its goal, with 95% interval; grey, hatched: no evidence; green: measured in an experiment"

@@ -24,6 +24,8 @@ NAMES = ["00_overview", "01_event_map", "02_funnel", "03_correlation", "04_impac
 SHARED = ["events", "mapping", "engine", "plan", "segments", "segment", "start", "end", "timezone", "output", "fewest"]
 RUN_FILES = sorted((ROOT / "params").glob("**/[!_]*.yaml"))
 SEGMENTS = ["all", "device=mobile"]
+#: Every notebook for all units; the funnel, whose tables are compared, for a segment too.
+RUNS = [*((name, "all") for name in NAMES), ("02_funnel", "device=mobile")]
 MOST_LINES = 10
 
 
@@ -190,7 +192,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
     folder = tmp_path_factory.mktemp("runs")
     shop_events(2_000, 5)[0].to_parquet(folder / "events.parquet")
     run = yaml.safe_load((ROOT / "params" / "shop" / "weekly.yaml").read_text("utf-8"))
-    jobs = {(name, segment): folder / f"{name}-{number}" for number, segment in enumerate(SEGMENTS) for name in NAMES}
+    jobs = {(name, segment): folder / f"{name}-{number}" for number, (name, segment) in enumerate(RUNS)}
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         waiting = [
             pool.submit(run_notebook, name, place, make_parameters(name, segment, folder, place, run))
@@ -228,9 +230,6 @@ def run_notebook(name: str, place: Path, parameters: dict[str, Any]) -> None:
         kernel_name="python3",
         shutdown_kernel="immediate",
     )
-
-
-RUNS = [(name, segment) for name in NAMES for segment in SEGMENTS]
 
 
 @pytest.mark.parametrize(("name", "segment"), RUNS)

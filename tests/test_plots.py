@@ -875,7 +875,7 @@ def read_gallery() -> set[tuple[str, str]]:
     for name, owner, function in calls:
         given = inspect.get_annotations(getattr(known[of[owner]], function))["return"]
         of[name] = str(getattr(given, "__name__", given))
-    return {(of[name], method) for name, method in re.findall(r"^(\w+)\.(plot\w*)\(\);$", page, re.MULTILINE)}
+    return {(of[name], method) for name, method in re.findall(r"^(\w+)\.(plot\w*)\(\);?$", page, re.MULTILINE)}
 
 
 def test_gallery_has_every_figure_with_a_picture_and_what_it_cannot_show() -> None:

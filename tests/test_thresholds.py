@@ -246,4 +246,4 @@ def test_draw_thresholds_shows_lift_and_n_of_rules_with_enough_units(shop: tuple
     assert list(shown.values()).count("bold") == 1
     assert [label.get_text() for label in axes.get_yticklabels()] == ["1 or more", "3 or more", "40 or more"]
     title = " ".join(axes.get_title(loc="left").split())
-    assert title == "How often and how soon Page viewed goes with Buy: all"
+    assert title == "How often and how soon does Page viewed go with Buy? (all)"

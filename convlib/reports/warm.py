@@ -28,7 +28,7 @@ INLINE = "matplotlib_inline.backend_inline"
 #: at their first use, so they are imported and not used: threads do not outlive a fork.
 PACKAGES = (
     "pandas", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "seaborn", "duckdb", "scipy.stats",
-    "statsmodels.api", "pyarrow.parquet", "numba", INLINE,
+    "scipy.optimize", "scipy.special", "statsmodels.api", "tea_tasting", "pyarrow.parquet", "numba", INLINE,
     "ipykernel.debugger",
 )  # fmt: skip
 START_SECONDS = 120.0
