@@ -221,7 +221,7 @@ def watch_memory() -> Iterator[list[float]]:
     most, stop = [0.0], threading.Event()
 
     def look() -> None:
-        while not stop.wait(2):  # to look stops the processes for a moment
+        while not stop.wait(5):  # to look stops the processes for a moment
             total = 0.0
             for process in psutil.Process().children(recursive=True):
                 try:
