@@ -16,6 +16,7 @@ from convlib.identity import IDS
 from convlib.personal import count_personal
 from convlib.plan import Macro, Plan
 from convlib.reports.run_file import Period, RunFile
+from convlib.stats import FEW_UNITS
 
 #: Whose values say most often who enters; columns of the log's own come after them.
 BACKGROUND = ("device_type", "medium", "source", "geo")
@@ -24,7 +25,7 @@ FEWEST_VALUES, MOST_VALUES = 2, 12
 #: A column has a value at most entries, and no value has nearly all of them.
 MOST_WITHOUT, MOST_ALIKE = 0.5, 0.95
 #: Days in which a conversion counts: the fewest that hold this share of those who convert, within a quarter of the log.
-WINDOWS, HELD = (1, 7, 14, 28, 90), 0.9
+WINDOWS, HELD = (1, 7, 14, 28, 90, 180, 270), 0.9
 MOST_STEPS = 4
 #: Complete periods that a report covers, and days of a window from which they are months.
 MOST_WEEKS, MOST_MONTHS, LONG = 11, 6, 28
@@ -48,6 +49,19 @@ def _tells_apart(log: EventLog, column: str) -> bool:
     known = shares.drop(NO_VALUE, errors="ignore")
     few = FEWEST_VALUES <= len(known) <= MOST_VALUES and shares.max() <= MOST_ALIKE
     return few and 1 - known.sum() <= MOST_WITHOUT and not any(count_personal(known.index, numbers=False).values())
+
+
+def write_clock(log: EventLog, macro: Macro) -> str:
+    """Write when it is looked at who did what, and how long the macro counts after that, as a line of a plan's macro.
+
+    Where it takes weeks, units are looked at after a tenth and a quarter of that time.
+    """
+    days = choose_window(log, macro)
+    if days < LONG:
+        return f"correlation: {{horizon: {days}D}}  # how long the macro counts"
+    looks = days // 10, days // 4
+    listed = ", ".join(f"{each}D" for each in looks)
+    return f"correlation: {{exposure: [{listed}], horizon: {days - looks[1]}D}}  # landmarks; how long the macro counts"
 
 
 def write_segments(columns: Sequence[str]) -> str:
@@ -77,13 +91,13 @@ def write_run_file(log: EventLog, plan: Plan, *, events: str, mapping: str, colu
         The file as YAML.
     """
     macro = plan.macros[0]
-    days = _choose_window(log, macro)
-    period = _choose_period(log, days)
+    days = choose_window(log, macro)
+    period = _choose_period(log, macro, days)
     every = {"week": "W", "month": "M"}[period.unit] if period else "D"
     adjust, by, window = list(columns[:2]), list(columns[:1]), f"{days}D"
     overview = {"every": every, "entry": "", "window": "", "adjust": adjust, "by": by}
     funnel = {"steps": _choose_steps(log, macro), "window": window, "by": by, "adjust": by}
-    scored = {"horizon": window, "adjust": adjust}
+    scored = {"adjust": adjust}  # the plan says how long the macro counts
     chosen = f"{{last: {period.last}, follow_up: {period.follow_up}}}" if period else "{}"
     return f"""\
 # What `convlib run` makes of your log. Paths begin at this file. Window, period, steps and columns were chosen from
@@ -118,7 +132,8 @@ def name_path(value: str, base: Path | None) -> str:
     return whole.as_posix() if base is None else Path(relpath(whole, base)).as_posix()
 
 
-def _choose_window(log: EventLog, macro: Macro) -> int:
+def choose_window(log: EventLog, macro: Macro) -> int:
+    """Choose in how many days of entry a conversion counts, by how long it takes."""
     reached = log.keep(macro.match).entries()["time"] - log.entries()["time"]
     took = pd.to_timedelta(reached.dropna(), unit="us")
     covered = log.last - log.first
@@ -126,13 +141,21 @@ def _choose_window(log: EventLog, macro: Macro) -> int:
     return next((days for days in fitting if (took <= pd.Timedelta(days=days)).mean() >= HELD), fitting[-1])
 
 
-def _choose_period(log: EventLog, window: int) -> Period | None:
-    """Choose the most complete weeks or months that lie in the log, have their window after them, and have entries."""
+def _choose_period(log: EventLog, macro: Macro, window: int) -> Period | None:
+    """Choose the most complete weeks or months that lie in the log, have their window after them, and have entries.
+
+    Where the log has conversions enough to be judged, so have they; else all of the log is taken.
+    """
+    converted = log.keep(macro.match).entries().index
+    needed = FEW_UNITS if len(converted) >= FEW_UNITS else 0
     most, unit = (MOST_MONTHS, "month") if window >= LONG else (MOST_WEEKS, "week")
     for count in range(most, 1, -1):
         period = Period(last=f"{count} complete {unit}s", follow_up=f"{window + 1}D")
         start, end = period.resolve(first=log.first, last=log.last)
-        if start >= log.first.date() and not log.between(start, end).entries().empty:
+        if start < log.first.date():
+            continue
+        entered = log.between(start, end).entries().index
+        if len(entered) and entered.isin(converted).sum() >= needed:
             return period
     return None
 

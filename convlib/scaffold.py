@@ -15,7 +15,7 @@ from convlib.documents import quote_names
 from convlib.errors import RunError
 from convlib.events import read_events
 from convlib.files import write_text
-from convlib.first_run import choose_columns, name_path, write_run_file, write_segments
+from convlib.first_run import choose_columns, name_path, write_clock, write_run_file, write_segments
 from convlib.merging import compare, fill_parameters, join, list_keys, merge, read_pieces, split
 from convlib.plan import read_plan
 from convlib.reports.notebooks import FOLDER, read_templates
@@ -157,9 +157,14 @@ def _write_params(made: Path, target: Path, *, events: str, mapping: str) -> Non
         for name in (PLAN, SEGMENTS, RUN_FILE):
             write_text(made / name, (workbook_folder() / name).read_text("utf-8"))
         return
-    write_text(made / PLAN, suggest_plan(read_events(events, mapping=mapping or None)))
+    suggested = suggest_plan(read_events(events, mapping=mapping or None))
+    write_text(made / PLAN, suggested)
     plan = read_plan(made / PLAN)
     log = read_events(events, plan=plan, mapping=mapping or None)
+    # In the plan, where it holds for every notebook.
+    clock = f"    {write_clock(log, plan.macros[0])}\n"
+    write_text(made / PLAN, suggested.replace("    micros:\n", f"{clock}    micros:\n", 1))
+    plan = read_plan(made / PLAN)
     columns = choose_columns(log)
     write_text(made / SEGMENTS, write_segments(columns))
     whole, final = (

@@ -4,7 +4,7 @@ import pytest
 import yaml
 from small_logs import make_log, make_plan, repeat
 
-from convlib.first_run import choose_columns, name_path, write_run_file, write_segments
+from convlib.first_run import choose_columns, name_path, write_clock, write_run_file, write_segments
 from convlib.plan import read_segments
 
 PLAN = """\
@@ -102,6 +102,26 @@ def test_write_run_file_takes_all_of_a_log_in_whose_whole_weeks_nobody_enters(tm
     assert write(tmp_path, "ben view 3D\nkim view 9D\nann view 27D\nann buy 649h")["period"] != {}
 
 
+@pytest.mark.parametrize(
+    ("took", "clock"),
+    [
+        pytest.param("3D", {"horizon": "7D"}, id="within a week"),
+        pytest.param("25D", {"exposure": ["2D", "7D"], "horizon": "21D"}, id="within a month"),
+        pytest.param("150D", {"exposure": ["18D", "45D"], "horizon": "135D"}, id="within half a year"),
+    ],
+)
+def test_write_clock_leaves_the_macro_the_time_it_takes(tmp_path: Path, took: str, clock: dict[str, object]) -> None:
+    plan = make_plan(tmp_path, PLAN)
+    log = make_log(repeat("u", 9, "view 0h", f"buy {took}") + "eva view 800D\n", plan)
+    assert yaml.safe_load(write_clock(log, plan.macros[0])) == {"correlation": clock}
+
+
+def test_write_run_file_takes_a_period_in_which_enough_convert(tmp_path: Path) -> None:
+    # Those who buy enter in the first days; later entries are many and none of them buys.
+    rows = repeat("a", 40, "view 0h", "buy 1D") + repeat("b", 40, "view 80D") + "eva view 200D\n"
+    assert write(tmp_path, rows)["period"] == {}
+
+
 def test_write_run_file_takes_all_of_a_short_log(tmp_path: Path) -> None:
     assert write(tmp_path, "ben view 0h\nann view 5D\nann buy 6D")["period"] == {}
 
@@ -109,7 +129,7 @@ def test_write_run_file_takes_all_of_a_short_log(tmp_path: Path) -> None:
 def test_write_run_file_names_columns_and_mapping(tmp_path: Path) -> None:
     made = write(tmp_path, "ann buy 0h", columns=("geo", "team", "kind"), mapping="ga4", events="dataset:shop")
     assert (made["events"], made["mapping"], made["run_segments"]) == ("dataset:shop", "ga4", ["all", "geo"])
-    assert made["notebooks"]["03_correlation"] == {"horizon": "1D", "adjust": ["geo", "team"]}  # type: ignore[index]
+    assert made["notebooks"]["03_correlation"] == {"adjust": ["geo", "team"]}  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
