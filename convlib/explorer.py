@@ -20,7 +20,7 @@ from IPython.core.getipython import get_ipython
 from convlib import plots
 from convlib.choices import Choice
 from convlib.errors import ConvlibError
-from convlib.events import EventLog
+from convlib.events import EventLog, check_log
 from convlib.funnel import Funnel
 from convlib.plan import Plan
 from convlib.segment_edits import add_segment
@@ -201,10 +201,12 @@ def explore(log: EventLog, plan: Plan, *, steps: Sequence[str] = (), window: str
     Raises:
         ParamError: The log was read without the plan, or the steps or the window are wrong.
     """
+    check_log(log)
     log.check_plan(plan)
     macro = plan.macros[0]
     milestones = [each.id for each in macro.micros if each.kind == "process_milestone"]
-    chosen = tuple(steps) or (*(milestones or [macro.micros[0].id]), macro.id)
+    first = milestones or [each.id for each in macro.micros[:1]]
+    chosen = tuple(steps) or (*first, macro.id)
     return Explorer(log, plan, Choice(log.segment_name, "all", window, chosen, "", log.start, log.end))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-from small_logs import make_plan, write_rows
+from small_logs import make_log, make_plan, write_rows
 
 import convlib as cv
 from convlib import explorer
@@ -221,3 +221,10 @@ def test_without_a_front_end_only_what_can_be_read_is_shown(tmp_path: Path) -> N
     assert "takeaways" in output.data["text/html"]
     assert "<table" in output.data["text/html"]
     assert "widgets" not in done.metadata
+
+
+def test_explore_of_a_plan_without_micros_asks_for_steps(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, "macros: [{id: buy, match: {event_name: buy}}]")
+    with pytest.raises(ParamError, match="`steps`"):
+        cv.explore(make_log(ROWS, plan), plan)
+    assert cv.explore(make_log(ROWS, plan), plan, steps=["visit", "buy"]).result.table["units"].tolist() == [4, 3]
