@@ -28,6 +28,8 @@ from pypdf import PdfReader
 
 #: What may be killed.
 TARGETS = ("run", "warm parent", "worker", "kernel")
+#: What a killed run started may still be importing, on a busy machine.
+END_SECONDS = 30
 #: What differs between two runs of the same: the clock, and which kind of kernel was to be had.
 CHANGING = {"seconds", "started", "finished", "attempts", "kernel", "sent", "process", "host"}
 EVENTS = "event_name,timestamp,user_id,device_type\n" + "".join(
@@ -191,9 +193,9 @@ def kill_at(run: "subprocess.Popen[bytes]", target: str, moment: float) -> bool:
             if target == "run":
                 run.wait()
                 # Nothing of a killed run may go on: the next one would meet it.
-                _, alive = psutil.wait_procs(others, timeout=5)
+                _, alive = psutil.wait_procs(others, timeout=END_SECONDS)
                 if alive := [each for each in alive if not is_dead(each)]:
-                    raise RuntimeError(f"5 s after its run was killed, {alive} goes on.")
+                    raise RuntimeError(f"{END_SECONDS} s after its run was killed, {alive} goes on.")
             return True
         time.sleep(min(max(left, 0.005), 0.2))
     return False

@@ -139,4 +139,4 @@ def _place(rows: pd.DataFrame, codes: Ints) -> tuple[Ints, NDArray[np.bool_]]:
 
 def _fetch(log: EventLog, step: Step, unit: Unit, columns: Sequence[str]) -> pd.DataFrame:
     log = log.keep(parse_rule(step.where)) if step.where else log
-    return log.read(log.stream(step.name), unit=unit, columns=columns)
+    return log.fetch(step.name, unit=unit, columns=columns)

@@ -333,7 +333,7 @@ def _read_steps(log: EventLog, steps: Sequence[Step], unit: Unit) -> list[tuple[
     for k, step in enumerate(steps):
         if k not in stored:
             narrowed = log.keep(parse_rule(step.where)) if step.where else log
-            rows = narrowed.read(narrowed.stream(step.name), unit=unit)
+            rows = narrowed.fetch(step.name, unit=unit)
             unit_of, time, value = (rows[name].to_numpy() for name in ("unit", "time", "value"))
             parts.append((unit_of, time, np.full(len(rows), k), value.astype(np.float64)))
     if stored:

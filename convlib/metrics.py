@@ -149,8 +149,11 @@ class Reader:
         """Read the events of a conversion, or those that match a rule, in order of key and time."""
         key = (str(what), per, tuple(columns))
         if key not in self._streams:
-            rows = self.log.stream(what) if isinstance(what, str) else self.log.keep(what).rows()
-            self._streams[key] = self._sort(self.log.read(rows, unit=per, columns=columns))
+            if isinstance(what, str):
+                rows = self.log.fetch(what, unit=per, columns=columns)
+            else:
+                rows = self.log.read(self.log.keep(what).rows(), unit=per, columns=columns)
+            self._streams[key] = self._sort(rows)
         return self._streams[key]
 
     def read_amounts(self, conversion: str, column: str) -> Stream:

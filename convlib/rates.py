@@ -1,7 +1,7 @@
 """Both tiers period by period: each conversion's metric with its n, interval, target, benchmark and change."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -291,18 +291,25 @@ def _measure(
     """Give each metric's rows with its goals, by group, period and the plan's order."""
     places = grid.reset_index(names="place")
     place = reader.entries.merge(places, on=[*by, "period"], how="left")["place"].to_numpy(np.int64)
-    parts, people = [], []
+    known: list[dict[str, Any]] = []
+    people: list[NDArray[np.bool_]] = []
     for order, (each, measure) in enumerate(measured):
         macro = plan.macro_of(each.id)
         found = tally(reader, each, measure.metric, macro)
-        part = _mark_money(_estimate(grid, place, found, measure.metric, confidence), place, found, macro.currency)
         tier, owner = "macro" if isinstance(each, Macro) else "micro", measure.owner or each.owner or ""
-        part = part.assign(tier=tier, conversion=each.id, metric=str(measure.metric), owner=owner, order=order)
-        parts.append(_judge(_set_goals(part, measure, reader.log.fixed), up=measure.direction == "up"))
+        names = {"tier": tier, "conversion": each.id, "metric": str(measure.metric), "owner": owner, "order": order}
+        numbers = _estimate(place, found, measure.metric, confidence, len(grid))
+        money = _word_money(place, found, macro.currency, len(grid))
+        goals = _set_goals(grid, measure, reader.log.fixed)
+        known.append({**names, **numbers, "money": money, **goals, "up": measure.direction == "up"})
         people += _find_people(found, len(place)) if reader.log.fewest else []
-    hidden = _find_hidden(np.array(people), place, grid, by, reader.log.fewest) if reader.log.fewest else []
-    parts = [_leave_out(part, rows) for part, rows in zip(parts, hidden, strict=True)] if hidden else parts
-    table = pd.concat(parts, ignore_index=True)
+    # One frame of all metrics: a frame for each takes longer than what is in it.
+    columns = {name: np.concatenate([np.broadcast_to(part[name], len(grid)) for part in known]) for name in known[0]}
+    table = pd.concat([grid] * len(known), ignore_index=True).assign(**columns)
+    table = _judge(_note(table))
+    if reader.log.fewest:
+        hidden = _find_hidden(np.array(people), place, grid, by, reader.log.fewest)
+        table = _leave_out(table, np.concatenate(hidden))
     return table.sort_values([*by, "period", "order"], kind="stable", ignore_index=True)
 
 
@@ -333,14 +340,14 @@ def _find_hidden(
     return [wanted[could.tobytes()] | wanted[did.tobytes()] for could, did, *_ in pairs]
 
 
-def _leave_out(part: pd.DataFrame, hidden: NDArray[np.bool_]) -> pd.DataFrame:
-    """Empty the rows of one metric that may not be shown."""
+def _leave_out(table: pd.DataFrame, hidden: NDArray[np.bool_]) -> pd.DataFrame:
+    """Empty the rows that may not be shown."""
     # How many are pending is nothing to say either.
-    note = part["note"].str.replace(r"partial, [\d,]+ pending", "partial, some pending", regex=True)
+    note = table["note"].str.replace(r"partial, [\d,]+ pending", "partial, some pending", regex=True)
     left_out = note.where(note.str.startswith("partial"), "").str.cat([LEFT_OUT] * len(note), sep=" ").str.strip()
-    part = part.assign(note=note.mask(hidden, left_out), status=part["status"].mask(hidden, ""))
-    zero = {name: part[name].mask(hidden, 0) for name in ("units", "exposed")}
-    return part.assign(**zero, **blank(part, ESTIMATE, hidden))
+    table = table.assign(note=note.mask(hidden, left_out), status=table["status"].mask(hidden, ""))
+    zero = {name: table[name].mask(hidden, 0) for name in ("units", "exposed")}
+    return table.assign(**zero, **blank(table, ESTIMATE, hidden))
 
 
 def _mark_left_out(table: pd.DataFrame, fewest: int) -> pd.DataFrame:
@@ -441,26 +448,28 @@ def _word_open(closes: int) -> str:
 
 
 def _estimate(
-    grid: pd.DataFrame, place: NDArray[np.int64], found: Tally, metric: Metric, confidence: float
-) -> pd.DataFrame:
+    place: NDArray[np.int64], found: Tally, metric: Metric, confidence: float, size: int
+) -> dict[str, NDArray[Any]]:
     """Give the metric of each group and period, with its interval."""
-    size, where = len(grid), place[found.entry]
+    where = place[found.entry]
     units, exposed = (np.bincount(where, each, size).astype(float) for each in (found.did, np.ones(len(where))))
-    known = {"units": units.astype(np.int64), "exposed": exposed.astype(np.int64)}
     # What a time or an amount is known from is those that have one.
     enough = np.where(metric.type in {"time_between", "sum"} or metric.column is not None, units, exposed)
     pending = np.bincount(place[found.pending], minlength=size)
-    frame = grid.assign(note=_note(grid["note"], enough, pending), **known)
+    known: dict[str, NDArray[Any]] = {
+        **{"units": units.astype(np.int64), "exposed": exposed.astype(np.int64)},
+        **{"enough": enough, "waiting": pending},
+    }
     if metric.type == "time_between":
         seconds = pd.Series(found.amount).dropna().groupby(where[~np.isnan(found.amount)])
         medians = [_median(seconds.get_group(n) if n in seconds.groups else None, confidence) for n in range(size)]
-        return pd.concat([frame, pd.DataFrame(medians, columns=list(ESTIMATE), index=frame.index)], axis=1)
+        return known | dict(zip(ESTIMATE, np.array(medians).reshape(size, len(ESTIMATE)).T, strict=True))
     value, error, samples = _ratio(found, place, size)
     if metric.column and metric.window:
         # What those bring who did it last is not known, and those who did not do it bring nothing.
         value = np.where(pending > 0, np.nan, value)
     if is_share(str(metric)):
-        return frame.assign(**_share(units, exposed, value, error if metric.unit else None, confidence))
+        return known | _share(units, exposed, value, error if metric.unit else None, confidence)
     if metric.type == "sum":
         # The number of units varies too: the sum of so many amounts has the variance of a compound Poisson variable.
         value = np.where(exposed > 0, np.bincount(where, found.amount, size), np.nan)
@@ -469,15 +478,17 @@ def _estimate(
     error = np.where(error > 0, error, np.nan)
     reach = scipy.stats.t.ppf((1 + confidence) / 2, np.maximum(samples - 1, 1)) * error
     low = np.maximum(value - reach, 0.0) if (found.amount >= 0).all() else value - reach
-    return frame.assign(value=value, ci_lower=low, ci_upper=value + reach)
+    return known | {"value": value, "ci_lower": low, "ci_upper": value + reach}
 
 
-def _note(period: "pd.Series[str]", enough: Floats, pending: NDArray[np.int64]) -> "pd.Series[str]":
-    """Say what is wrong with each row: its period's own fault, units whose window is not over, or too few of them."""
-    few = pd.Series([f"n = {n:,.0f}, needs {stats.FEW_UNITS}" for n in enough], index=period.index, dtype="str")
-    wait = pd.Series([f"partial, {n:,} pending" for n in pending], index=period.index, dtype="str")
-    note = period.mask((period == "") & (enough < stats.FEW_UNITS), few)
-    return note.mask((pending > 0) & ~period.str.startswith("partial"), wait)
+def _note(table: pd.DataFrame) -> pd.DataFrame:
+    """Say what is wrong with each row: its period, a window that is not over, too few units, or several currencies."""
+    note, enough, waiting, money = (table[name] for name in ("note", "enough", "waiting", "money"))
+    few = pd.Series([f"n = {n:,.0f}, needs {stats.FEW_UNITS}" for n in enough], dtype="str")
+    wait = pd.Series([f"partial, {n:,} pending" for n in waiting], dtype="str")
+    said = note.mask((note == "") & (enough < stats.FEW_UNITS), few).mask(money != "", money).mask(waiting > 0, wait)
+    said = said.where(~note.str.startswith("partial"), note)
+    return table.assign(note=said, **blank(table, ESTIMATE, (money != "").to_numpy()))
 
 
 def _ratio(found: Tally, place: NDArray[np.int64], size: int) -> tuple[Floats, Floats, Floats]:
@@ -512,53 +523,49 @@ def _median(seconds: pd.Series | None, confidence: float) -> tuple[float, float,
     return float(seconds.median()), float(interval.low), float(interval.high)
 
 
-def _mark_money(part: pd.DataFrame, place: NDArray[np.int64], found: Tally, currency: str | None) -> pd.DataFrame:
-    """Leave out what adds up amounts of several currencies, or of another one than the plan's."""
-    if found.money is None or found.money.empty:
-        return part
-    used = (
-        found.money.assign(place=place[found.money["entry"]]).groupby("place")["currency"].agg(lambda c: sorted(set(c)))
-    )
-    wrong = used[[len(each) > 1 or bool(currency and each != [currency]) for each in used]]
-    note = "amounts in " + wrong.str.join(" and ") + (f", and the plan says {currency}" if currency else "")
-    part = part.astype({"note": "object"})
-    part.loc[wrong.index, list(ESTIMATE)] = np.nan
-    part.loc[wrong.index, "note"] = note.where(~part["note"].str.startswith("partial"), part["note"])
-    return part
+def _word_money(place: NDArray[np.int64], found: Tally, currency: str | None, size: int) -> NDArray[np.object_]:
+    """Say which rows add up amounts of several currencies, or of another one than the plan's; "" where none do."""
+    words = np.full(size, "", dtype=object)
+    if found.money is not None and len(found.money):
+        places = found.money.assign(place=place[found.money["entry"]]).groupby("place")["currency"]
+        used = places.agg(lambda names: sorted(set(names)))
+        for row, names in zip(used.index, used, strict=True):
+            if len(names) > 1 or (currency and names != [currency]):
+                said = f", and the plan says {currency}" if currency else ""
+                words[row] = f"amounts in {' and '.join(names)}{said}"
+    return words
 
 
-def _set_goals(part: pd.DataFrame, measure: Measure, fixed: dict[str, str]) -> pd.DataFrame:
-    """Set each row beside target and benchmark, its group's or segment's own if it has one."""
+def _set_goals(grid: pd.DataFrame, measure: Measure, fixed: dict[str, str]) -> dict[str, Floats]:
+    """Give each row's target and benchmark, its group's or segment's own if it has one."""
     target, bench = measure.target, measure.benchmark
-    part = part.assign(target=target.value if target else np.nan, **_ends(bench))
-    for name, own in (target.per if target else {}).items():
-        for value, number in own.items():
-            part.loc[_holds(part, name, value, fixed), "target"] = number
-    for name, ranges in (bench.by if bench else {}).items():
-        for value, each in ranges.items():
-            part.loc[_holds(part, name, value, fixed), list(_ends(each))] = list(_ends(each).values())
-    return part
+    goals = {"target": np.array(target.value if target else np.nan), **_ends(bench)}
+    own = [(name, value, {"target": np.array(goal)}) for name, value, goal in _list_own(target.per if target else {})]
+    own += [(name, value, _ends(each)) for name, value, each in _list_own(bench.by if bench else {})]
+    for name, value, numbers in own:
+        held = grid[name] == value if name in grid else fixed.get(name) == value
+        goals |= {goal: np.where(held, number, goals[goal]) for goal, number in numbers.items()}
+    return goals
 
 
-def _holds(part: pd.DataFrame, name: str, value: str, fixed: dict[str, str]) -> "pd.Series[bool]":
-    held = part[name] if name in part else pd.Series(fixed.get(name), index=part.index, dtype="object")
-    return held == value
+def _list_own(goals: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, Any]]:
+    return [(name, value, goal) for name, values in goals.items() for value, goal in values.items()]
 
 
-def _ends(bench: Range | None) -> dict[str, float]:
-    low, high = (bench.low, bench.high) if bench else (None, None)
-    return {"benchmark_low": np.nan if low is None else low, "benchmark_high": np.nan if high is None else high}
+def _ends(bench: Range | None) -> dict[str, Floats]:
+    ends = {"benchmark_low": bench and bench.low, "benchmark_high": bench and bench.high}
+    return {name: np.array(np.nan if end is None else end) for name, end in ends.items()}
 
 
-def _judge(part: pd.DataFrame, *, up: bool) -> pd.DataFrame:
+def _judge(table: pd.DataFrame) -> pd.DataFrame:
     """Say where each value stands by its entry's direction: a target first, else the benchmark."""
-    value, target = part["value"], part["target"]
-    outside = (value < part["benchmark_low"]) | (value > part["benchmark_high"])
+    value, target = table["value"], table["target"]
+    outside = (value < table["benchmark_low"]) | (value > table["benchmark_high"])
     cases = [
-        (part["note"].str.endswith(f"needs {stats.FEW_UNITS}") | (part["exposed"] < stats.FEW_UNITS), "too few"),
+        (table["note"].str.endswith(f"needs {stats.FEW_UNITS}") | (table["exposed"] < stats.FEW_UNITS), "too few"),
         (value.isna(), ""),
-        (value >= target if up else value <= target, "met"),
+        ((value >= target).where(table["up"], value <= target), "met"),
         (target.notna(), "missed"),
         (outside, "outside benchmark"),
     ]
-    return part.assign(status=np.select([case for case, _ in cases], [status for _, status in cases], default=""))
+    return table.assign(status=np.select([case for case, _ in cases], [status for _, status in cases], default=""))
