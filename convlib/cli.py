@@ -50,6 +50,8 @@ class Kernel(StrEnum):
     COLD = "cold"
 
 
+#: Letters of a table that other programs may read: no terminal is so wide, and none cuts it.
+WIDEST = 1_000
 PLAN_EXIT_CODES = "Exit codes: [bold]0[/bold] done; [bold]2[/bold] the input is wrong, nothing was written"
 
 app = typer.Typer(
@@ -278,11 +280,13 @@ def check(file: RunFile) -> None:
 
     Example: [bold]convlib check params/oulad/weekly.yaml[/bold]
     """
+    from convlib.reports.checking import find_warnings
     from convlib.reports.preparation import prepare_run
 
     with _end_with_problems():
         preparation = prepare_run(file)
-    _show_preparation(preparation)
+        warnings = [*_list_warnings(preparation.plan), *find_warnings(preparation)]
+    _show_preparation(preparation, warnings)
 
 
 @app.command(epilog="Exit codes: [bold]0[/bold] done; [bold]2[/bold] the input is wrong")
@@ -462,10 +466,18 @@ def _show_runs(found: "pd.DataFrame") -> None:
         alerts = f"{row.alerts} open, {row.new_alerts} new" if has_alerts else "-"
         counts = (f"{row.made} of {row.reports}", str(row.failed), alerts)
         table.add_row(escape(str(row.run)), period, str(row.started), f"{row.seconds:,.0f}", str(row.status), *counts)
-    Console(highlight=False, soft_wrap=True).print(table)
+    # As wide as its longest row: a terminal wraps what a cut would lose.
+    Console(highlight=False, soft_wrap=True, width=WIDEST).print(table)
 
 
-def _show_preparation(preparation: "Preparation") -> None:
+def _list_warnings(plan: "Plan") -> tuple[str, ...]:
+    """List what is unwise in a plan; one that was suggested is for its owner to shorten, as it says itself."""
+    from convlib.suggest import HEAD
+
+    return () if Path(plan.path).read_text("utf-8-sig").startswith(HEAD) else plan.warnings
+
+
+def _show_preparation(preparation: "Preparation", warnings: Sequence[str]) -> None:
     from rich.table import Table
 
     from convlib.takeaways import word_rows
@@ -473,7 +485,7 @@ def _show_preparation(preparation: "Preparation") -> None:
     log, (start, end) = preparation.log, preparation.period
     rows = word_rows(log.row_counts, rejected_because=log.rejected_because, left_out_because=log.left_out_because)
     console = Console(highlight=False, soft_wrap=True)
-    for warning in preparation.plan.warnings:
+    for warning in warnings:
         console.print(f"[yellow]Warning:[/] {escape(warning)}")
     console.print(f"{escape(rows)}. Entries from {start} to {end}, data to {log.last.date()}.")
     segments, notebooks = preparation.segments, preparation.notebooks
@@ -573,7 +585,7 @@ def _show_plan(plan: "Plan") -> None:
         whose = "; every row of the user" if each.scope == "user" else ""
         table.add_row(escape(each.name), escape(f"{each.match}{whose}"), "left out")
     console.print(table)
-    for warning in plan.warnings:
+    for warning in _list_warnings(plan):
         console.print(f"[yellow]Warning:[/] {escape(warning)}", soft_wrap=True)
     counts = Counter(field for _, field in plan.gaps)
     listed = ", ".join(f"{field} {count}" for field, count in counts.most_common())

@@ -257,4 +257,6 @@ def _word_yaml_error(problem: yaml.MarkedYAMLError, *, path: str) -> str:
     place = f"{path}:{mark.line + 1}" if mark else path
     reason = ", ".join(part for part in (problem.context, problem.problem) if part)
     advice = " Indent with spaces, not tabs." if "'\\t'" in reason else ""
+    if re.search("expected '?<(block end|document start)>|mapping values are not allowed", reason):
+        advice = " Check the indentation of this line and the one before; text with `: ` in it needs quotes."
     return f"{place}: the file can't be read as YAML: {reason}.{advice}"

@@ -44,7 +44,7 @@ NO_OUTCOME = _table(
     "remove send sent show status track view"
 )
 SUCCESS = _table("pass success succeed complete win won accept approve paid convert")
-PROBLEMS = _table("error fail failure exception decline reject abandon crash")
+PROBLEMS = _table("error fail failure exception decline reject abandon crash lose lost loss")
 DONE_TO_USERS = _table("sent deliver impression bounce")
 #: Words of leaving, those that say so only with what is left, and what can be left.
 LEAVING = _table("unsubscribe cancel cancellation churn uninstall unregister deactivate terminate")

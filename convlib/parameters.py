@@ -145,6 +145,7 @@ def check_parameters(
     if engine == "duckdb":
         _collect(problems, lambda: find_source(events))
     problems += _find_dates(start, end) + find_timezone_problems(timezone) + _find_fewest(fewest)
+    problems += _find_output(output)
     problems += _find_analysis(analysis, found_plan)
     if found_segments is not None:
         problems += _find_segment(segment, found_segments)
@@ -196,6 +197,12 @@ def _find_fewest(fewest: object) -> list[str]:
     return [f"`fewest` is {fewest!r}; it must be a whole number, at least 2, or 0 to leave out nothing."]
 
 
+def _find_output(output: object) -> list[str]:
+    if isinstance(output, str | Path):
+        return []
+    return [f"`output` is {output!r}; it must be the path of a folder, or empty to write nothing."]
+
+
 def _find_analysis(analysis: dict[str, object], plan: Plan | None) -> list[str]:
     """Check the analyses' parameters by name; an empty text means "not given"."""
     problems: list[str] = []
@@ -236,7 +243,7 @@ def _check_names(log: EventLog, analysis: dict[str, object]) -> None:
         for event in _texts(analysis.get(name)):
             _collect(problems, partial(log.stream, event), prefix=f"`{name}`: ")
     problems += [
-        f"`{name}` names the column `{column}`, which the log does not have.{word_columns(column, log.columns)}"
+        f"`{name}` names the column `{column}`, which the log does not have.{word_columns(column, log.prepared.given)}"
         for name in ("by", "adjust", "properties")
         for column in _texts(analysis.get(name))
         if column not in log.columns

@@ -85,6 +85,11 @@ class Any_:  # noqa: N801 - `Any` is typing's
 Rule = Test | All | Any_
 
 
+def list_tests(rule: Rule) -> list[Test]:
+    """List the tests of single columns that a rule is made of."""
+    return [rule] if isinstance(rule, Test) else [test for part in rule.rules for test in list_tests(part)]
+
+
 def parse_rule(raw: Mapping[str, Any]) -> Rule:
     """Read which rows are meant from a mapping of columns to values.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from convlib.datasets.files import workbook_folder
 from convlib.documents import quote_names
-from convlib.errors import RunError
+from convlib.errors import EventDataError, RunError
 from convlib.events import read_events
 from convlib.files import write_text
 from convlib.first_run import choose_columns, name_path, write_clock, write_run_file, write_segments
@@ -157,7 +157,12 @@ def _write_params(made: Path, target: Path, *, events: str, mapping: str) -> Non
         for name in (PLAN, SEGMENTS, RUN_FILE):
             write_text(made / name, (workbook_folder() / name).read_text("utf-8"))
         return
-    suggested = suggest_plan(read_events(events, mapping=mapping or None))
+    try:
+        suggested = suggest_plan(read_events(events, mapping=mapping or None))
+    except EventDataError as error:
+        *others, last = error.problems
+        advice = " `--mapping` maps it; docs/how-to/from-tables.md tells how tables become events."
+        raise EventDataError(*others, f"{last}{advice if 'which every log needs' in last else ''}") from None
     write_text(made / PLAN, suggested)
     plan = read_plan(made / PLAN)
     log = read_events(events, plan=plan, mapping=mapping or None)

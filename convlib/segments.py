@@ -24,6 +24,7 @@ class Segment:
         scope: `unit` keeps all events of the units whose entry event matches, `event` keeps matching rows.
         by: A column that makes one segment of each of its values.
         path: The file that it stands in; empty for one made in Python.
+        place: Where it stands there, as `file:line`.
     """
 
     name: str
@@ -31,6 +32,12 @@ class Segment:
     scope: Scope = "unit"
     by: str | None = None
     path: str = field(default="", compare=False, repr=False)
+    place: str = field(default="", compare=False, repr=False)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the log that it reads."""
+        return tuple(sorted({*(self.rule.columns if self.rule else ()), *([self.by] if self.by else [])}))
 
 
 def read_segments(path: str | Path) -> dict[str, Segment]:
@@ -58,7 +65,10 @@ def read_segments(path: str | Path) -> dict[str, Segment]:
             problems += [((name, *where), text) for where, text in error.problems]
     if problems:
         raise PlanError(*(document.problem(where, text) for where, text in problems))
-    return {name: replace(segment, path=str(path)) for name, segment in segments.items()}
+    return {
+        name: replace(segment, path=str(path), place=document.locate((name, "by")))
+        for name, segment in segments.items()
+    }
 
 
 def _read_segment(name: str, raw: Any) -> Segment:

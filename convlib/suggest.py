@@ -16,6 +16,7 @@ from convlib.errors import EventDataError
 from convlib.event_names import (
     CAPITALS,
     DONE_TO_USERS,
+    LEAVING,
     NAVIGATION,
     NO_OUTCOME,
     OUTCOMES,
@@ -30,8 +31,11 @@ from convlib.event_names import (
 )
 from convlib.events import EventLog, check_log
 from convlib.plan import MOST_MICROS, STAGES
+from convlib.stats import FEW_EXPECTED
 from convlib.takeaways import word_reasons
 
+#: How a suggested plan begins.
+HEAD = "# A first measurement plan to make your own, suggested from"
 #: How much is looked at; more would change little in a plan that a person edits.
 MOST_NAMES, MOST_USERS = 200, 200_000
 #: A micro is done by at least the one share of all users and at most the other.
@@ -92,6 +96,11 @@ class _Action:
         """Say why it could be the macro, if it could."""
         carries = not list_terms(self.names) & NO_OUTCOME and self.valued >= self.events / 2
         return None if self.is_loss else find_outcome(self.names) or (list(OUTCOMES)[-1] if carries else None)
+
+    @property
+    def sounds_lost(self) -> bool:
+        """Say whether its name is that of a failure or of leaving, which is a loss if nothing comes of it any more."""
+        return bool(list_terms(self.names) & (PROBLEMS | LEAVING))
 
     @property
     def is_loss(self) -> bool:
@@ -223,15 +232,21 @@ def _name_role(action: _Action) -> str:
 def _relate(found: _Found, macro: _Action) -> list[_Action]:
     """Set each action against the macro: its role, who did it before, and where on the way."""
     rows = found.log.where(**macro.match).rows().filter(found.sample)
-    reached = rows.aggregate("user, min(event) AS reached, count(*) AS events", "user").df()
+    reached = rows.aggregate("user, min(event) AS reached, max(event) AS last, count(*) AS events", "user").df()
     macro = replace(macro, events=int(reached["events"].sum()), users=len(reached), share=len(reached) / found.users)
     roles = {each.key: _name_role(each) for each in found.actions} | {macro.key: "macro"}
-    paths = found.firsts[found.firsts["key"].map(roles) == "micro"].merge(reached[["user", "reached"]], on="user")
+    paths = found.firsts[found.firsts["key"].map(roles) == "micro"].merge(reached, on="user")
     paths = paths.assign(before=paths["first"] < paths["reached"])
     # As nothing done before the macro comes later than the macro, ranks among a user's actions before it are whole.
     paths["place"] = paths["first"].groupby(paths["user"].where(paths["before"])).rank(pct=True)
     way = paths.groupby("key").agg(did=("before", "sum"), both=("before", "size"), place=("place", "mean"))
     numbers = {str(key): values for key, *values in way.itertuples(name=None)}
+    followed = set(paths.loc[paths["first"] < paths["last"], "key"])
+    for each in found.actions:
+        # So many that by chance alone some would have come to the macro.
+        enough = each.users * macro.share >= FEW_EXPECTED
+        if roles[each.key] == "micro" and each.key not in followed and each.sounds_lost and enough:
+            roles[each.key] = "loss"
     places = _find_places(found)
     related = []
     for each, name in zip(found.actions, _make_ids(found.actions), strict=True):
@@ -281,7 +296,7 @@ def _write_plan(found: _Found, actions: Sequence[_Action], others: Sequence[_Act
     micros = [each for each in actions if each.role == "micro"]
     listed = sorted(micros, key=lambda each: -each.prior)[: MOST_MICROS * len(STAGES)]
     losses = [each for each in actions if each.role == "loss"]
-    yield f"# A first measurement plan to make your own, suggested from {_quote(log.prepared.source)}:"
+    yield f"{HEAD} {_quote(log.prepared.source)}:"
     yield f"# {log.rows_used:,} events from {log.first.date()} to {log.last.date()}, {found.users:,} users looked at."
     yield from (f"# {remark}." for remark in found.remarks)
     yield "# Names, counts and order chose the entries: check what each event means. The shares say what went with"
@@ -291,7 +306,7 @@ def _write_plan(found: _Found, actions: Sequence[_Action], others: Sequence[_Act
     yield "macros:"
     yield from _indent(2, _write_macro(log, macro))
     yield from _write_list("micros", [_write_micro(each, macro, stage) for each, stage in _place_in_stages(listed)])
-    yield from _write_list("losses", [_write_entry(each, [f"{each.count}."], []) for each in losses])
+    yield from _write_list("losses", [_write_loss(each, macro) for each in losses])
     for each in actions:
         if each not in listed and each.role not in {"macro", "loss"}:
             reason = "others went more often with the macro" if each.role == "micro" else each.role
@@ -337,6 +352,11 @@ def _write_micro(micro: _Action, macro: _Action, stage: str) -> list[str]:
         "# target:",
     ]
     return _write_entry(micro, comments, fields)
+
+
+def _write_loss(loss: _Action, macro: _Action) -> list[str]:
+    found = [] if loss.is_loss else [f"Its name is that of a failure, and nobody reached {macro.id} after it."]
+    return _write_entry(loss, [f"{loss.count}.", *found], [])
 
 
 def _write_entry(entry: _Action, comments: Sequence[str], fields: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from convlib.reports import run as run_module
 from convlib.reports.history import record_run
 from convlib.reports.manifest import Manifest, Report
 from convlib.reports.run import Run
+from convlib.suggest import HEAD
 
 ONE_SEGMENT = RUN + "run_segments: [all]\n"
 
@@ -304,6 +305,14 @@ def test_plan_suggest_prints_a_plan(tmp_path: Path) -> None:
     assert shown.exit_code == 0
     plan = read_plan(write(tmp_path, "plan.yaml", shown.stdout))
     assert [each.id for each in plan.conversions] == ["purchase", "view", "visit"]
+
+
+def test_check_and_show_do_not_judge_the_stages_of_a_plan_that_was_suggested(tmp_path: Path) -> None:
+    run_file = write_project(tmp_path)
+    plan = run_file.with_name("plan.yaml")
+    assert "keep a stage telling" in call("check", run_file).stdout
+    plan.write_text(f"{HEAD} x\n{plan.read_text()}")
+    assert "keep a stage telling" not in call("check", run_file).stdout + call("plan", "show", plan).stdout
 
 
 def test_plan_suggest_writes_a_file_but_never_over_one(tmp_path: Path) -> None:

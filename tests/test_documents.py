@@ -76,6 +76,7 @@ def test_read_document_follows_aliases_and_skips_a_byte_order_mark(tmp_path: Pat
 
 
 DEEP = "the fields are nested too deeply, or an alias contains itself. Write them out."
+INDENT = "Check the indentation of this line and the one before; text with `: ` in it needs quotes."
 NOT_TEXT = "a key must be plain text, not a list, a mapping or <<. Write the fields out."
 
 
@@ -90,6 +91,9 @@ NOT_TEXT = "a key must be plain text, not a list, a mapping or <<. Write the fie
          "expected ',' or ']', but got ':'."),
         ("a: 1\n---\nb: 2\n", ":2: the file can't be read as YAML: expected a single document in the stream, "
          "but found another document."),
+        ("a:\n  b: 1\n c: 2\n", ":3: the file can't be read as YAML: while parsing a block mapping, "
+         f"expected <block end>, but found '<block mapping start>'. {INDENT}"),
+        ("a: 1\n b: 2\n", f":2: the file can't be read as YAML: mapping values are not allowed here. {INDENT}"),
         ("a: *b\n", ":1: the file can't be read as YAML: found undefined alias 'b'."),
         ("a: !!python/name:os.system x\n", ":1: the file can't be read as YAML: could not determine a constructor "
          "for the tag 'tag:yaml.org,2002:python/name:os.system'."),

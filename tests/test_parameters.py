@@ -162,6 +162,7 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"fewest": -1}, "`fewest` is -1; it must be a whole number, at least 2, or 0 to leave out nothing."),
     ({"fewest": 1}, "`fewest` is 1; it must be a whole number, at least 2, or 0 to leave out nothing."),
     ({"fewest": "10"}, "`fewest` is '10'; it must be a whole number, at least 2, or 0 to leave out nothing."),
+    ({"output": 1}, "`output` is 1; it must be the path of a folder, or empty to write nothing."),
     ({"segment": "mobil"}, "`segment` is 'mobil'; the segments are 'all', 'mobile', 'device'. Did you mean 'mobile'?"),
     (
         {"segment": "device"},
@@ -230,9 +231,10 @@ def test_check_parameters_lists_unknown_macro_segment_and_dates_together() -> No
 @pytest.mark.usefixtures("folder")
 def test_check_parameters_refuses_unknown_columns_of_by_and_adjust() -> None:
     assert refuse(by="devicetype", adjust=["geo", "plan_type"]).problems == (
-        f"`by` names the column `devicetype`, which the log does not have. "
-        f"Did you mean 'device_type'? Its columns are {COLUMNS}.",
-        f"`adjust` names the column `plan_type`, which the log does not have. Its columns are {COLUMNS}.",
+        "`by` names the column `devicetype`, which the log does not have. "
+        "Did you mean 'device_type'? Its columns are user_id, event_name, timestamp, device_type.",
+        "`adjust` names the column `plan_type`, which the log does not have. Its columns are user_id, event_name, "
+        "timestamp, device_type.",
     )
 
 

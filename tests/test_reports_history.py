@@ -1,4 +1,5 @@
 import datetime as dt
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 from convlib.errors import RunError
+from convlib.files import write_text
 from convlib.reports.history import HISTORY, find_previous, list_runs, read_measures, read_runs, read_trend, record_run
 from convlib.reports.locks import hold
 from convlib.reports.manifest import Manifest, Report
@@ -111,6 +113,18 @@ def test_list_runs_tells_a_run_that_goes_on_from_one_that_stopped(tmp_path: Path
 def test_list_runs_tells_of_a_first_run_that_was_stopped(tmp_path: Path) -> None:
     replace(NEXT, status="interrupted", alerts={}).write(tmp_path / "shop" / "2024-03-11_2024-03-17")
     assert list_runs(tmp_path)[["status", "reports", "made"]].to_numpy().tolist() == [["interrupted", 2, 1]]
+
+
+def test_list_runs_counts_the_reports_that_a_killed_run_left(tmp_path: Path) -> None:
+    folder = tmp_path / "shop" / "2024-03-11_2024-03-17"
+    reports = tuple(replace(REPORT, notebook=name, key=name, tables=name, status="pending") for name in "abc")
+    for name, key in {"a": "a", "b": "other"}.items():  # what was made from other input is not this run's
+        record = {"key": key, "status": "made", "seconds": 1.0, "error": "", "attempts": 1, "kernel": "warm"}
+        write_text(folder / name / "record.json", json.dumps(record))
+    write_text(folder / REPORT.html, "")
+    write_text(folder / REPORT.ipynb, "")
+    replace(NEXT, status="running", reports=reports, alerts={}).write(folder)
+    assert list_runs(tmp_path)[["status", "reports", "made"]].to_numpy().tolist() == [["stopped", 3, 1]]
 
 
 def test_read_trend_follows_the_first_rate_while_it_is_defined_alike(tmp_path: Path) -> None:

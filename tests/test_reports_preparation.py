@@ -13,6 +13,7 @@ from reports_project import (
 )
 
 from convlib.errors import RunError
+from convlib.reports.checking import find_warnings
 from convlib.reports.manifest import Report
 from convlib.reports.preparation import name_folders, prepare_run
 
@@ -77,11 +78,11 @@ def test_prepare_run_lists_the_problems_of_every_file_at_once(tmp_path: Path) ->
     (tmp_path / "params" / "plan.yaml").write_text("macros: []\n")
     assert problems(run_file) == [
         "weekly.yaml:8: notebooks/ has no notebook 'z'.",
-        "weekly.yaml:7: the run's notebooks have no parameter `limt`; the parameters are 'window', 'limit', 'by'. "
+        "weekly.yaml:7: the notebooks have no parameter `limt`; the parameters are 'window', 'limit', 'by'. "
         "Did you mean 'limit'?",
         "weekly.yaml:7: parameter `window` is 7; it must be text, such as '7D'.",
         "weekly.yaml:8: parameter `segment` is set by the run itself. Remove it here.",
-        "weekly.yaml:8: parameter `by` is 'x'; it must be a list, such as ['x'].",
+        "weekly.yaml:8: parameter `by` of a is 'x'; it must be a list, such as ['x'].",
         "plan.yaml:1: macros is []; it must list at least one macro-conversion.",
         "segments.yaml:1: device.by is 7; it must be the name of one column.",
     ]
@@ -90,8 +91,8 @@ def test_prepare_run_lists_the_problems_of_every_file_at_once(tmp_path: Path) ->
 def test_prepare_run_checks_what_the_analyses_take(tmp_path: Path) -> None:
     run_file = write_project(tmp_path, run=RUN + "parameters: {window: 7 days}\n")
     assert problems(run_file) == [
-        "weekly.yaml: `window` is '7 days'; it must be a number and one of the units s, min, h, D, W, such as '30min' "
-        "or '7D'. Did you mean '7D'?"
+        "weekly.yaml:7: `window` is '7 days'; it must be a number and one of the units s, min, h, D, W, such as "
+        "'30min' or '7D'. Did you mean '7D'?"
     ]
 
 
@@ -111,7 +112,7 @@ def test_prepare_run_finds_who_cannot_be_told(tmp_path: Path, monkeypatch: pytes
     monkeypatch.delenv("UNSET", raising=False)
     notify = "alerts:\n  notify:\n    - HOOK\n    - UNSET\nparameters: {windw: 7D}\n"
     assert problems(write_project(tmp_path / "wrong", run=RUN + notify)) == [
-        "weekly.yaml:11: the run's notebooks have no parameter `windw`; the parameters are 'window', 'limit', 'by'. "
+        "weekly.yaml:11: the notebooks have no parameter `windw`; the parameters are 'window', 'limit', 'by'. "
         "Did you mean 'window'?",
         "weekly.yaml:10: the environment variable UNSET is not set. Set it to an apprise address, or remove it from "
         "`notify`.",
@@ -122,8 +123,57 @@ def test_prepare_run_finds_who_cannot_be_told(tmp_path: Path, monkeypatch: pytes
 
 def test_prepare_run_refuses_an_unknown_segment(tmp_path: Path) -> None:
     run_file = write_project(tmp_path, run=RUN + "run_segments: [all, devise]\n")
+    assert problems(run_file) == [
+        "weekly.yaml:7: There is no segment `devise`. Did you mean 'device'? The segments are 'all', 'device'."
+    ]
+
+
+def test_prepare_run_finds_the_columns_of_segments_where_they_stand(tmp_path: Path) -> None:
+    run_file = write_project(tmp_path)
+    (tmp_path / "params" / "segments.yaml").write_text("a: {by: devicetype}\nb: {by: user_id}\nc:\n  by: gendr\n")
+    lacks, columns = "which the log does not have.", "Its columns are event_name, timestamp, user_id, device_type."
+    near = "Did you mean 'device_type'?"
+    assert problems(run_file) == [
+        f"segments.yaml:1: the segment `a` reads the column `devicetype`, {lacks} {near} {columns}",
+        "segments.yaml:2: `by: user_id` can't make segments: it names users. Choose a column of few values, or map it "
+        "to one.",
+        f"segments.yaml:4: the segment `c` reads the column `gendr`, {lacks} {columns}",
+    ]
+
+
+def test_prepare_run_accepts_a_parameter_of_a_notebook_that_does_not_run(tmp_path: Path) -> None:
+    run_file = write_project(tmp_path, run=RUN + "parameters: {macro: purchase}\nnotebooks: [a]\n", a="1", b="2")
+    write_notebook(tmp_path / "notebooks" / "b.ipynb", "1", parameters=PARAMETERS + "macro: str = ''\n")
+    assert prepare_run(run_file).notebooks.parameters == {"a": {}}
+
+
+def test_prepare_run_places_a_wrong_value_where_it_was_given(tmp_path: Path) -> None:
+    run = RUN + "parameters: {window: 7d}\nnotebooks:\n  a:\n    by: [devicetype]\n  b: {window: 7x}\n"
+    run_file = write_project(tmp_path, run=run, a="1", b="2")
+    assert [problem.partition(" is ")[0] for problem in problems(run_file)] == [
+        "weekly.yaml:7: `window`",
+        "weekly.yaml:11: in b, `window`",
+    ]
+    run_file.write_text(run.replace("7d", "7D").replace("7x", "7D"))
+    assert [problem.partition(",")[0] for problem in problems(run_file)] == ["weekly.yaml:10: in a"]
+
+
+CLOCK = PARAMETERS + "macro: str = 'purchase'\nentry: str = ''\nexposure: list = ['1h']\nhorizon: str = ''\n"
+
+
+def test_prepare_run_refuses_an_entry_that_is_no_event(tmp_path: Path) -> None:
+    run_file = write_project(tmp_path)
+    write_notebook(tmp_path / "notebooks" / "overview.ipynb", "1", parameters=CLOCK)
+    plan = run_file.with_name("plan.yaml")
+    plan.write_text(PLAN.replace("    micros:", "    correlation: {entry: vist}\n    micros:"))
     (problem,) = problems(run_file)
-    assert problem.startswith("weekly.yaml:7: There is no segment `devise`.")
+    assert problem.startswith("plan.yaml:5: the `entry` of `purchase`: `vist` is neither a conversion of the plan nor")
+    assert "Did you mean 'visit'?" in problem
+    # It is no fault of a run that starts no such clock.
+    write_notebook(tmp_path / "notebooks" / "overview.ipynb", "1")
+    assert [warning.partition(" is ")[0] for warning in find_warnings(prepare_run(run_file))] == [
+        f"{run_file.parent}/{problem.partition(' is ')[0]}"
+    ]
 
 
 def test_prepare_run_refuses_a_period_without_events(tmp_path: Path) -> None:
@@ -171,7 +221,7 @@ def test_prepare_run_names_every_unknown_experiment(tmp_path: Path) -> None:
 
 def test_prepare_run_refuses_an_experiment_that_is_no_text(tmp_path: Path) -> None:
     run_file = write_experiments(tmp_path, "notebooks: {tests: {experiment: [form, 7]}}\n")
-    assert problems(run_file) == ["weekly.yaml:7: parameter `experiment` is 7; it must be text, such as 'x'."]
+    assert problems(run_file) == ["weekly.yaml:7: parameter `experiment` of tests is 7; it must be text, such as 'x'."]
 
 
 def test_prepare_run_leaves_the_notebook_out_of_a_plan_without_experiments(tmp_path: Path) -> None:

@@ -136,7 +136,10 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[Executor]:
         yield executor
 
 
-def test_run_reports_makes_one_report_and_a_later_run_collects_it(tmp_path: Path, at_once: Executor) -> None:
+def test_run_reports_makes_one_report_and_a_later_run_collects_it(
+    tmp_path: Path, at_once: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "RECORD_SECONDS", -1.0)
     run_file = write_project(tmp_path, a="1", b="1")
     one = run_reports(run_file, only=["device=mobile/b"], reports=tmp_path / "r", executor=at_once)
     folder = tmp_path / "r" / "shop" / "2024-03-01_2024-03-10"

@@ -67,7 +67,11 @@ def test_read_run_file_lists_every_problem_with_its_line(tmp_path: Path) -> None
     ("period", "problem"),
     [
         ("{last: 7D, end: 2024-01-01}", "period.last stands beside `start` or `end`; give one or the other."),
-        ("{follow_up: 7D}", "period.follow_up needs `last`, the number of days that the run covers. Add it."),
+        (
+            "{follow_up: 7D, start: 2024-01-01, end: 2024-02-01}",
+            "period.follow_up needs `last`, the number of days that the run covers. A period has `start` and `end`, or "
+            "`last` and `follow_up`, such as {last: 77D, follow_up: 14D}.",
+        ),
         (
             "{start: 2024-02-01, end: 2024-01-01}",
             "period.end is 2024-01-01, before `start` 2024-02-01. Swap them.",

@@ -45,6 +45,16 @@ def test_write_workbook_types_its_cells(tmp_path: Path) -> None:
     assert (sheet.freeze_panes, sheet.auto_filter.ref) == ("A2", "A1:I3")
 
 
+def test_write_workbook_shows_changes_of_shares_as_percent_and_of_others_as_numbers(tmp_path: Path) -> None:
+    numbers = {name: [0.25, 0.02, 2.5] for name in ("before", "now", "difference", "ci_lower", "ci_upper")}
+    changes = pd.DataFrame({"unit": ["percent", "points", "number"], **numbers, "p_value": 0.03})
+    write_workbook(tmp_path / "a.xlsx", {"c": changes})
+    sheet = openpyxl.load_workbook(tmp_path / "a.xlsx")["c"]
+    formats = [{cell.number_format for cell in row[1:6]} for row in sheet.iter_rows(min_row=2)]
+    assert formats == [{"0.0%"}, {"0.0%"}, {"General"}]
+    assert sheet["G2"].number_format == "General"
+
+
 def test_write_workbook_runs_no_text_and_follows_none(tmp_path: Path) -> None:
     texts = ["=1+1", "https://example.org", "mailto:a@example.org", "-5", "internal:x!A1", "a\x00\x07b", "\u202eabc"]
     write_workbook(tmp_path / "a.xlsx", {"t": pd.DataFrame({"=text": texts})})

@@ -171,6 +171,15 @@ def test_make_workbook_leaves_nothing_when_the_log_is_bad(text: str) -> None:
     assert sorted(map(str, Path().iterdir())) == ["bad.csv", "log.csv"]
 
 
+def test_make_workbook_says_how_tables_become_events() -> None:
+    Path("bad.csv").write_text("user_id,event_name\na,b\n")
+    with pytest.raises(EventDataError) as caught:
+        make_workbook("own", events="bad.csv")
+    advice = "`--mapping` maps it; docs/how-to/from-tables.md tells how tables become events."
+    assert str(caught.value).endswith(advice)
+    assert (workbook_folder() / "docs/how-to/from-tables.md").exists()
+
+
 def test_make_workbook_takes_back_what_it_moved_when_it_fails_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("own").mkdir()
     rename = Path.rename

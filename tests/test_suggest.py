@@ -108,6 +108,20 @@ macros:
     )
 
 
+@pytest.mark.parametrize(("failed", "after", "loss"), [(30, "0h", True), (30, "3h", False), (5, "0h", False)])
+def test_suggest_plan_takes_a_failure_after_which_nobody_converts_for_a_loss(
+    tmp_path: Path, failed: int, after: str, *, loss: bool
+) -> None:
+    """Of 100 users 40 buy; some fail, who buy no more but one of them, or are too few to tell."""
+    events = [(f"u{number}", "visit", "0h") for number in range(100)]
+    events += [(f"u{number}", "fail", "2h") for number in range(failed)]
+    events += [(f"u{number}", "purchase", "1h") for number in range(60, 99)] + [("u0", "purchase", after)]
+    text, plan = suggest_for(tmp_path, "\n".join(map(" ".join, events)))
+    assert [each.id for each in plan.macros[0].losses] == ["fail"] * loss
+    assert [each.id for each in plan.macros[0].micros] == ["fail"] * (not loss)
+    assert ("# Its name is that of a failure, and nobody reached purchase after it." in text) == loss
+
+
 def test_suggest_plan_leaves_owners_and_targets_open(tmp_path: Path) -> None:
     _, plan = suggest_for(tmp_path, SHOP)
     assert plan.table["owner"].isna().all()

@@ -5,7 +5,7 @@ import datetime as dt
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 from convlib.engine import quote
 from convlib.errors import RunError
 from convlib.reports.locks import hold, is_held
-from convlib.reports.manifest import MANIFEST, Manifest, read_manifest
+from convlib.reports.manifest import MANIFEST, Manifest, read_manifest, read_outcome
 
 HISTORY, LOCK = "history.duckdb", ".lock"
 #: How long to wait for another run that writes its own.
@@ -177,15 +177,23 @@ def list_runs(reports: Path) -> pd.DataFrame:
         RunError: The history is damaged, or another program holds it.
     """
     ended = read_runs(reports / HISTORY)
-    found = [read_manifest(path.parent) for path in sorted(reports.glob(f"*/*/{MANIFEST}"))]
-    others = [_list_facts(each) for each in found if each and each.status in {"running", "interrupted"}]
-    for row in others:
-        if row["status"] == "running" and not is_held(reports / row["run"] / LOCK):
-            row["status"] = "stopped"
+    found = [_find_unfinished(path.parent) for path in sorted(reports.glob(f"*/*/{MANIFEST}"))]
+    others = [_list_facts(each) for each in found if each]
     if not others:
         return ended
     rows = pd.DataFrame([*ended.to_dict("records"), *others], columns=list(COLUMNS)).astype(COUNTED)
     return rows.drop_duplicates(list(KEY), keep="last").sort_values("started", kind="stable", ignore_index=True)
+
+
+def _find_unfinished(folder: Path) -> Manifest | None:
+    """Read the record of a run that did not end; of one that was killed, each report's own record says more."""
+    manifest = read_manifest(folder)
+    if manifest is None or manifest.status not in {"running", "interrupted"}:
+        return None
+    if manifest.status == "interrupted" or is_held(folder.parent / LOCK):
+        return manifest
+    reports = tuple(replace(each, **(read_outcome(folder, each) or {})) for each in manifest.reports)
+    return replace(manifest, status="stopped", reports=reports)
 
 
 def _list_facts(manifest: Manifest) -> dict[str, Any]:

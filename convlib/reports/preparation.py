@@ -9,17 +9,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from convlib.documents import did_you_mean
-from convlib.errors import ConvlibError, RunError
+from convlib.documents import did_you_mean, quote_names, word_columns
+from convlib.errors import ConvlibError, PlanError, RunError
 from convlib.events import EventLog, read_events
 from convlib.notify import Channel, find_channel_problem, read_channels
 from convlib.parameters import ANALYSIS, check_parameters
 from convlib.periods import find_day
-from convlib.plan import Plan, PlannedExperiment, Segment, read_plan, read_segments
+from convlib.plan import Clock, Macro, Plan, PlannedExperiment, Segment, read_plan, read_segments
 from convlib.reports.audiences import check_audiences, leave_out_small
 from convlib.reports.delivery import check_delivery
 from convlib.reports.manifest import AUDIENCES, PRIVATE, STAKEHOLDER, Report
-from convlib.reports.notebooks import FOLDER, Template, check_names, check_value, find_notebooks_folder, read_templates
+from convlib.reports.notebooks import (
+    FOLDER,
+    OWN_PARAMETERS,
+    Template,
+    check_names,
+    check_value,
+    find_notebooks_folder,
+    read_templates,
+)
 from convlib.reports.run_file import Audience, RunFile, read_run_file
 from convlib.samples import check_experiment
 
@@ -150,7 +158,7 @@ def prepare_run(path: str | Path, *, period: Days | None = None, now: dt.datetim
         RunError: The run file, plan, segments, data, period or parameters are wrong; every problem is listed.
     """
     run_file = read_run_file(path)
-    checks = _Checks()
+    checks = Checks()
     notebooks = checks.attempt(_choose_notebooks, run_file)
     plan = checks.attempt(read_plan, run_file.resolve(run_file.plan))
     notebooks = checks.attempt(_list_experiments, run_file, notebooks, plan) if notebooks and plan else notebooks
@@ -179,13 +187,14 @@ def prepare_run(path: str | Path, *, period: Days | None = None, now: dt.datetim
     return preparation
 
 
-class _Checks:
+class Checks:
     """Goes on after a problem, so that all of them are told at once."""
 
     def __init__(self) -> None:
         self.problems: list[str] = []
 
     def attempt(self, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Do a check, and keep what it raises."""
         try:
             return check(*args, **kwargs)
         except ConvlibError as error:
@@ -203,7 +212,8 @@ def _choose_notebooks(run_file: RunFile) -> Notebooks:
         for name in wanted
         if name not in templates
     ]
-    problems += _check_shared(run_file, chosen)
+    # A parameter that only notebooks have which don't run is no mistake.
+    problems += _check_shared(run_file, [*templates.values(), *chosen])
     problems += [problem for template in chosen for problem in _check_own(run_file, template, wanted[template.name])]
     if problems:
         raise RunError(*problems)
@@ -214,7 +224,7 @@ def _choose_notebooks(run_file: RunFile) -> Notebooks:
 
 def _list_experiments(run_file: RunFile, notebooks: Notebooks, plan: Plan) -> Notebooks:
     """Make of a notebook about one experiment one for each that the run file names, else for each of the plan."""
-    checks = _Checks()
+    checks = Checks()
     templates: list[Template] = []
     parameters: dict[str, Mapping[str, Any]] = {}
     for template in notebooks.templates:
@@ -248,7 +258,7 @@ def _find_experiment(run_file: RunFile, plan: Plan, template: Template, wanted: 
 
 def _check_experiments(run_file: RunFile, notebooks: Notebooks, plan: Plan, log: EventLog) -> Notebooks:
     """Leave out the experiments that begin after the end of the data; the log must have what the others read."""
-    checks = _Checks()
+    checks = Checks()
     chosen: list[Template] = []
     left_out: list[str] = []
     for template in notebooks.templates:
@@ -275,9 +285,9 @@ def _set_timezone(run_file: RunFile, log: EventLog, own: Mapping[str, Any]) -> E
 
 
 def _check_shared(run_file: RunFile, templates: Iterable[Template]) -> list[str]:
-    """Check the parameters for all notebooks: some notebook has each, and its value is of the right kind."""
+    """Check the parameters for all notebooks: one in the folder has each, and its value is of the right kind."""
     defaults = {name: value for template in templates for name, value in template.parameters.items()}
-    return _check_parameters(run_file, run_file.parameters, defaults, "the run's notebooks have", ("parameters",))
+    return _check_parameters(run_file, run_file.parameters, defaults, "the notebooks have", ("parameters",))
 
 
 def _check_own(run_file: RunFile, template: Template, own: Mapping[str, Any]) -> list[str]:
@@ -293,7 +303,8 @@ def _check_parameters(
     for name, value in given.items():
         each = value if name == EXPERIMENT and isinstance(value, list) else [value]
         wrong = [check_value(item, defaults[name]) for item in each] if name not in misnamed else []
-        problems += [(name, f"parameter `{name}` {problem}") for problem in wrong if problem]
+        of = f" of {place[1]}" if len(place) > 1 else ""
+        problems += [(name, f"parameter `{name}`{of} {problem}") for problem in wrong if problem]
     return [f"{run_file.locate(*place, name)}: {problem}" for name, problem in problems]
 
 
@@ -318,14 +329,40 @@ def _read_log(run_file: RunFile, plan: Plan, segments: Mapping[str, Segment]) ->
 
 
 def _choose_segments(run_file: RunFile, log: EventLog) -> dict[str, str]:
-    wanted = run_file.run_segments
+    checks = Checks()
+    wanted = log.segments if run_file.run_segments is None else run_file.run_segments
+    names = [checks.attempt(_expand_segment, run_file, log, number, name) for number, name in enumerate(wanted)]
+    if checks.problems:
+        raise RunError(*checks.problems)
+    return name_folders(name for each in names for name in each or ())
+
+
+def _expand_segment(run_file: RunFile, log: EventLog, number: int, name: str) -> list[str]:
+    where = run_file.locate("run_segments", number)
+    segment = log.segments.get(name.partition("=")[0])
+    if segment is None:
+        known = f"The segments are {quote_names(log.segments)}."
+        raise RunError(f"{where}: There is no segment `{name}`.{did_you_mean(name, log.segments)} {known}")
+    if problems := find_lacking(log, segment, log.columns):
+        raise RunError(*problems)
     try:
-        names = log.expand_segments(None if wanted is None else list(wanted))
-        for name in names:
-            log.segment(name)
-        return name_folders(names)
+        names = log.expand_segments([name])
+        for each in names:
+            log.segment(each)
+        return names
     except ConvlibError as error:
-        raise RunError(*(f"{run_file.locate('run_segments')}: {problem}" for problem in error.problems)) from None
+        place = where if "=" in name else segment.place
+        raise RunError(*(f"{place}: {problem}" for problem in error.problems)) from None
+
+
+def find_lacking(log: EventLog, segment: Segment, columns: Iterable[str]) -> list[str]:
+    """Say which columns a segment reads that are not among some."""
+    return [
+        f"{segment.place}: the segment `{segment.name}` reads the column `{column}`, which the log does not "
+        f"have.{word_columns(column, log.prepared.given)}"
+        for column in segment.columns
+        if column not in columns
+    ]
 
 
 def _check_audiences(run_file: RunFile, plan: Plan, notebooks: Notebooks) -> None:
@@ -404,7 +441,38 @@ def _check_analysis(preparation: Preparation, template: Template) -> None:
         # A notebook of one's own may have parameters that no analysis takes.
         check_parameters(**{name: value for name, value in own.items() if name in ANALYSIS} | of_run)
     except ConvlibError as error:
-        raise RunError(*(f"{run_file.path}: {problem}" for problem in error.problems)) from None
+        raise RunError(*(_place_problem(run_file, template, problem) for problem in error.problems)) from None
+    if has_clock(own) and not own["entry"]:
+        check_clock(preparation, preparation.plan.find_macro(own["macro"]))
+
+
+def _place_problem(run_file: RunFile, template: Template, problem: str) -> str:
+    """Put before what is wrong with a parameter where its value stands."""
+    name, notebook = problem.split("`")[1] if problem.startswith("`") else "", template.path.stem
+    if name in ((run_file.notebooks or {}).get(notebook) or {}):
+        return f"{run_file.locate('notebooks', notebook, name)}: in {notebook}, {problem}"
+    if name in run_file.parameters:
+        return f"{run_file.locate('parameters', name)}: {problem}"
+    if name in template.parameters and name not in OWN_PARAMETERS:
+        own = f"That is the notebook's own value; give `{name}` in the run file."
+        return f"{run_file.locate('notebooks', notebook)}: in {notebook}, {problem} {own}"
+    return f"{run_file.path}: {problem}"
+
+
+def has_clock(own: Mapping[str, Any]) -> bool:
+    """Say whether a notebook's parameters start the clock of a correlation."""
+    return {"macro", "entry", "exposure", "horizon"} <= own.keys()
+
+
+def check_clock(preparation: Preparation, macro: Macro) -> None:
+    """Refuse an `entry` in the plan that is neither a conversion nor an event."""
+    entry = (macro.correlation or Clock()).entry
+    try:
+        if entry:
+            preparation.log.check_event(entry)
+    except ConvlibError as error:
+        where = preparation.plan.locate(macro.id, "correlation")
+        raise PlanError(*(f"{where}: the `entry` of `{macro.id}`: {problem}" for problem in error.problems)) from None
 
 
 def name_folders(names: Iterable[str]) -> dict[str, str]:

@@ -134,7 +134,8 @@ def run_reports(
         making = _plan(preparation, folder, kernel=kernel, resume=resume, started=started, only=only)
         chosen = _choose(making, only)
         with _carry(executor, workers, len(chosen)) as submit:
-            _execute(making, {n: making.planned[n].job for n in chosen if n not in making.kept}, submit)
+            jobs = {n: making.planned[n].job for n in chosen if n not in making.kept}
+            _execute(making, jobs, submit, is_whole=False)
     except OSError as error:
         raise RunError(
             f"The reports can't be written to `{folder}`: {error.strerror or error}. Nothing was made. Choose another "
@@ -326,7 +327,7 @@ def _open_record(making: _Making) -> None:
     write_index(making.folder, making.own)
 
 
-def _execute(making: _Making, jobs: Mapping[int, Job], submit: Submit) -> None:
+def _execute(making: _Making, jobs: Mapping[int, Job], submit: Submit, *, is_whole: bool = True) -> None:
     left, attempts, written = dict(jobs), 0, time.monotonic()
     with show_progress(len(jobs)) as tick:
         while left:
@@ -341,7 +342,8 @@ def _execute(making: _Making, jobs: Mapping[int, Job], submit: Submit) -> None:
                     continue
                 outcome = {"error": DIED, "status": "failed", "attempts": attempts} if died else _read(future)
                 tick(_word_outcome(making.fill(number, outcome)))
-                if time.monotonic() - written > RECORD_SECONDS:
+                # The record is the whole run's: single reports, made beside one another, leave it as it is.
+                if is_whole and time.monotonic() - written > RECORD_SECONDS:
                     written = time.monotonic()
                     # A disk that is full now may have room again; the end of the run says so if it has not.
                     with contextlib.suppress(OSError):

@@ -125,7 +125,8 @@ class Period(Entry):
         if self.last and (self.start or self.end):
             raise FieldError([(("last",), "stands beside `start` or `end`; give one or the other.")])
         if self.follow_up and not self.last:
-            raise FieldError([(("follow_up",), "needs `last`, the number of days that the run covers. Add it.")])
+            forms = "A period has `start` and `end`, or `last` and `follow_up`, such as {last: 77D, follow_up: 14D}."
+            raise FieldError([(("follow_up",), f"needs `last`, the number of days that the run covers. {forms}")])
         if "week_start" in self.model_fields_set and self.unit != "week":
             raise FieldError([(("week_start",), "needs `last` in complete weeks. Remove it, or change `last`.")])
         if self.start and self.end and self.end < self.start:

@@ -46,6 +46,7 @@ OPTIONS = {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": F
 SHARES = re.compile(r"(^|_)(rate|share|lift|probability)(_|$)")
 WHOLE = re.compile(r"(p|q)_value$")
 OF_METRIC = {"value", "ci_lower", "ci_upper", "previous", "change", "target", "benchmark_low", "benchmark_high"}
+OF_CHANGE = {"before", "now", "difference", "ci_lower", "ci_upper"}
 MEANINGS = {
     "units": "users (or sessions) that are counted",
     "units_with": "units that did the micro-conversion",
@@ -206,9 +207,11 @@ def _type_time(value: dt.date) -> tuple[str, Any]:
 
 
 def _find_shares(heading: str, table: pd.DataFrame) -> Iterable[bool]:
-    """Say for each row whether the column's number is a share; a rate's value is one where its metric is."""
+    """Say for each row whether the column's number is a share, by its metric or unit where rows differ in these."""
     if heading in OF_METRIC and "metric" in table:
         return [is_share(str(metric)) for metric in table["metric"]]
+    if heading in OF_CHANGE and "unit" in table:
+        return table["unit"].isin(["percent", "points"])
     return [SHARES.search(heading) is not None and not WHOLE.search(heading)] * len(table)
 
 
