@@ -9,13 +9,13 @@ itself, the hardest case. In the second scenario the shares' weeks are correlate
 python -m benchmarks.quiet_years [YEARS]
 """
 
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -26,7 +26,9 @@ from scipy import stats as scipy_stats
 from convlib import stats
 from convlib.alerts import LEVELS, find_alerts
 from convlib.control import compare_periods, find_limits
+from convlib.plan import Plan
 from convlib.rates import Rates
+from convlib.results import Takeaways
 
 SHARES, OTHERS, WEEKS, YEARS = 34, 16, 52, 100
 LEAST_UNITS, MOST_UNITS = 5_000, 30_000
@@ -130,7 +132,7 @@ def make_rates(counts: Counts, units: Counts, shares: Floats, others: Sequence[p
     goals = table.drop_duplicates("conversion")[["conversion", "metric"]].assign(
         title=names, direction=np.where(np.arange(len(names)) % 2, "down", "up"), macro=names[0]
     )
-    rates = SimpleNamespace(
+    return Rates(
         table=table.join(compare_periods(table, limits, by=())),
         limits=limits,
         goals=goals,
@@ -141,8 +143,11 @@ def make_rates(counts: Counts, units: Counts, shares: Floats, others: Sequence[p
         segment="all",
         fewest=0,
         end=days[-1] + pd.Timedelta(days=7),
+        takeaways=Takeaways(),
+        window=None,
+        pending=pd.DataFrame(),
+        plan=cast(Plan, None),
     )
-    return cast(Rates, rates)
 
 
 def list_alarms(rates: Rates) -> pd.DataFrame:
@@ -151,9 +156,9 @@ def list_alarms(rates: Rates) -> pd.DataFrame:
     for week in sorted(rates.table["period"].unique()):
         # A run looks at its own week and the one before; what it knows of older ones is in the limits.
         until = rates.table["period"].isin([week, week - pd.Timedelta(days=7)])
-        known = {**vars(rates), "table": rates.table[until], "limits": rates.limits[until]}
-        known["end"] = week + pd.Timedelta(days=7)
-        history = find_alerts(cast(Rates, SimpleNamespace(**known)), history=history).table
+        table, limits, end = rates.table[until], rates.limits[until], week + pd.Timedelta(days=7)
+        seen = dataclasses.replace(rates, table=table, limits=limits, end=end)
+        history = find_alerts(seen, history=history).table
         new.append(history.loc[history["is_new"], ["rule", "metric", "period"]])
     return pd.concat(new, ignore_index=True)
 

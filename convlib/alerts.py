@@ -13,16 +13,15 @@ from convlib import plots, stats, takeaways
 from convlib.alert_files import KEY, RULES, SEVERITIES, complete_alerts, list_rows, merge_alerts, read_alerts
 from convlib.control import LIMIT_LEVEL, find_effects, find_usable, measure_distance
 from convlib.documents import did_you_mean, quote_names
-from convlib.errors import ParamError, check_made
+from convlib.errors import ParamError, check_made, list_problems
 from convlib.plan_entries import is_share
 from convlib.quality import Quality
 from convlib.rates import Rates
 from convlib.results import Kind, Result, show_table
+from convlib.upkeep import Actions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from convlib.upkeep import Actions
 
 #: The chance that a period raises any alert of a rate when nothing happens, divided among the four rules that test;
 #: `macro_down` needs two of their findings, and so has no chance of its own.
@@ -67,7 +66,7 @@ def find_alerts(
     rates: Rates,
     *,
     quality: Quality | None = None,
-    actions: "Actions | None" = None,
+    actions: Actions | None = None,
     history: pd.DataFrame | Path | str | None = None,
     rules: Sequence[str] | None = None,
 ) -> Alerts:
@@ -87,9 +86,16 @@ def find_alerts(
         `still_open` False once. Alerts of other segments and groups, or of rules not applied, are left alone.
 
     Raises:
-        ParamError: Unknown rules, or a history that can't be read.
+        ParamError: An argument is of another kind, unknown rules, or a history that can't be read.
     """
-    check_made("history", history, pd.DataFrame | Path | str | None, maker="find_alerts")
+    problems = list_problems(
+        lambda: check_made("rates", rates, Rates, maker="measure_rates"),
+        lambda: check_made("quality", quality, Quality | None, maker="check_quality"),
+        lambda: check_made("actions", actions, Actions | None, maker="list_actions"),
+        lambda: check_made("history", history, pd.DataFrame | Path | str | None, maker="find_alerts"),
+    )
+    if problems:
+        raise ParamError(*problems)
     applied = _check_rules(rules)
     earlier = _read_history(history)
     rows = _judge_rates(rates)
@@ -283,7 +289,7 @@ def _find_quality(quality: Quality, day: pd.Timestamp) -> list[Found]:
     ]
 
 
-def _find_overdue(actions: "Actions", day: pd.Timestamp) -> list[Found]:
+def _find_overdue(actions: Actions, day: pd.Timestamp) -> list[Found]:
     late = actions.table[actions.table["overdue_days"] > 0]
     return [
         ("action_overdue", "info", "", row["conversion"], row["text"], day, takeaways.word_overdue(row), row["owner"])

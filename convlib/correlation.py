@@ -13,9 +13,11 @@ from convlib import plots, stats, strata, takeaways
 from convlib.canonical import NO_VALUE
 from convlib.conversions import Step
 from convlib.documents import find_wrong_choice
+from convlib.durations import MICROSECONDS, write_duration
 from convlib.errors import EventDataError, ParamError, list_problems
 from convlib.events import EventLog, Unit, check_log, list_columns
 from convlib.landmarks import (
+    AUTO_LANDMARKS,
     DEFAULT_HORIZON,
     NEVER,
     Design,
@@ -25,7 +27,7 @@ from convlib.landmarks import (
     follow,
     read_design,
 )
-from convlib.lifts import ADJUSTED, FEWEST_UNITS, LIFT, ODDS, SIDES, judge_micros
+from convlib.lifts import ADJUSTED, FEWEST_CONVERTED, FEWEST_UNITS, LIFT, ODDS, SIDES, judge_micros
 from convlib.plan import Plan
 from convlib.plan_entries import Clock, Macro
 from convlib.redaction import find_hidden, find_small, measure_gaps
@@ -44,6 +46,10 @@ OPINION = (*LIFT, "verdict")
 MODEL_COLUMNS = ("micro", *(f"{model}_{name}" for model in ("strata", "regression") for name in OPINION), "agree")
 #: As many values of a property as make candidates of one micro, the most frequent first.
 MOST_VALUES = 20
+#: A horizon that misses a larger share of the converters is too short; one that counts `ENOUGH` of them is proposed.
+MUCH, ENOUGH = 0.10, 0.90
+#: A column without a value at entry for a larger share of the units adjusts for nothing.
+MOSTLY_EMPTY = 0.90
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Correlation(Result):
         adjust: Columns that `adjusted_lift` is adjusted for, beside activity.
         target: `conversion`, or `value` for lifts in value per unit.
         model: Where `adjusted_lift` is from: `strata`, or `regression` for one model of all micros.
-        conversions_used: Mature converters that the design counts, over all mature converters.
+        conversions_used: Mature converters that the design counts, over all that convert by the end of the data.
         pending: Units whose outcome window is not over.
         matrix: Phi between each two micros.
         groups: For each micro, adjusted column and value with at least 30 units and 5 conversions on both sides: the
@@ -325,7 +331,8 @@ def correlate(
     table = table.astype({"micro": "str", "stage": "str"})[list(COLUMNS)]
     models = _compare_models(judge()[0] if model == "regression" else table.iloc[:0], table)
     table = table.sort_values("adjusted_lift", ascending=False, kind="stable", ignore_index=True)
-    converters = mature & (followed.macro < design.follow_up)
+    converters = mature & (followed.macro < NEVER)
+    used = len(np.unique(risk.unit[risk.converted]))
     spent = followed.spent.sum(axis=0)
     names = titles | dict(zip(micros, named, strict=True))
     naive, pending = _count_naively(followed, design, micros), int((~mature).sum())
@@ -348,6 +355,8 @@ def correlate(
         # Phi and the sides of both micros give away how many did both.
         groups, matrix = groups.head(0), matrix.iloc[:0, :0]
         pending = 0 if find_small(pending, fewest=log.fewest) else pending
+    missed = _find_empty(entries[adjust])
+    missed += _find_missed(followed, design, used, macro=goal.name, landmark=landmarks[0], horizon=horizon)
     said = takeaways.word_nothing_left(log.fewest, what="The associations", segment=log.segment_name)
     return Correlation(
         table=table,
@@ -363,6 +372,7 @@ def correlate(
             groups=groups,
             worth=(goal.currency or "in value") if target == "value" else "",
         )
+        + ([] if log.fewest else missed)
         if len(table) or not log.fewest
         else Takeaways((said,)),
         segment=log.segment_name,
@@ -374,7 +384,7 @@ def correlate(
         adjust=tuple(adjust),
         target=target,
         model=model,
-        conversions_used=float(stats.divide(len(np.unique(risk.unit[risk.converted])), converters.sum())),
+        conversions_used=float(stats.divide(used, converters.sum())),
         pending=pending,
         matrix=matrix,
         groups=groups,
@@ -457,7 +467,7 @@ def _find_properties(log: EventLog, goal: Macro, columns: Sequence[str], unit: U
     """List the values of properties that enough units of the whole log have in a micro's events."""
     found: list[Step] = []
     for micro in goal.micros if columns else ():
-        rows = log.everyone().read(log.everyone().stream(micro.id), unit=unit, columns=columns)
+        rows = log.everyone().fetch(micro.id, unit=unit, columns=columns)
         for column in columns:
             units = rows[rows[column] != NO_VALUE].groupby(column)["unit"].nunique()
             chosen = units[units >= FEWEST_UNITS].sort_values(ascending=False, kind="stable").head(MOST_VALUES)
@@ -493,6 +503,44 @@ def _compare_models(alone: pd.DataFrame, together: pd.DataFrame) -> pd.DataFrame
         parts |= {f"{name}_lift{end}": each[f"adjusted_lift{end}"] for end in ("", "_ci_lower", "_ci_upper")}
     frame = pd.DataFrame(parts).loc[alone.index]
     return frame.assign(agree=frame["strata_verdict"] == frame["regression_verdict"])[list(MODEL_COLUMNS)]
+
+
+def _find_missed(
+    followed: Followed, design: Design, used: int, *, macro: str, landmark: str, horizon: str
+) -> list[str]:
+    """Say how many convert before the first landmark or after the horizon, where they are many."""
+    landmarks = np.asarray(design.landmarks)
+    converters = followed.is_mature(design, design.landmarks[0]) & (followed.macro < NEVER)
+    early = int((converters & (followed.macro < landmarks[0])).sum())
+    times = followed.macro[converters & (np.minimum(followed.macro, followed.losses) >= landmarks[0])]
+    late, said = len(times) - used, []
+    # `auto` itself leaves out its first share.
+    if early >= FEWEST_CONVERTED and early > 2 * AUTO_LANDMARKS[0] * converters.sum():
+        said.append(takeaways.word_early(early, int(converters.sum()), macro=macro, landmark=landmark))
+    if late >= FEWEST_CONVERTED and late > MUCH * len(times):
+        since = times - landmarks[np.searchsorted(landmarks, times, side="right") - 1]
+        enough = _round_up(int(np.quantile(since, ENOUGH, method="higher")))
+        said.append(
+            takeaways.word_late(late, len(times), macro=macro, landmark=landmark, horizon=horizon, enough=enough)
+        )
+    return said
+
+
+def _round_up(length: int) -> str:
+    """Write a horizon that holds what happens so long after a landmark, in whole days, hours, minutes or seconds."""
+    steps = [MICROSECONDS[unit] for unit in ("s", "min", "h", "D") if MICROSECONDS[unit] <= length]
+    step = max(steps, default=MICROSECONDS["s"])
+    return write_duration((length // step + 1) * step)
+
+
+def _find_empty(columns: pd.DataFrame) -> list[str]:
+    """Say which columns adjust for nothing, as hardly any unit has a value at entry."""
+    empty = (columns == NO_VALUE).sum()
+    return [
+        takeaways.word_empty(str(name), int(count), len(columns))
+        for name, count in empty.items()
+        if count > MOSTLY_EMPTY * len(columns)
+    ]
 
 
 def _count_naively(followed: Followed, design: Design, micros: list[str]) -> pd.DataFrame:

@@ -14,6 +14,8 @@ FEWEST_DAYS = 21
 APART, STRAY = pd.Timedelta("60D"), 0.01
 #: Events a day below which chance alone makes days differ by half.
 STEADY = 50
+#: A weekday rests when it is silent this often, and so many times; a date, when another year's is, within so many days.
+OFTEN, FEWEST_RESTS, NEAR_DATE, YEAR = 0.25, 3, 3, 365.25
 #: Events expected of a day by which none is no chance: e to the minus 14 is less than one in a million.
 SURE = 14
 #: Robust standard deviations beyond which a day stands out; in normal noise fewer than one day in a million does.
@@ -70,9 +72,11 @@ def find_unusual_days(daily: pd.DataFrame) -> pd.DataFrame:
     week against that of the four weeks before, and stands at its first day.
 
     Returns:
-        `event_name`, `day`, `rows`, `expected`, `gap` (none at all), `jump` (far more or fewer).
+        `event_name`, `day`, `rows`, `expected`, `gap` (none at all), `pause` (none of any event, as on such days
+        before: a holiday or a calendar, and no gap), `jump` (far more or fewer).
     """
     rows = count_days(daily)
+    resting = _find_rests(rows)
     alive, level, habit, spread = _expect(rows)
     steady = ((rows.where(alive).median() >= SURE) & (spread <= IRREGULAR)).to_numpy()
     rows, alive, level, habit = (table.loc[:, steady] for table in (rows, alive, level, habit))
@@ -87,9 +91,22 @@ def find_unusual_days(daily: pd.DataFrame) -> pd.DataFrame:
     jump = (off > np.maximum(JUMP, FAR * spread)) | before.notna()
     jump &= (rows > 0) & (expected.where(expected > rows, rows) >= STEADY)
     found = rows.melt(var_name="event_name", value_name="rows", ignore_index=False).reset_index(names="day")
-    judged = {"expected": expected, "gap": gap, "jump": jump}
+    judged = {"expected": expected, "gap": gap & ~resting[:, None], "pause": gap & resting[:, None], "jump": jump}
     found = found.assign(**{name: table.to_numpy().ravel("F") for name, table in judged.items()})
     return found[["event_name", "day", "rows", *judged]][alive.to_numpy().ravel("F")].reset_index(drop=True)
+
+
+def _find_rests(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """Mark the days on which all events pause, as they often do on that weekday, or do on that date in another year."""
+    silent = rows.sum(axis=1) == 0
+    weekday = silent.groupby(_weekday(rows))
+    often = (weekday.transform("mean") >= OFTEN) & (weekday.transform("sum") >= FEWEST_RESTS)
+    number = np.arange(len(rows))
+    apart = np.abs(number[:, None] - number[silent])
+    years = np.rint(apart / YEAR)
+    yearly = ((years >= 1) & (np.abs(apart - years * YEAR) <= NEAR_DATE)).any(axis=1)
+    rests: NDArray[np.bool_] = (silent & (often | yearly)).to_numpy(bool)
+    return rests
 
 
 def _find_level_before(rows: pd.DataFrame, alive: pd.DataFrame, habit: pd.DataFrame, spread: pd.Series) -> pd.DataFrame:
@@ -194,21 +211,22 @@ def find_lost_properties(daily: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFr
     shares = counts.div(rows, axis=0)
     before = shares.groupby("event").rolling(BEFORE, min_periods=FEWEST_BEFORE).median().droplevel(0)
     usual = before.groupby("event").shift()
-    names = [name for name in usual.columns[(usual >= FALL).any()] if name not in ORIGINS]
-    parts = [_judge_fill(rows, counts[name], usual[name]).assign(column=name) for name in names]
-    columns = ["event_name", "column", "day", "rows", "filled", "usual", "low"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
-
-
-def _judge_fill(rows: pd.Series, filled: pd.Series, usual: pd.Series) -> pd.DataFrame:
-    frame = pd.DataFrame({"rows": rows, "filled": filled, "usual": usual}).loc[usual >= FALL]
-    frame = frame.rename_axis(["event_name", "day"]).reset_index()
+    names = [name for name in usual if name not in ORIGINS]
+    tables = {"filled": counts[names], "usual": usual.reindex(rows.index)[names]}
+    keys = rows.rename("rows").rename_axis(["event_name", "day"]).reset_index()
+    frame = keys.take(np.tile(np.arange(len(keys)), len(names))).reset_index(drop=True)
+    frame = frame.assign(
+        column=[str(name) for name in names for _ in range(len(keys))],
+        **{name: table.to_numpy(float).ravel("F") for name, table in tables.items()},
+    )
+    frame = frame[frame["usual"] >= FALL].reset_index(drop=True)
     share = divide(frame["filled"], frame["rows"])
     # What was usual is a median of days, each of about so many rows.
     error = pooled_error(frame["filled"], frame["rows"], frame["usual"] * frame["rows"], frame["rows"])
     low = (frame["usual"] - share >= FALL) & (compare_normal(frame["usual"] - share, error) < CHANCE)
-    names = low.groupby(frame["event_name"])
-    return frame.assign(low=low & (names.shift(fill_value=False) | names.shift(-1, fill_value=False)))
+    series = low.groupby([frame["column"], frame["event_name"]])
+    frame = frame.assign(low=low & (series.shift(fill_value=False) | series.shift(-1, fill_value=False)))
+    return frame[["event_name", "column", "day", "rows", "filled", "usual", "low"]]
 
 
 def find_stopped_events(daily: pd.DataFrame, mapped: Collection[str]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """What is tracked, set against the plan: what it covers, what it misses and what never fires."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
@@ -106,8 +106,8 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
     Returns:
         One row for each conversion and event name, in the plan's order, then the unmapped events, most frequent first.
         `events` rows and `units` users have it; `share_of_units` is over all users with any event; `status` is
-        `tracked`, `never fires` or `not in the plan`; `note` says how many rows only repeat the one before
-        (`dedupe`), and count once in every rate.
+        `tracked`, `not seen here` (but elsewhere in the log), `never fires` or `not in the plan`; `note` says how many
+        rows only repeat the one before (`dedupe`), and count once in every rate, or how many the whole log has.
 
     Raises:
         ParamError: The log was read with another plan.
@@ -121,12 +121,18 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
     )
     table = pd.concat([table, _list_unmapped(profile).assign(tier="", name="")], ignore_index=True)
     repeated = table["conversion"].map(log.double_fired).where(~table["conversion"].duplicated())
+    unseen = profile.unseen[profile.unseen["rows"] > 0]
+    elsewhere = {
+        each: "" if log.fewest else takeaways.word_elsewhere(rows, last)
+        for each, rows, last in zip(unseen["conversion"], unseen["rows"], unseen["last"], strict=True)
+    }
     table = table.assign(
         events=table["events"].fillna(0).astype("int64"),
         units=table["units"].fillna(0).astype("int64"),
-        status=table.apply(_status, axis=1),
+        status=table.apply(_status, axis=1, elsewhere=elsewhere),
         note=[
-            f"rows that only repeat the one before: {rows:,.0f} (whole log)" if rows > 0 else "" for rows in repeated
+            f"rows that only repeat the one before: {rows:,.0f} (whole log)" if rows > 0 else elsewhere.get(each, "")
+            for each, rows in zip(table["conversion"], repeated, strict=True)
         ],
     )
     table["share_of_units"] = divide(table["units"], profile.users)
@@ -141,7 +147,7 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
         segment=log.segment_name,
         names={c.id: c.name for c in plan.conversions},
         rows=log.row_counts,
-        coverage=_cover(profile, known, plan),
+        coverage=_cover(profile, known, plan, elsewhere),
         fill=_describe_columns(profile, log.derived),
         volume=_count_volume(profile, plan),
         gaps=gaps,
@@ -186,7 +192,7 @@ def _leave_out(event_map: EventMap, log: EventLog, users: int) -> EventMap:
     )
 
 
-def _cover(profile: Profile, known: pd.DataFrame, plan: Plan) -> pd.DataFrame:
+def _cover(profile: Profile, known: pd.DataFrame, plan: Plan, elsewhere: Mapping[str, str]) -> pd.DataFrame:
     """Count the users of each conversion once, whichever of its events they had; a macro's micros by stage."""
     units = known["conversion"].map(profile.covered).astype("int64")
     owner = known["owner"].replace("", "nobody").where(known["tier"] != "loss", "")
@@ -194,7 +200,9 @@ def _cover(profile: Profile, known: pd.DataFrame, plan: Plan) -> pd.DataFrame:
         format_value(*_goal(target, metric)) for target, metric in zip(known["target"], known["metric"], strict=True)
     ]
     coverage = known[["tier", "conversion", "name"]].assign(
-        where=known["stage"].fillna("").where(units > 0, "never fires"),
+        where=known["stage"]
+        .fillna("")
+        .where(units > 0, [_say_silent(each, elsewhere) for each in known["conversion"]]),
         owner=owner.fillna("nobody"),
         goal=goal,
         units=units,
@@ -218,10 +226,14 @@ def _list_unmapped(profile: Profile) -> pd.DataFrame:
     return names.rename(columns={"rows": "events", "users": "units"}).drop(columns="mapped")
 
 
-def _status(row: pd.Series) -> str:
+def _status(row: pd.Series, elsewhere: Mapping[str, str]) -> str:
     if pd.isna(row["conversion"]):
         return "not in the plan"
-    return "tracked" if row["events"] > 0 else "never fires"
+    return "tracked" if row["events"] > 0 else _say_silent(row["conversion"], elsewhere)
+
+
+def _say_silent(conversion: str, elsewhere: Mapping[str, str]) -> str:
+    return "not seen here" if conversion in elsewhere else "never fires"
 
 
 def _describe_columns(profile: Profile, derived: Sequence[str]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 import functools
+import html
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,8 +31,10 @@ from convlib.personal import count_personal
 from convlib.plan import Plan, Segment, read_plan, read_segments
 from convlib.prepare import Prepared, prepare
 from convlib.profile import Profile, profile_rows
+from convlib.results import cut_text
 from convlib.rules import All, Rule, Test, parse_rule
 from convlib.sources import EventSource, find_source
+from convlib.takeaways import word_rows
 
 Unit = Literal["user", "session"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
@@ -102,6 +105,28 @@ class EventLog:
     end: dt.date | None = None
     timezone: str = "UTC"
     fewest: int = 0
+
+    def __repr__(self) -> str:
+        """Say in short what the log is."""
+        return self._describe()
+
+    def _repr_html_(self) -> str:
+        users = ""
+        if not (self.engine or self.fewest):
+            (count,) = self.prepared.open().aggregate("count(DISTINCT user_id)").fetchall()[0]
+            users = f" {count:,} users in the whole log."
+        return f'<p class="provenance">{html.escape(self._describe(users))}</p>'
+
+    def _describe(self, users: str = "") -> str:
+        shared = self.fewest > 0
+        rows = word_rows(
+            {"used": self.rows_used} if shared else self.row_counts,
+            rejected_because={} if shared else self.rejected_because,
+            left_out_because={} if shared else self.left_out_because,
+        )
+        first, last = self.period
+        seen = f"Segment {self.segment_name}, entries from {first} to {last}"
+        return f"{seen}. {self.prepared.source}: {rows}.{users} Columns: {cut_text(', '.join(self.columns))}."
 
     @property
     def engine(self) -> Engine | None:
@@ -295,7 +320,7 @@ class EventLog:
         Raises:
             ParamError: A name is not in the segments file.
         """
-        chosen = list(names) if names is not None else ["all", *(n for n in self.segments if n != "all")]
+        chosen = list_columns(names) if names is not None else ["all", *(n for n in self.segments if n != "all")]
         unknown = [n for n in chosen if str(n).partition("=")[0] not in (*self.segments, "all")]
         if unknown:
             raise ParamError(*[self._unknown_segment(name) for name in unknown])
@@ -434,6 +459,8 @@ class EventLog:
             A frame indexed by unit code, with `time` (microseconds since 1970, UTC), `period` (its first day in the
             log's zone) and the columns.
         """
+        columns = list_columns(columns)
+        check_made("calendar", calendar, Calendar | None, maker="Calendar")
         self.check_breakdown(columns)
         self._check_unit(unit)
         if entry:
@@ -458,6 +485,29 @@ class EventLog:
         self.check_breakdown(columns)
         known = [f"{unit} AS unit", "epoch_us(timestamp) AS time", "value", "event"]
         return relation.filter(f"{unit} IS NOT NULL").project(", ".join([*known, *_texts(columns)])).df()
+
+    def fetch(self, name: str, *, unit: Unit = "user", columns: Sequence[str] = ()) -> pd.DataFrame:
+        """Fetch the rows that are one conversion of the plan, or else that have this event name, as `read` gives them.
+
+        Raises:
+            ParamError: As `stream`, or a column is missing.
+        """
+        if self.engine or self.is_filtered or not (self.plan and name in self.plan):
+            return self.read(self.stream(name), unit=unit, columns=columns)
+        self.check_breakdown(columns)
+        path, rows = self._find_conversion(name)
+        rows = rows[read_numbers(path, unit)[rows] >= 0]
+        known = {"unit": unit, "time": "time", "value": "value", "event": "event"}
+        numbers = {as_: read_numbers(path, column)[rows] for as_, column in known.items()}
+        read = {column: read_texts(path, column) for column in columns}
+        texts = {column: values.take(codes[rows]).array for column, (codes, values) in read.items()}
+        return pd.DataFrame(numbers | texts)
+
+    def _find_conversion(self, name: str) -> tuple[Path, NDArray[np.int64]]:
+        """Give the file of the prepared conversions, and which of its rows are this one."""
+        path = self.prepared.find("conversions.parquet", self.plan)
+        found, names = read_texts(path, "conversion")
+        return path, np.flatnonzero(np.isin(found, np.flatnonzero(names == name)))
 
     def find_assignments(
         self, arms: Mapping[str, Sequence[str]], *, rule: Rule | None = None, unit: Unit = "user"
@@ -683,6 +733,8 @@ def find_mapping(
     """
     if problems := [] if timezone is None else find_timezone_problems(timezone):
         raise ParamError(*problems)
+    if not isinstance(hash_ids, bool | None):
+        raise ParamError(f"`hash_ids` is {hash_ids!r}; it must be True, False or None.")
     if preset and mapping:
         raise ParamError(
             f"`preset` is {preset!r} and `mapping` is {str(mapping)!r}; name the preset in the mapping file."
@@ -756,13 +808,11 @@ def _read_moments(log: EventLog, unit: Unit, name: str | None) -> tuple[NDArray[
         known = rows.project(f"CAST(coalesce({unit}, -1) AS BIGINT) AS unit, epoch_us(timestamp) AS time, event")
         read = known.order("event").fetchnumpy()
         return tuple(np.asarray(read[each]) for each in ("unit", "time", "event"))
-    path = log.prepared.find("conversions.parquet" if name else "events.parquet", log.plan)
-    units, times, events = (read_numbers(path, column) for column in (unit, "time", "event"))
-    if name:
-        found, names = read_texts(path, "conversion")
-        is_it = np.isin(found, np.flatnonzero(names == name))
-        units, times, events = (each[is_it] for each in (units, times, events))
-    return units, times, events
+    if not name:
+        path = log.prepared.find("events.parquet", log.plan)
+        return tuple(read_numbers(path, column) for column in (unit, "time", "event"))
+    path, places = log._find_conversion(name)
+    return tuple(read_numbers(path, column)[places] for column in (unit, "time", "event"))
 
 
 @functools.lru_cache(maxsize=4)

@@ -204,7 +204,9 @@ class Impact(Result):
         return plots.draw_opportunities(self.named, worth=self.worth, segment=self.segment, ax=ax)
 
     def plot_effort(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw opportunity against effort."""
+        """Draw opportunity against effort; without any effort in the plan, opportunity alone."""
+        if self.table.loc[self.table["rank"].notna(), "effort"].isna().all():
+            return self.plot(ax)
         return plots.draw_effort(self.named, worth=self.worth, segment=self.segment, ax=ax)
 
     def plot_values(self, ax: "Axes | None" = None) -> "Axes":

@@ -16,7 +16,7 @@ from convlib.lazy import LazyModule
 from convlib.periods import PERIODS
 from convlib.plan_entries import is_share
 from convlib.results import Kind, cut_text, find_kind, format_seconds, format_value
-from convlib.stats import SIGNIFICANCE
+from convlib.stats import FEW_UNITS, SIGNIFICANCE
 
 if TYPE_CHECKING:
     import matplotlib.pyplot as plt
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+
+    from convlib import figures
 else:
     plt, sns = LazyModule("matplotlib.pyplot"), LazyModule("seaborn")
     mdates, patches, patheffects, ticker = (
         LazyModule(f"matplotlib.{name}") for name in ("dates", "patches", "patheffects", "ticker")
     )
+    figures = LazyModule("convlib.figures")
 
 #: Okabe and Ito's palette, safe for colour-blind readers.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6B7280"
@@ -98,7 +101,7 @@ def draw_funnel(
     steps = list(dict.fromkeys(table["name"]))
     groups = list(table.groupby(list(by), sort=True)) if by else [(segment, table)]
     ax = _axes(ax, height=1.2 + 0.42 * len(steps) * max(1, 0.6 * min(len(groups), 6)))
-    shown = sorted(groups, key=lambda item: -item[1]["units"].max())[: len(CYCLE) - 1]
+    shown = _choose_groups(groups, len(CYCLE) - 1)
     size = 0.8 / max(1, len(shown))
     for number, (key, rows) in enumerate(shown):
         place = np.arange(len(steps)) + (number - (len(shown) - 1) / 2) * size
@@ -115,19 +118,33 @@ def draw_funnel(
     ax.invert_yaxis()
     ax.set_xlim(0, 1.12)
     _write_ticks(ax.xaxis, "percent")
-    _xlabel(ax, f"of the {counted} at the first step, within {window}; 95% intervals")
+    out = f"; {len(shown)} of {len(groups)} groups" if len(shown) < len(groups) else ""
+    _xlabel(ax, f"of the {counted} at the first step, within {window}; 95% intervals{out}")
     _title(ax, f"Where do {counted} leave? ({segment})" if not by else f"How far does each group get? ({segment})")
     if len(shown) > 1:
         _legend(ax)
     return ax
 
 
+def _choose_groups(groups: Sequence[tuple[Any, pd.DataFrame]], most: int) -> list[tuple[Any, pd.DataFrame]]:
+    """Choose the groups that get through most and least often, for takeaways name them, then the largest."""
+    rates = {key: rows["rate_from_start"].iloc[-1] for key, rows in groups if rows["units"].max() >= FEW_UNITS}
+    ranked = sorted((key for key, rate in rates.items() if rate == rate), key=lambda key: rates[key])
+    named = {*ranked[:1], *ranked[-1:]}
+    largest = sorted(groups, key=lambda item: -item[1]["units"].max())
+    chosen = sorted(largest, key=lambda item: item[0] not in named)[:most]
+    return [group for group in largest if group[0] in {key for key, _ in chosen}]
+
+
 def draw_leaks(leaks: pd.DataFrame, *, by: Sequence[str], segment: str, ax: Axes | None = None) -> Axes:
     """Draw how much more or less often each group leaves than all others, where that could be tested."""
     tested = leaks[leaks["q_value"].notna()]
-    order = tested["leak_difference"].abs().sort_values(ascending=False, kind="stable").index
-    # The largest differences, in the order of the steps.
-    rows = tested.loc[order[:MOST_LEAKS]].sort_values(["step", "leak_difference"], ascending=[True, False])
+    # First those that leave more often, with the most extra losses, as takeaways do; in the order of the steps.
+    extra = (tested["leak_difference"] * tested["units_before"]).abs()
+    ranked = tested.assign(more=tested["verdict"] == "leaks more", extra=extra).sort_values(
+        ["more", "extra"], ascending=False, kind="stable"
+    )
+    rows = ranked.head(MOST_LEAKS).sort_values(["step", "leak_difference"], ascending=[True, False])
     ax = _axes(ax, height=1.4 + 0.46 * max(1, len(rows)))
     colours = rows["verdict"].map(LEAK_COLOURS).fillna(GREY)
     for place, (colour, (_, row)) in enumerate(zip(colours, rows.iterrows(), strict=True)):
@@ -150,7 +167,7 @@ def draw_times(times: pd.DataFrame, *, by: Sequence[str], segment: str, ax: Axes
     if ax is not None or not steps:
         return _draw_time(times[times["step"].isin(steps[:1])], by, _axes(ax, height=2.4))
     size = (WIDTH, 0.9 + 1.25 * len(steps))
-    figure, grid = plt.subplots(len(steps), 1, figsize=size, dpi=DPI, squeeze=False, sharex=True, layout="constrained")
+    figure, grid = _subplots(len(steps), 1, figsize=size, squeeze=False, sharex=True)
     for step, cell in zip(steps, grid.flat, strict=True):
         _draw_time(times[times["step"] == step], by, _style(cell))
     figure.suptitle(
@@ -344,7 +361,8 @@ def _lay_panels(count: int, *, legend: bool) -> tuple[Figure, list[Axes]]:
     lines = -(-count // 2)
     high, between, above, below = 0.78, 0.46, 0.68, 1.0 if legend else 0.78
     height = above + lines * high + (lines - 1) * between + below
-    figure, grid = plt.subplots(lines, 2, figsize=(WIDTH, height), dpi=DPI, squeeze=False, sharex=True)
+    size = WIDTH, height
+    figure, grid = _subplots(lines, 2, figsize=size, squeeze=False, sharex=True, layout=figures.Fixed())
     figure.subplots_adjust(0.1, below / height, 0.985, 1 - above / height, wspace=0.28, hspace=between / high)
     for cell in grid.flat[count:]:
         cell.set_axis_off()
@@ -370,6 +388,8 @@ def _draw_rate(rows: pd.DataFrame, by: Sequence[str], ax: Axes) -> Axes:
         if len(out):
             ax.plot(out["period"], out["value"], "o", color=RED, markersize=8, fillstyle="none", linestyle="none")
     if len(rows):
+        ends = rows[["value", "ci_upper", "target", "benchmark_high"]].to_numpy(float)
+        ax.set_ylim(0, 1.12 * np.nanmax(ends, initial=0) or 1)
         _draw_goals(rows.iloc[-1], ax)
         shown = rows[rows["value"].notna()]
         last = shown[shown["period"] == shown["period"].max()]["exposed"].sum()
@@ -381,7 +401,6 @@ def _draw_rate(rows: pd.DataFrame, by: Sequence[str], ax: Axes) -> Axes:
             ax.yaxis.set_major_locator(ticker.FixedLocator(_list_seconds(ax.get_ylim()[1], most=3)))
         else:
             ax.yaxis.set_major_locator(ticker.MaxNLocator(3, steps=[1, 2, 5, 10]))
-    ax.set_ylim(0, None)
     ax.tick_params(labelsize=7)
     return ax
 
@@ -511,7 +530,7 @@ def draw_friction(table: pd.DataFrame, *, name: str, unit: str, segment: str, ax
     title = f"{name}: do more visits end there? ({segment})"
     if ax is None:
         size = (WIDTH, 2.4 + 0.75 * max(1, len(rows)))
-        figure, (spread, ax) = plt.subplots(2, 1, figsize=size, dpi=DPI, layout="constrained")
+        figure, (spread, ax) = _subplots(2, 1, figsize=size)
         place = np.arange(len(rows))
         _style(spread).hlines(place, rows["p50"], rows["p95"], color=BLUE, linewidth=2)
         spread.plot(rows["p50"], place, "o", color=BLUE, markersize=6)
@@ -735,7 +754,7 @@ def draw_values(table: pd.DataFrame, *, beyond: float, worth: str, segment: str,
         return _draw_value(table.head(1), beyond, worth, segment, _axes(ax, height=2.4))
     size = (WIDTH, 0.9 + 1.45 * -(-len(rows) // 2))
     shape = (-(-len(rows) // 2), 2)
-    figure, grid = plt.subplots(*shape, figsize=size, dpi=DPI, squeeze=False, sharey=True, layout="constrained")
+    figure, grid = _subplots(*shape, figsize=size, squeeze=False, sharey=True)
     for number, cell in enumerate(grid.flat):
         if number < len(rows):
             _draw_value(table.iloc[[number]], beyond, "", segment, _style(cell))
@@ -1291,7 +1310,11 @@ def render(draw: Callable[[], Axes]) -> bytes:
 def _axes(ax: Axes | None, *, height: float) -> Axes:
     if ax is not None:
         return ax
-    return _style(plt.subplots(figsize=(WIDTH, height), dpi=DPI, layout="constrained")[1])
+    return _style(_subplots(figsize=(WIDTH, height))[1])
+
+
+def _subplots(*shape: int, layout: Any = "constrained", **options: Any) -> Any:
+    return plt.subplots(*shape, dpi=DPI, layout=layout, FigureClass=figures.WholeFigure, **options)
 
 
 def _style(ax: Axes) -> Axes:

@@ -53,6 +53,7 @@ class Profile:
         names: `event_name`, `rows`, `users`, `mapped`: how many of its rows are a conversion.
         conversions: `conversion`, `event_name`, `events`, `users`, `first`, `last`.
         covered: Users of each conversion.
+        unseen: `conversion`, `rows` and `last` in the whole log, of those without a row here.
         currencies: `conversion` ("" for all), `currency`, `rows` with a value.
         values: `column`, `value`, `rows`, `shared` (at least two users have it), for columns of few values
             in the whole log.
@@ -77,6 +78,7 @@ class Profile:
     names: pd.DataFrame
     conversions: pd.DataFrame
     covered: dict[str, int]
+    unseen: pd.DataFrame
     currencies: pd.DataFrame
     values: pd.DataFrame
     personal: pd.DataFrame
@@ -162,6 +164,7 @@ def profile_rows(log: "EventLog") -> Profile:
         names=_tabulate_names(daily, matched, users.found),
         conversions=_tabulate(daily, matched, users.found),
         covered={each: users.found[each, ""] for each in map(str, matched)},
+        unseen=_find_unseen(whole, log.plan, matched),
         currencies=_count_currencies(rows, log.plan),
         values=_count_values(rows, few, users.totals),
         personal=pd.DataFrame(personal, columns=["column", "kind", "values"]),
@@ -177,6 +180,20 @@ def _find_future(whole: duckdb.DuckDBPyRelation, last: pd.Timestamp) -> pd.DataF
     now = pd.Timestamp.now("UTC").tz_localize(None)
     rows = whole.filter(f"timestamp > '{now}'") if last > now else whole.limit(0)
     return rows.aggregate("CAST(date_trunc('day', timestamp) AS TIMESTAMP) AS day, count(*) AS rows").order("day").df()
+
+
+def _find_unseen(whole: duckdb.DuckDBPyRelation, plan: Plan | None, matched: pd.DataFrame) -> pd.DataFrame:
+    """Count in the whole log the conversions that no row here is: what a period lacks may be tracked all the same."""
+    rules = {c.id: compile_rule(c.match) for c in (plan.conversions if plan else ()) if not matched[c.id].any()}
+    found = pd.DataFrame({"conversion": list(rules), "rows": 0, "last": pd.NaT})
+    if rules:
+        times = [
+            CaseExpression(rule, ColumnExpression("timestamp")).alias(f"t{n}") for n, rule in enumerate(rules.values())
+        ]
+        made = ", ".join(f"count(t{n}), max(t{n})" for n in range(len(rules)))
+        counted = whole.select(*times).aggregate(made).fetchall()[0]
+        found = found.assign(rows=counted[::2], last=pd.to_datetime(list(counted[1::2])))
+    return found
 
 
 def _find_platform(whole: duckdb.DuckDBPyRelation, given: Sequence[str]) -> str:
@@ -331,18 +348,12 @@ def _write_mask(rows: _Rows, bits: Sequence[tuple[str, str]]) -> str:
 
 def _tabulate(daily: pd.DataFrame, matched: pd.DataFrame, found: Mapping[tuple[str, str], int]) -> pd.DataFrame:
     """Count the rows of each conversion and event name that it is."""
-    parts = [
-        daily[matched[conversion]]
-        .groupby("event_name")
-        .agg(events=("rows", "sum"), first=("first", "min"), last=("last", "max"))
-        .reset_index()
-        .assign(conversion=conversion)
-        for conversion in map(str, matched)
-    ]
     columns = ["conversion", "event_name", "events", "users", "first", "last"]
-    if not parts:
+    if matched.columns.empty:
         return pd.DataFrame(columns=columns)
-    pairs = pd.concat(parts, ignore_index=True)
+    parts = pd.concat([daily[matched[conversion]].assign(conversion=str(conversion)) for conversion in matched])
+    groups = parts.groupby(["conversion", "event_name"])
+    pairs = groups.agg(events=("rows", "sum"), first=("first", "min"), last=("last", "max")).reset_index()
     pairs["users"] = [found[key] for key in zip(pairs["conversion"], pairs["event_name"], strict=True)]
     return pairs[columns].sort_values(
         ["events", "conversion", "event_name"], ascending=[False, True, True], ignore_index=True

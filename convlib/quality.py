@@ -109,9 +109,10 @@ def _tabulate(name: str, rule: QualityRule, finding: Finding | str) -> dict[str,
         "failed": finding.failed,
         "share": share,
     }
-    note = " ".join(filter(None, [finding.what, rule.remedy])) if failed else finding.what
+    note = " ".join(filter(None, [finding.what, rule.remedy])) if failed and not finding.severity else finding.what
     return {
         **known,
+        "severity": finding.severity or rule.severity,
         **found,
         "example": finding.example if failed else "",
         "owner": finding.owner if failed else "",

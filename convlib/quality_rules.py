@@ -43,7 +43,10 @@ class Facts:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a rule found: how much it tried, how much of that failed, where to look, and on which days."""
+    """What a rule found: how much it tried, how much of that failed, where to look, and on which days.
+
+    A `severity` takes the place of the rule's, and `what` that of its remedy.
+    """
 
     tried: int
     failed: int
@@ -51,6 +54,7 @@ class Finding:
     what: str = ""
     owner: str = ""
     daily: pd.DataFrame | None = None
+    severity: Severity | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,10 +242,18 @@ def _judge_days(column: Literal["gap", "jump"]) -> Callable[[Facts], Finding | s
         days = drift.find_unusual_days(facts.profile.daily)
         if days.empty:
             return f"No event comes {drift.STEADY} times a day, {_ALIKE_DAYS}"
-        failed = days[days[column].astype(bool)]
-        finding = _judge_rows(days, days["rows"] * 0 + 1, days[column])
+        resting = column == "gap" and days["pause"].any() and not days["gap"].any()
+        named = "pause" if resting else column
+        failed = days[days[named].astype(bool)]
+        finding = _judge_rows(days, days["rows"] * 0 + 1, days[named])
         if failed.empty:
             return finding
+        if resting:
+            what = (
+                f"All events pause together on {failed['day'].nunique():,} days, as on such days before: a holiday or "
+                "a calendar, if you know it; else an outage."
+            )
+            return dataclasses.replace(finding, what=what, severity="info")
         # The whole log's worst day comes first.
         worst = _worst(failed, (failed["expected"] - failed["rows"]).abs())
         what = (
@@ -309,7 +321,8 @@ def _judge_busiest(facts: Facts) -> Finding:
 
 
 def _judge_never(facts: Facts) -> Finding:
-    silent = [each for each, users in facts.profile.covered.items() if not users]
+    unseen = facts.profile.unseen
+    silent = unseen.loc[unseen["rows"] == 0, "conversion"].tolist()  # a tag that works may rest for a period
     names = [facts.plan[each].name for each in silent]
     what = f"Never seen: {_list(names)}." if silent else ""
     return Finding(
@@ -412,7 +425,8 @@ RULES: dict[str, QualityRule] = {
         "They are rejected: send plain numbers, and the currency in its own column."),
     "volume_gap": QualityRule(
         "Days of an event with nothing", "error", 0, _judge_days("gap"),
-        "A tag or a load was down on these days: reload them, or leave them out of comparisons."),
+        "A tag or a load was down on these days, or all rested on a holiday: reload them, or leave them out of "
+        "comparisons."),
     "volume_jump": QualityRule(
         "Days of an event with far more or fewer", "warning", 0, _judge_days("jump"),
         "Ask what was released or run on that day before believing the number."),

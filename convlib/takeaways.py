@@ -334,6 +334,29 @@ def word_correlation(
     return Takeaways(sentences)
 
 
+def word_early(early: int, converters: int, *, macro: str, landmark: str) -> str:
+    """Say that many convert before there is anything to compare."""
+    return (
+        f"{early:,} of {converters:,} units that got to {macro} did so within {word_duration(landmark)} of entry, "
+        "before the first landmark, and are not compared; an earlier landmark would count more of them."
+    )
+
+
+def word_late(late: int, converters: int, *, macro: str, landmark: str, horizon: str, enough: str) -> str:
+    """Say that many convert too late to count, and how long a horizon would be long enough."""
+    return (
+        f"{late:,} of {converters:,} units that got to {macro} later than {word_duration(landmark)} after entry did so "
+        f"after the horizon of {word_duration(horizon)}, and count as not converted; a horizon of "
+        f"{word_duration(enough)} would count 90% of them."
+    )
+
+
+def word_empty(column: str, empty: int, units: int) -> str:
+    """Say that a column which is adjusted for holds nothing."""
+    so = "nothing" if empty == units else "next to nothing"
+    return f"Adjusted by {column}, which is empty at entry for {empty:,} of {units:,} units: it adjusts for {so}."
+
+
 def _signed(value: float) -> str:
     return f"{'-' if value < 0 else '+'}{format_number(abs(value))}"
 
@@ -857,10 +880,15 @@ def word_impact(
         sentences.append(f"Segment {segment} has too few units or conversions to judge any micro-conversion.")
     elif not len(rows):
         sentences.append(f"No micro-conversion of segment {segment} shows an opportunity beyond chance for {macro}.")
-    for first in _records(untested.head(1)):
+    # Where one model of all says something else of a rank, the next that both bear out is the better test.
+    borne_out = untested[untested["together"] == ""]
+    for first in _records((untested if borne_out.empty else borne_out).head(1)):
+        is_first = first["micro"] == untested["micro"].iloc[0]
+        lower = "" if is_first else ", the highest rank that one model of all micro-conversions bears out"
+        doubt = f"; but {first['together']}" if first["together"] else ""
         sentences.append(
-            f"Test {names[first['micro']]} first: {first['sample_size_to_test']:,.0f} units in two arms would show "
-            f"it move, about {first['days_to_test']:,.0f} days of entries at this traffic."
+            f"Test {names[first['micro']]} first{lower}: {first['sample_size_to_test']:,.0f} units in two arms would "
+            f"show it move, about {first['days_to_test']:,.0f} days of entries at this traffic{doubt}."
         )
         same = tests[(tests["micro"] == first["micro"]) & tests["macro_days"].notna()]
         sentences += [
@@ -868,6 +896,8 @@ def word_impact(
             f"{row['macro_sample_size']:,.0f} units, about {row['macro_days']:,.0f} days of entries."
             for row in _records(same)
         ]
+    if len(rows) and table.loc[table["rank"].notna(), "effort"].isna().all():
+        sentences.append("The plan gives no efforts, so what is to gain is not set against what it takes.")
     but = "Apart from what experiments measured, these" if (rows["verdict"] == "measured").any() else "These"
     sentences.append(
         f"{but} are associations in observed events; only a randomised test can show what a change causes."
@@ -1141,10 +1171,16 @@ def word_event_map(
     fates = word_rows(rows, rejected_because={}, left_out_because={})
     planned = table[table["status"] != "not in the plan"]
     silent = planned.loc[planned["status"] == "never fires", "name"]
+    away = [
+        f"{row['name']} ({row['note']})" if row["note"] else row["name"]
+        for row in _records(planned[planned["status"] == "not seen here"])
+    ]
     total = planned["conversion"].nunique()
+    period = "period" if segment == "all" else "segment and period"
+    absent = f"; not in this {period}: {', '.join(away)}" if away else ""
     sentences = [
         f"{units:,} users of segment {segment}; {fates} (whole log).",
-        f"{total - len(silent)} of the plan's {total} conversions are tracked"
+        f"{total - len(silent) - len(away)} of the plan's {total} conversions are tracked{absent}"
         + (f"; never seen: {', '.join(silent)}." if len(silent) else "."),
     ]
     other = table[table["status"] == "not in the plan"]
@@ -1161,6 +1197,11 @@ def word_event_map(
             f"of {planned.loc[planned['conversion'] == gaps['conversion'].iloc[0], 'name'].iloc[0]}."
         )
     return Takeaways(sentences)
+
+
+def word_elsewhere(rows: int, last: pd.Timestamp) -> str:
+    """Say how many rows of a conversion the whole log has, where a part of it has none."""
+    return f"{rows:,} in the whole log, last on {last:%Y-%m-%d}"
 
 
 def word_quality(table: pd.DataFrame, *, segment: str) -> Takeaways:
@@ -1212,7 +1253,11 @@ def word_other_rules(table: pd.DataFrame) -> list[str]:
     passed = table.loc[table["status"] == "passed", "name"]
     idle = _records(table[table["status"] == "not applicable"])
     sentences = [f"{len(passed)} rules passed: {'; '.join(passed)}."] if len(passed) else []
-    return sentences + [f"{row['name']}: not tried. {row['note']}" for row in idle]
+    if idle:
+        reasons = {row["note"]: [each["name"] for each in idle if each["note"] == row["note"]] for row in idle}
+        told = "; ".join(f"{', '.join(names)} ({note.rstrip('.')})" for note, names in reasons.items())
+        sentences.append(f"{len(idle)} rule{'s' if len(idle) > 1 else ''} not tried: {told}.")
+    return sentences
 
 
 def word_actions(table: pd.DataFrame, *, names: Mapping[str, str], on: dt.date) -> Takeaways:

@@ -11,19 +11,22 @@ import pandas as pd
 
 from convlib import plots, takeaways
 from convlib.alert_files import SEVERITIES
-from convlib.errors import ParamError, check_made
+from convlib.errors import ParamError, check_made, list_problems
+from convlib.events import EventLog
+from convlib.lazy import LazyModule
 from convlib.periods import PERIODS, read_day
 from convlib.plan import Plan
 from convlib.plan_edits import PlanEdit, TargetChange, edit_targets
 from convlib.plan_entries import Loss, Macro, Measure, Micro, is_share
+from convlib.rates import Rates
 from convlib.results import Kind, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from convlib.correlation import Correlation
-    from convlib.events import EventLog
-    from convlib.rates import Rates
+    from convlib import correlation as correlations
+else:
+    correlations = LazyModule("convlib.correlation")
 
 #: From so many of the latest usable periods a target is judged.
 LAST_PERIODS = 4
@@ -204,7 +207,7 @@ def list_actions(plan: Plan, *, on: dt.date) -> Actions:
     )
 
 
-def recalibrate(rates: "Rates", plan: Plan) -> Recalibration:
+def recalibrate(rates: Rates, plan: Plan) -> Recalibration:
     """Propose targets from what the latest periods reached, each with its reason, as a diff of the plan's file.
 
     Judged are the last 4 usable periods. A target that each period's interval met is moved to 10% beyond their pooled
@@ -222,10 +225,15 @@ def recalibrate(rates: "Rates", plan: Plan) -> Recalibration:
         Zhang 2009, Computational Statistics & Data Analysis 53:1080).
 
     Raises:
-        ParamError: The rates are of a segment or broken down.
+        ParamError: An argument is of another kind, or the rates are of a segment or broken down.
         PlanError: The plan's file has changed since it was read, or a target is shared by a YAML anchor.
     """
-    check_made("plan", plan, Plan, maker="read_plan")
+    problems = list_problems(
+        lambda: check_made("rates", rates, Rates, maker="measure_rates"),
+        lambda: check_made("plan", plan, Plan, maker="read_plan"),
+    )
+    if problems:
+        raise ParamError(*problems)
     if rates.by or rates.segment != "all":
         what = f"broken down by {', '.join(rates.by)}" if rates.by else f"of the segment {rates.segment!r}"
         raise ParamError(f"`rates` are {what}; a target is for all units. Measure the rates of all, without `by`.")
@@ -243,7 +251,7 @@ def recalibrate(rates: "Rates", plan: Plan) -> Recalibration:
 
 
 def review_plan(
-    plan: Plan, *, log: "EventLog | None" = None, correlation: "Correlation | None" = None, on: dt.date
+    plan: Plan, *, log: EventLog | None = None, correlation: "correlations.Correlation | None" = None, on: dt.date
 ) -> PlanReview:
     """Say what in a plan has gone stale, was never filled in, or no longer earns its place.
 
@@ -257,9 +265,16 @@ def review_plan(
         One row a finding, worst first: `severity` is `critical`, `warning` or `info`.
 
     Raises:
-        ParamError: The log was read with another plan.
+        ParamError: An argument is of another kind, or the log was read with another plan.
     """
-    check_made("plan", plan, Plan, maker="read_plan")
+    kind = type(None) if correlation is None else correlations.Correlation
+    problems = list_problems(
+        lambda: check_made("plan", plan, Plan, maker="read_plan"),
+        lambda: check_made("log", log, EventLog | None, maker="read_events"),
+        lambda: check_made("correlation", correlation, kind, maker="correlate"),
+    )
+    if problems:
+        raise ParamError(*problems)
     on = read_day(on, name="on")
     found = [
         *(_find_silent(plan, log) if log is not None else []),
@@ -284,7 +299,7 @@ def _name(plan: Plan) -> dict[str, str]:
     return {each.id: each.name for each in plan.conversions}
 
 
-def _find_silent(plan: Plan, log: "EventLog") -> Iterator[Finding]:
+def _find_silent(plan: Plan, log: EventLog) -> Iterator[Finding]:
     log.check_plan(plan)
     first, last = log.period
     fired = set(log.count("conversions", "conversion")["conversion"])
@@ -294,7 +309,7 @@ def _find_silent(plan: Plan, log: "EventLog") -> Iterator[Finding]:
             yield each.id, "never fires", "critical", f"nobody did it from {first} to {last}", advice
 
 
-def _find_verdicts(correlation: "Correlation") -> Iterator[Finding]:
+def _find_verdicts(correlation: "correlations.Correlation") -> Iterator[Finding]:
     for _, row in correlation.table.iterrows():
         if row["verdict"] == "no evidence":
             evidence = takeaways.word_no_association(row, in_value=correlation.target == "value")
@@ -352,7 +367,7 @@ def _name_metric(goal: Goal) -> str:
     return "rate" if isinstance(goal, Macro) else str(goal.metric)
 
 
-def _judge(each: Macro | Micro | Loss, _: int | None, goal: Goal, rates: "Rates") -> dict[str, Any]:
+def _judge(each: Macro | Micro | Loss, _: int | None, goal: Goal, rates: Rates) -> dict[str, Any]:
     table, target, metric = rates.table, goal.target, _name_metric(goal)
     mine = (table["conversion"] == each.id) & (table["metric"] == metric)
     usable = table[mine & (table["note"] == "") & table["value"].notna()].nlargest(LAST_PERIODS, "period")

@@ -1,7 +1,6 @@
 import hashlib
 import json
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -13,15 +12,24 @@ from convlib.control import compare_periods, find_limits
 from convlib.errors import ParamError
 from convlib.quality import Quality
 from convlib.rates import Rates
+from convlib.results import Result
 from convlib.stats import divide, wilson_interval
 from convlib.upkeep import Actions
 
+Made = TypeVar("Made", bound=Result)
 MONDAY = pd.Timestamp("2026-01-05")
 GOALS = pd.DataFrame(
     [("buy", "Bought", "up", "buy"), ("cart", "Add to cart", "up", "buy"), ("error", "Error", "down", "buy")],
     columns=["conversion", "title", "direction", "macro"],
 ).assign(metric="rate")
 STEADY = [990, 1_010, 1_000, 995, 1_005, 1_000, 990, 1_010, 1_000]
+
+
+def make(kind: type[Made], **fields: object) -> Made:
+    """Make a result that has only what alerts look at."""
+    made = object.__new__(kind)
+    vars(made).update(fields)
+    return made
 
 
 def series(conversion: str, counts: list[int], exposed: int = 10_000, **more: Any) -> pd.DataFrame:
@@ -62,7 +70,7 @@ def make_rates(*parts: pd.DataFrame, by: tuple[str, ...] = (), segment: str = "m
         "segment": segment,
         "end": table["period"].max() + pd.Timedelta(days=7),
     }
-    return cast(Rates, SimpleNamespace(**known, fewest=0))
+    return make(Rates, **known, fewest=0)
 
 
 def list_alerts(alerts: Alerts) -> list[tuple[str, str, str]]:
@@ -253,8 +261,8 @@ def test_find_alerts_raises_failed_rules_of_quality_and_overdue_actions() -> Non
     late = pd.DataFrame([promised | {"overdue_days": 2}, promised | {"text": "Other", "overdue_days": 0}])
     alerts = find_alerts(
         make_rates(series("buy", STEADY)),
-        quality=cast(Quality, SimpleNamespace(table=pd.DataFrame(rows))),
-        actions=cast(Actions, SimpleNamespace(table=late)),
+        quality=make(Quality, table=pd.DataFrame(rows)),
+        actions=make(Actions, table=late),
     )
     assert list_alerts(alerts) == [("quality", "warning", ""), ("action_overdue", "info", "cart")]
     assert alerts.table["evidence"].tolist() == [
@@ -305,6 +313,17 @@ def test_find_alerts_leaves_other_segments_and_rules_of_its_history_alone() -> N
     assert find_alerts(make_rates(quiet), history=before, rules=["no_data"]).table.empty
     assert find_alerts(make_rates(quiet.assign(device="tv"), by=("device",)), history=before).table.empty
     assert len(find_alerts(make_rates(quiet), history=before).table) == 1
+
+
+def test_find_alerts_refuses_what_other_analyses_give() -> None:
+    rates = make_rates(series("cart", STEADY))
+    with pytest.raises(ParamError) as caught:
+        find_alerts(rates.table, quality=rates, actions="late")  # type: ignore[arg-type]
+    assert caught.value.problems == (
+        "`rates` is of type DataFrame; it must be what `measure_rates` gives.",
+        "`quality` is of type Rates; it must be what `check_quality` gives.",
+        "`actions` is of type str; it must be what `list_actions` gives.",
+    )
 
 
 def test_find_alerts_refuses_a_history_that_is_none() -> None:

@@ -16,7 +16,7 @@ BORDERS = {
     "duckdb": ENGINES,
     "ibis": {f"convlib.{name}" for name in ("portable", "remote", "warehouse", "spark")},
     "pyspark": {"convlib.spark"},
-    "matplotlib": {"convlib.plots"},
+    "matplotlib": {"convlib.plots", "convlib.figures"},
     "seaborn": {"convlib.plots"},
     "ipywidgets": {"convlib.explorer"},
     "itables": {"convlib.explorer"},

@@ -149,9 +149,10 @@ def test_correlate_gives_newcombes_interval_for_one_landmark(log: EventLog, plan
 
 def test_correlate_counts_what_impact_needs(log: EventLog, plan: Plan) -> None:
     result = score(log, plan)
-    # Mature: all but max. Of the buyers before 72h (ann, ben, dan, eve, fay, hal, mia) hal bought before the landmark.
+    # Mature: all but max. Of the eight buyers (ann, ben, dan, eve, fay, gus, hal, mia) hal bought before the landmark,
+    # and gus, at 72h, after the horizon.
     assert result.pending == 1
-    assert result.conversions_used == pytest.approx(6 / 7)
+    assert result.conversions_used == pytest.approx(6 / 8)
     # Six of the 13 mature units save within 72h: ann, ben, cat, dan, leo, mia.
     assert pick(result.followed, "micro could did") == [("save", 13, 6), ("read", 13, 0), ("form", 13, 0)]
     # The seven purchases within 72h: 10 + 20 + 30 + 40 + 50 + 70 + 80; that of gus, at 72h, is too late.
@@ -182,6 +183,44 @@ ben visit 10D
     row = row_of(score(make_log(rows, plan), plan, entry="start"))
     # ann saved before her start, so without; she buys 1.5 days after it. cat never starts.
     assert row[["units_with", "units_without", "converted_with", "converted_without"]].tolist() == [1, 1, 0, 1]
+
+
+MISSED = (
+    repeat("a", 10, "visit 0h", "buy 30h")
+    + repeat("b", 10, "visit 0h", "buy 5D")
+    + repeat("c", 20, "visit 0h", "buy 1h")
+    + repeat("d", 5, "visit 0h")
+    + "end visit 10D"
+)
+
+
+def test_correlate_says_how_many_convert_too_early_or_too_late_to_count(plan: Plan) -> None:
+    log = make_log(MISSED, plan)
+    result = score(log, plan)
+    assert result.conversions_used == 10 / 40
+    assert result.takeaways[-2:] == (
+        "20 of 40 units that got to Buy did so within 1 day of entry, before the first landmark, and are not compared; "
+        "an earlier landmark would count more of them.",
+        "10 of 20 units that got to Buy later than 1 day after entry did so after the horizon of 2 days, and count as "
+        "not converted; a horizon of 5 days would count 90% of them.",
+    )
+    better = score(log, plan, exposure="1h", horizon="5D")  # those at 5D are 119 hours after the landmark
+    assert better.conversions_used == 1
+    assert "landmark" not in " ".join(better.takeaways)
+    # Between two landmarks: at 5D neither the first horizon, over at 72h, nor the second, from 6D, counts.
+    stacked = score(log, plan, exposure=["1D", "6D"])
+    assert stacked.conversions_used == 10 / 40
+    assert stacked.takeaways[-1] == result.takeaways[-1]
+
+
+def test_correlate_says_that_an_empty_column_adjusts_for_nothing(plan: Plan) -> None:
+    rows = write_rows(sides(20, 20, 5, 35))
+    log = make_log(rows.assign(geo=None, medium=pd.Series(["mail"]).reindex(rows.index), device_type="tv"), plan)
+    said = score(log, plan, adjust=["geo", "medium", "device_type"]).takeaways
+    assert said[-2:] == (
+        "Adjusted by geo, which is empty at entry for 81 of 81 units: it adjusts for nothing.",
+        "Adjusted by medium, which is empty at entry for 80 of 81 units: it adjusts for next to nothing.",
+    )
 
 
 STACKED = """

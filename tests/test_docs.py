@@ -2,9 +2,16 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
 from docs_pages import ROOT, Block, expect_value, list_pages, list_unmarked, read_blocks, read_yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from convlib.documents import read_document
+from convlib.reports.run_file import RunFile
 
 BLOCKS = [block for page in list_pages() for block in read_blocks(page)]
 YAML = [block for block in BLOCKS if block.mark == "reads"]
@@ -23,6 +30,36 @@ def test_what_is_not_run_needs_something_takes_long_or_changes_the_machine() -> 
 @pytest.mark.parametrize("block", YAML, ids=lambda block: block.place)
 def test_every_yaml_block_is_taken_by_its_reader(block: Block, tmp_path: Path) -> None:
     read_yaml(block, tmp_path)
+
+
+def test_the_table_of_a_run_file_has_every_field_its_default_and_an_example_that_is_taken(tmp_path: Path) -> None:
+    section = (ROOT / "docs" / "runs.md").read_text("utf-8").split("## Every field of a run file")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `([\w.]+)` \| .+ \| (.+) \| `(.+)` \|$", section, flags=re.MULTILINE)
+    fields = list_fields(RunFile)
+    assert [name for name, *_ in rows] == list(fields)
+    for name, default, example in rows:
+        (tmp_path / "run.yaml").write_text(example, "utf-8")
+        RunFile.model_validate({"run": "r", "events": "e", "plan": "p", **read_document(tmp_path / "run.yaml").data})
+        if default.startswith("`"):
+            said, known = yaml.safe_load(default.strip("`")), fields[name].default
+            assert said == (list(known) if isinstance(known, tuple) else known), name
+        assert fields[name].is_required() == default.startswith("needed"), name
+
+
+def list_fields(model: type[BaseModel], above: str = "") -> dict[str, FieldInfo]:
+    """List the fields that hold values, with the names of the mappings around them."""
+    fields: dict[str, FieldInfo] = {}
+    for name, field in model.model_fields.items():
+        inner = find_model(field.annotation)
+        within = f"{above}{name}." + "NAME." * str(field.annotation).startswith("dict")
+        fields |= list_fields(inner, within) if inner else {above + name: field}
+    return fields
+
+
+def find_model(kind: object) -> type[BaseModel] | None:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    return next(filter(None, map(find_model, get_args(kind))), None)
 
 
 @pytest.mark.parametrize("page", list_pages(), ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -51,6 +51,34 @@ def test_find_unusual_days_knows_an_event_that_rests_on_sundays() -> None:
     assert len(found) == 53  # to the last Saturday, without the first day and that one
 
 
+#: Three Wednesdays of eight, and a day without a like.
+RESTS, OUTAGE = [30, 37, 44], 26
+
+
+@pytest.mark.parametrize("others", [0, 5])
+def test_find_unusual_days_takes_days_that_all_events_often_rest_on_for_a_pause(others: int) -> None:
+    counts = noisy(8 * week(300))
+    for day in [*RESTS, OUTAGE]:
+        counts[day] = 0
+    # What else goes on through the rests makes them gaps.
+    found = drift.find_unusual_days(
+        pd.concat([make_days(counts), make_days([others] * 56, event="ping")], ignore_index=True)
+    )
+    expected = {"gap": [OUTAGE], "pause": RESTS} if not others else {"gap": sorted([*RESTS, OUTAGE]), "pause": []}
+    assert {name: found.loc[found[name], "day"].tolist() for name in expected} == {
+        name: DAYS[days].tolist() for name, days in expected.items()
+    }
+
+
+def test_find_unusual_days_takes_the_same_date_of_two_years_for_a_pause() -> None:
+    days = pd.date_range("2022-12-01", "2024-12-31")
+    frame = pd.DataFrame({"day": days, "event_name": "view", "platform": None, "rows": noisy([300] * len(days))})
+    rests = pd.to_datetime(["2022-12-25", "2023-12-26", "2024-03-06"])  # the last has no other year
+    found = drift.find_unusual_days(frame[~frame["day"].isin(rests)])
+    assert found.loc[found["pause"], "day"].tolist() == rests[:2].tolist()
+    assert found.loc[found["gap"], "day"].tolist() == rests[2:].tolist()
+
+
 @pytest.mark.parametrize("factor", [4, 0.35])
 def test_find_unusual_days_names_the_first_day_of_a_lasting_change(factor: float) -> None:
     found = drift.find_unusual_days(make_days(noisy(5 * week(300) + 4 * week(int(300 * factor)))))

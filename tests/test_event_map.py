@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
@@ -127,6 +128,26 @@ def test_map_events_counts_the_segments_units_in_the_period(plan: Plan, rows: pd
     # Entries with geo US on the 2nd or 3rd: ben, cat (both on the 2nd), dan; ann has no event there.
     found = pick(table[table["events"] > 0], "event_name events units")
     assert found == [("Order Completed", 1, 1), ("view", 1, 1), ("scroll", 3, 2)]
+
+
+def test_map_events_tells_what_only_the_period_lacks_from_what_never_fires(plan: Plan, rows: pd.DataFrame) -> None:
+    log = make_log(rows, plan).between("2024-01-02", "2024-01-03")
+    event_map = map_events(log, plan)
+    silent = event_map.table[event_map.table["events"] == 0]
+    assert pick(silent, "conversion status note") == [
+        ("late_view", "not seen here", "1 in the whole log, last on 2024-01-01"),
+        ("chat", "never fires", ""),
+        ("leave", "not seen here", "1 in the whole log, last on 2024-01-05"),
+    ]
+    assert event_map.takeaways[1] == (
+        "2 of the plan's 5 conversions are tracked; not in this period: Late view (1 in the whole log, last on "
+        "2024-01-01), Leave (1 in the whole log, last on 2024-01-05); never seen: Chat begun."
+    )
+    where = event_map.coverage.set_index("conversion")["where"]
+    assert where[["chat", "leave", "view"]].tolist() == ["never fires", "not seen here", "awareness"]
+    shared = map_events(dataclasses.replace(log, fewest=2), plan)  # these rows may be one user's
+    assert "not seen here" in shared._repr_html_()
+    assert "in the whole log" not in shared._repr_html_()
 
 
 def test_map_events_of_an_empty_segment_has_every_conversion(plan: Plan, rows: pd.DataFrame) -> None:

@@ -347,6 +347,17 @@ def test_unknown_columns_are_refused_wherever_they_are_named(log: EventLog) -> N
     assert str(caught.value) == message
 
 
+def test_what_is_no_name_column_or_calendar_is_refused(log: EventLog) -> None:
+    with pytest.raises(ParamError, match="There is no segment `1`"):
+        log.expand_segments(1)  # type: ignore[arg-type]
+    with pytest.raises(ParamError, match="The log has no column `1`"):
+        log.entries(columns=1)  # type: ignore[arg-type]
+    with pytest.raises(ParamError, match="`calendar` is of type str; it must be what `Calendar` gives"):
+        log.entries(calendar="W")  # type: ignore[arg-type]
+    with pytest.raises(ParamError, match="`hash_ids` is 'no'; it must be True, False or None"):
+        read_events("dataset:shop", hash_ids="no")  # type: ignore[arg-type]
+
+
 def test_segments_file_with_an_unknown_column_is_refused_when_it_is_used(tmp_path: Path) -> None:
     (tmp_path / "segments.yaml").write_text("kind: {by: devicetype}\n")
     log = read_events(ROWS, segments=tmp_path / "segments.yaml")
@@ -427,6 +438,15 @@ def test_breakdowns_by_a_taken_column_name_are_refused(column: str) -> None:
         f"The column `{column}` can't break results down: their own tables have a column of that name. "
         "Rename it in the log."
     )
+
+
+def test_a_log_shows_its_rows_users_period_and_columns() -> None:
+    log = read_events(ROWS).between("2026-01-06")
+    seen, columns = "Segment all, entries from 2026-01-06 to 2026-01-20. DataFrame: ", ", ".join(log.columns)
+    assert repr(log) == f"{seen}7 rows read = 7 used + 0 rejected. Columns: {columns}."
+    assert "+ 0 rejected. 4 users in the whole log. Columns: event_name" in log._repr_html_()
+    shared = dataclasses.replace(log, fewest=10)
+    assert repr(shared) == f"{seen}7 rows used. Columns: {columns}."
 
 
 def test_count_by_day_counts_days_also_when_the_log_has_a_column_of_that_name() -> None:

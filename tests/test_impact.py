@@ -574,6 +574,13 @@ def test_plot_values_on_given_axes_draws_the_first_and_stops_at_everybody(plan: 
     assert axes.get_ylabel() == "USD"
 
 
+def test_plot_effort_without_efforts_draws_the_opportunity_alone(tmp_path: Path, plan: Plan, make: Make) -> None:
+    free = make_plan(tmp_path, PLAN.replace(" effort: 4,", ""))
+    with_effort, without = (score_impact(make(SAVE), each).plot_effort() for each in (plan, free))
+    assert with_effort.get_xlabel().startswith("effort")
+    assert without.get_title(loc="left") == score_impact(make(SAVE), free).plot().get_title(loc="left")
+
+
 def test_plot_marks_what_was_measured(plan: Plan, make: Make) -> None:
     impact = score_impact(make(SAVE), plan, measured=[CLEAR])
     label = " ".join(impact.plot().get_xlabel().split())

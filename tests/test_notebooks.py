@@ -163,6 +163,14 @@ def test_notebook_saves_what_it_shows(name: str) -> None:
     assert read_code(name)[-1].source.startswith("params.save(")
 
 
+def test_notebooks_adjust_what_they_say_of_micros_for_the_same_columns() -> None:
+    defaults = [read_parameters(name)["adjust"] for name in ("00_overview", "03_correlation", "04_impact")]
+    assert defaults == defaults[:1] * 3
+    for _, run in read_run_files():
+        given = [own["adjust"] for name, own in run["notebooks"].items() if name != "02_funnel" and "adjust" in own]
+        assert given == given[:1] * len(given)
+
+
 def test_there_is_a_run_file_for_each_example() -> None:
     assert [name for name, _ in read_run_files()] == [
         "params/monthly.yaml",

@@ -109,6 +109,17 @@ def test_draw_funnel_by_groups_has_a_bar_for_each_and_their_n(results: Results) 
     }
 
 
+def test_draw_funnel_keeps_the_groups_that_get_through_most_and_least_often() -> None:
+    rows = [("Seen", f"g{k}", 1_000 - k, 1.0) for k in range(12)] + [("Bought", f"g{k}", 500, 0.5) for k in range(12)]
+    table = pd.DataFrame(rows, columns=["name", "device", "units", "rate_from_start"])
+    ends = {("Bought", "g9"): 0.9, ("Bought", "g11"): 0.1}
+    rates = [ends.get((name, device), rate) for name, device, _, rate in rows]
+    table = table.assign(rate_from_start=rates, rate_from_start_ci_lower=rates, rate_from_start_ci_upper=rates)
+    ax = plots.draw_funnel(table, by=["device"], window="7D", segment="all")
+    assert sorted(label.split()[0] for label in read_legend(ax)) == ["g0", "g1", "g11", "g2", "g3", "g9"]
+    assert flatten(ax.get_xlabel()).endswith("6 of 12 groups")
+
+
 def test_draw_trend_shows_the_weeks_with_enough_units(results: Results) -> None:
     trend = results.funnel.trend
     rows = trend[trend["note"] == ""]
@@ -146,12 +157,15 @@ def test_draw_leaks_shows_each_tested_difference_with_interval_n_and_verdict(res
 def test_draw_leaks_shows_the_largest_differences_when_there_are_many() -> None:
     rows = pd.DataFrame({"step": 2, "name": "Bought", "device": [f"d{k}" for k in range(30)], "units_before": 99})
     rows = rows.assign(leak_difference=np.linspace(-0.3, 0.2, 30), q_value=0.5, verdict="no evidence")
-    ax = plots.draw_leaks(
-        rows.assign(leak_difference_ci_lower=-0.5, leak_difference_ci_upper=0.5), by=["device"], segment="all"
-    )
+    rows = rows.assign(leak_difference_ci_lower=-0.5, leak_difference_ci_upper=0.5)
+    ax = plots.draw_leaks(rows, by=["device"], segment="all")
     shown = [float(read_numbers(line.get_xdata())[0]) for line in list(ax.lines)[1:-1:2]]
     assert len(shown) == plots.MOST_LEAKS
     assert min(np.abs(shown)) > sorted(np.abs(rows["leak_difference"]))[-plots.MOST_LEAKS - 1]
+    # What takeaways name is there, however small.
+    found = rows.assign(verdict=rows["verdict"].mask(rows["device"] == "d19", "leaks more"))
+    labels = read_ticks(plots.draw_leaks(found, by=["device"], segment="all"))
+    assert "d19, before Bought (n = 99)" in labels
 
 
 def test_draw_times_has_a_panel_for_each_step_with_n_its_histogram_and_its_median(results: Results) -> None:
@@ -232,6 +246,8 @@ def test_draw_rates_has_a_panel_for_each_conversions_own_metric(results: Results
     assert "dashed: target" in flatten(first.figure.get_supxlabel())
     band = read_numbers(first.collections[0].get_paths()[0].vertices)[:, 1]
     assert band.max() == pytest.approx(macro["ci_upper"].max())
+    # Nothing touches the top, or is beyond it.
+    assert all(ax.dataLim.y1 < 0.95 * ax.get_ylim()[1] for ax in panels)
 
 
 def test_draw_rates_by_groups_has_a_line_for_each() -> None:

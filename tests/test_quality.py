@@ -104,6 +104,12 @@ def test_check_quality_of_an_empty_segment_has_every_rule(plan: Plan) -> None:
     assert sorted(table["rule"]) == sorted(RULES)
 
 
+def test_check_quality_blames_no_conversion_that_only_the_period_lacks(plan: Plan) -> None:
+    log = make_log(ROWS + "dan chat 9D\n", plan)
+    for part in (log, log.between("2024-01-01", "2024-01-05")):
+        assert check_quality(part, plan).table.set_index("rule").loc["never_fires", "status"] == "passed"
+
+
 def test_check_quality_refuses_a_plan_the_log_was_not_read_with(plan: Plan) -> None:
     with pytest.raises(ParamError) as caught:
         check_quality(make_log(ROWS, plan), make_plan(Path(plan.path).parent, PLAN.replace("Bought", "Paid")))

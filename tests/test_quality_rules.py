@@ -237,6 +237,18 @@ def test_plants_has_a_fault_for_each_rule() -> None:
     assert set(PLANTS) == set(RULES)
 
 
+def test_days_on_which_all_events_often_pause_are_a_note(clean: pd.DataFrame, folder: Path) -> None:
+    views = clean[clean["event_name"] == "view_item"]
+    rests = (views["timestamp"] - START).dt.days.isin([16, 30, 44])  # three Wednesdays of nine
+    table = check(views.loc[~rests, ["user_id", "event_name", "timestamp"]], folder).table.set_index("rule")
+    row = table.loc["volume_gap"]
+    assert (row["status"], row["severity"], row["failed"]) == ("failed", "info", 3)
+    assert row["note"] == (
+        "All events pause together on 3 days, as on such days before: a holiday or a calendar, if you know it; else an "
+        "outage."
+    )
+
+
 def test_the_arms_of_an_experiment_are_no_lost_property(clean: pd.DataFrame, folder: Path) -> None:
     experiment = """
 experiments:

@@ -107,6 +107,7 @@ def impact_row(rank: int, micro: str, opportunity: float, verdict: str = "positi
         "macro_sample_size": 98_765.0,
         "macro_days": 1_074.0,
         "together": "",
+        "effort": 3.0,
     }
     return known | more
 
@@ -461,6 +462,25 @@ def test_word_impact_counts_conversions_and_names_no_test_that_nobody_can_plan()
     )
 
 
+def test_word_impact_tests_what_one_model_of_all_bears_out_too() -> None:
+    alone = "no evidence when all micro-conversions are looked at together (-1.6 pts)"
+    doubted, second = impact_row(1, "view", 3_170.0, together=alone), impact_row(2, "error", 682.0, "negative")
+    assert say_impact(doubted, second)[2].startswith(
+        "Test Field error first, the highest rank that one model of all micro-conversions bears out: 4,321 units"
+    )
+    assert say_impact(doubted)[1] == (
+        "Test Item viewed first: 4,321 units in two arms would show it move, about 47 days of entries at this traffic; "
+        f"but {alone}."
+    )
+
+
+def test_word_impact_says_that_efforts_are_missing() -> None:
+    said = "The plan gives no efforts, so what is to gain is not set against what it takes."
+    rows = impact_row(1, "view", 200.0, effort=np.nan), impact_row(2, "error", 100.0)
+    assert said in say_impact(rows[0])
+    assert said not in say_impact(*rows)
+
+
 def test_word_impact_without_an_opportunity() -> None:
     assert say_impact(impact_row(1, "view", 90.0, "no evidence"), impact_row(2, "error", -50.0)) == (
         "No micro-conversion of segment mobile shows an opportunity beyond chance for Bought.",
@@ -618,8 +638,14 @@ def test_word_other_rules_names_what_passed_and_why_others_were_not_tried() -> N
     )
     assert takeaways.word_other_rules(table) == [
         "2 rules passed: Rows without a user; Negative values.",
-        "Late rows: not tried. Needs three weeks.",
+        "1 rule not tried: Late rows (Needs three weeks).",
     ]
+
+
+def test_word_other_rules_says_each_reason_once() -> None:
+    notes = ["No value.", "No day.", "No value."]
+    table = pd.DataFrame({"name": ["A", "B", "C"], "status": "not applicable", "note": notes})
+    assert takeaways.word_other_rules(table) == ["3 rules not tried: A, C (No value); B (No day)."]
 
 
 def path_row(source: str, target: str, difference: float, **more: Any) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 import datetime as dt
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
 
 import pandas as pd
 import pytest
@@ -11,12 +9,10 @@ from typer.testing import CliRunner
 from typer.testing import Result as Called
 
 from convlib.cli import app
+from convlib.correlation import Correlation
 from convlib.errors import ParamError
+from convlib.rates import Rates
 from convlib.upkeep import list_actions, recalibrate, review_plan
-
-if TYPE_CHECKING:
-    from convlib.correlation import Correlation
-    from convlib.rates import Rates
 
 ON = dt.date(2026, 12, 1)
 ACTIONS = """\
@@ -51,7 +47,7 @@ macros:
 """
 
 
-def make_rates(rows: dict[tuple[str, str], list[tuple[float, float, float]]], **more: object) -> "Rates":
+def make_rates(rows: dict[tuple[str, str], list[tuple[float, float, float]]], **more: object) -> Rates:
     """Write the rates of months from March on: for each conversion and metric its values with their intervals."""
     table = pd.DataFrame(
         [
@@ -63,14 +59,16 @@ def make_rates(rows: dict[tuple[str, str], list[tuple[float, float, float]]], **
     )
     end = pd.Timestamp("2026-08-20 12:00", tz="UTC")  # before any date of the plans
     fields = {"table": table, "by": (), "segment": "all", "every": "M", "end": end, **more}
-    return cast("Rates", SimpleNamespace(**fields))
+    rates = object.__new__(Rates)
+    vars(rates).update(fields)
+    return rates
 
 
-def rate(*values: float, reach: float = 0.1, conversion: str = "buy") -> "Rates":
+def rate(*values: float, reach: float = 0.1, conversion: str = "buy") -> Rates:
     return make_rates({(conversion, "rate"): [(value, value - reach, value + reach) for value in values]})
 
 
-def change_target(folder: Path, text: str, rates: "Rates") -> str:
+def change_target(folder: Path, text: str, rates: Rates) -> str:
     """Accept what is proposed, and give the plan's text."""
     plan = make_plan(folder, text)
     recalibrate(rates, plan).accept()
@@ -183,7 +181,7 @@ def test_recalibrate_leaves_out_periods_with_a_note(tmp_path: Path) -> None:
 def test_recalibrate_moves_a_date_that_has_passed_and_keeps_comments(tmp_path: Path) -> None:
     # Data to January: 30 September and 31 December are over, the next end of a quarter is 31 March.
     rates = rate(0.4, 0.4, 0.4, 0.4, conversion="cart")
-    rates.end = pd.Timestamp("2027-01-10", tz="UTC")  # type: ignore[misc]  # it stands for frozen rates
+    vars(rates)["end"] = pd.Timestamp("2027-01-10", tz="UTC")
     text = change_target(tmp_path, TARGETS, rates)
     assert text == TARGETS.replace(
         "by: 2026-09-30}   # asked for by sales\n",
@@ -212,6 +210,22 @@ def test_recalibrate_wants_the_rates_of_all_units(tmp_path: Path, given: dict[st
     assert str(caught.value) == message
 
 
+def test_upkeep_refuses_what_other_analyses_give(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, TARGETS)
+    with pytest.raises(ParamError) as caught:
+        recalibrate(make_correlation(), "plan.yaml")  # type: ignore[arg-type]
+    assert caught.value.problems == (
+        "`rates` is of type Correlation; it must be what `measure_rates` gives.",
+        "`plan` is of type str; it must be what `read_plan` gives.",
+    )
+    with pytest.raises(ParamError) as caught:
+        review_plan(plan, log=pd.DataFrame(), correlation=rate(0.4), on=ON)  # type: ignore[arg-type]
+    assert caught.value.problems == (
+        "`log` is of type DataFrame; it must be what `read_events` gives.",
+        "`correlation` is of type Rates; it must be what `correlate` gives.",
+    )
+
+
 def test_recalibrate_says_what_it_proposes(tmp_path: Path) -> None:
     found = recalibrate(rate(0.4, 0.4, 0.4, 0.4), make_plan(tmp_path, TARGETS))
     assert list(found.takeaways) == [
@@ -237,7 +251,7 @@ macros:
 """
 
 
-def make_correlation(*rows: tuple[str, str, str]) -> "Correlation":
+def make_correlation(*rows: tuple[str, str, str]) -> Correlation:
     numbers = {
         "adjusted_lift": 0.003,
         "adjusted_lift_ci_lower": -0.005,
@@ -246,7 +260,9 @@ def make_correlation(*rows: tuple[str, str, str]) -> "Correlation":
         "units_without": 456,
     }
     table = pd.DataFrame([{"micro": m, "verdict": verdict, "note": note, **numbers} for m, verdict, note in rows])
-    return cast("Correlation", SimpleNamespace(table=table, target="conversion"))
+    correlation = object.__new__(Correlation)
+    vars(correlation).update(table=table, target="conversion")
+    return correlation
 
 
 def test_review_plan_lists_what_is_stale_or_open_worst_first(tmp_path: Path) -> None:
