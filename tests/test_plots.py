@@ -1,5 +1,6 @@
 import inspect
 import re
+from collections.abc import Iterator
 from functools import partial
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -13,10 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from small_logs import make_log, make_plan
 
 import convlib as cv
 from convlib import plots
+from convlib.figures import WholeFigure
 from convlib.results import Result
 
 ROOT = Path(__file__).parent.parent
@@ -31,6 +35,19 @@ class Results(NamedTuple):
     impact: cv.Impact
     event_map: cv.EventMap
     quality: cv.Quality
+
+
+@pytest.fixture(autouse=True)
+def nothing_stands_out() -> Iterator[None]:
+    """A figure is printed as it is, so what stands out of it would be cut."""
+    yield
+    for number in plt.get_fignums():
+        figure = plt.figure(number)
+        if isinstance(figure, WholeFigure):
+            figure.draw_without_rendering()
+            width, height = figure.get_size_inches()
+            own = Figure.get_tightbbox(figure)
+            assert [*Bbox.union([own, Bbox([[0, 0], [width, height]])]).extents] == [0, 0, width, height]
 
 
 @pytest.fixture(scope="module")
