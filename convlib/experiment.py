@@ -84,6 +84,11 @@ class _Design:
     end: dt.date | None = None
     days: int | None = None
 
+    @property
+    def reading(self) -> Reading:
+        """How the arms are compared."""
+        return Reading(running=self.running, planned=self.minimum.units, confidence=self.confidence)
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment(Result):
@@ -357,6 +362,17 @@ def analyse_experiment(
     stats.check_confidence(confidence)
     planned = plan.find_experiment(experiment)
     check_experiment(log, plan, planned)
+    sample, design = _read(log, plan, planned, confidence)
+    found = _conclude(sample, design, segment=log.segment_name)
+    if log.fewest:
+        found = _leave_out(found, sample, log.fewest)
+    names = {each.conversion: plan[each.conversion].name for each in sample.measurements}
+    measured = _measure_effect(sample, planned, found["validity"], found["arm"], running=design.running)
+    return Experiment(**{**found, "names": names, "measured": measured, "fewest": log.fewest})
+
+
+def _read(log: EventLog, plan: Plan, planned: PlannedExperiment, confidence: float) -> tuple[Sample, _Design]:
+    """Read who was in which arm and did what, and say what was planned."""
     sample = read_sample(log, plan, planned)
     last = find_day(log.last, log.timezone)
     is_over = planned.end is not None and last >= planned.end + _read_days(planned.window)
@@ -372,14 +388,7 @@ def analyse_experiment(
         end=planned.end,
         days=planned.days,
     )
-    found = _conclude(sample, design, segment=log.segment_name)
-    if log.fewest:
-        found = _leave_out(found, sample, log.fewest)
-    names = {each.conversion: plan[each.conversion].name for each in sample.measurements}
-    is_sound = not found["validity"]["status"].isin(["failed", "waiting"]).any()
-    is_usable = found["reading"] == "final" and is_sound and planned.unit == "user"
-    measured = _measure_effect(sample, planned, found["arm"]) if is_usable else None
-    return Experiment(**{**found, "names": names, "measured": measured, "fewest": log.fewest})
+    return sample, design
 
 
 def _leave_out(found: dict[str, Any], sample: Sample, fewest: int) -> dict[str, Any]:
@@ -477,18 +486,22 @@ def measure_experiments(log: EventLog, plan: Plan, macro: str) -> list[MeasuredE
     found: dict[str, MeasuredEffect] = {}
     for each in sorted(planned, key=lambda each: str(each.end)):
         with contextlib.suppress(ParamError, EventDataError):
-            measured = analyse_experiment(log.whole(), plan, each.id).measured
+            check_experiment(log.whole(), plan, each)
+            sample, design = _read(log.whole(), plan, each, stats.CONFIDENCE)
+            _, validity, _, chosen = _judge_arms(sample, design, segment="all")
+            measured = _measure_effect(sample, each, validity, _name_shipped(chosen), running=design.running)
             found |= {measured.micro: measured} if measured else {}
     return list(found.values())
 
 
-def _conclude(sample: Sample, design: _Design, *, segment: str) -> dict[str, Any]:
-    """Compare the arms, check what may spoil that, and decide: the fields of an `Experiment`."""
+def _judge_arms(
+    sample: Sample, design: _Design, *, segment: str
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.Series]:
+    """Compare the arms and decide: the metrics, the checks, each arm's decision, and the one that holds."""
     _check_groups(sample)
     if not design.running and segment == "all":
         check_counts(sample, what=design.name)
-    reading = Reading(running=design.running, planned=design.minimum.units, confidence=design.confidence)
-    table = tabulate_metrics(sample, reading)
+    table = tabulate_metrics(sample, design.reading)
     validity = check_validity(
         sample,
         window=design.window,
@@ -499,13 +512,26 @@ def _conclude(sample: Sample, design: _Design, *, segment: str) -> dict[str, Any
         planned_days=None if design.running else design.days,
         timezone=design.timezone,
     )
-    titles = {(each.conversion, each.metric): each.name for each in sample.measurements}
-    decisions = decide(_name(table, titles), validity, running=design.running)
-    chosen = choose_arm(decisions, table)
+    decisions = decide(_name(table, _list_titles(sample)), validity, running=design.running)
+    return table, validity, decisions, choose_arm(decisions, table)
+
+
+def _list_titles(sample: Sample) -> dict[tuple[str, str], str]:
+    return {(each.conversion, each.metric): each.name for each in sample.measurements}
+
+
+def _name_shipped(chosen: pd.Series) -> str:
+    return str(chosen["arm"]) if chosen["decision"] == "ship" else ""
+
+
+def _conclude(sample: Sample, design: _Design, *, segment: str) -> dict[str, Any]:
+    """Compare the arms and decide: the fields of an `Experiment`."""
+    table, validity, decisions, chosen = _judge_arms(sample, design, segment=segment)
+    titles = _list_titles(sample)
     parts = {
-        "days": tabulate_days(sample, reading),
-        "segments": tabulate_segments(sample, reading),
-        "factors": tabulate_factors(sample, reading, design.factors),
+        "days": tabulate_days(sample, design.reading),
+        "segments": tabulate_segments(sample, design.reading),
+        "factors": tabulate_factors(sample, design.reading, design.factors),
     }
     if chosen["decision"] == "invalid":
         # What is not to be read is not shown.
@@ -515,7 +541,7 @@ def _conclude(sample: Sample, design: _Design, *, segment: str) -> dict[str, Any
     known: dict[str, Any] = {
         "name": design.name,
         "decision": str(chosen["decision"]),
-        "arm": str(chosen["arm"]) if chosen["decision"] == "ship" else "",
+        "arm": _name_shipped(chosen),
         "rule": str(chosen["rule"]),
         "decisions": decisions,
         "validity": validity,
@@ -574,11 +600,16 @@ def _find_dates(sample: Sample, timezone: str) -> tuple[dt.date, dt.date] | None
     return find_day(ends[0], timezone), find_day(ends[1], timezone)
 
 
-def _measure_effect(sample: Sample, planned: PlannedExperiment, arm: str) -> MeasuredEffect | None:
+def _measure_effect(
+    sample: Sample, planned: PlannedExperiment, validity: pd.DataFrame, arm: str, *, running: bool
+) -> MeasuredEffect | None:
     """Give the effects on the shares of units that do the micro and the macro: of the arm that is shipped, or the only.
 
-    Of several arms the one that moves the micro most would move it by chance more often than one alone.
+    Of several arms the one that moves the micro most would move it by chance more often than one alone. There is none
+    while the experiment runs, when a check failed, or of other units than users.
     """
+    if running or planned.unit != "user" or validity["status"].isin(["failed", "waiting"]).any():
+        return None
     if sample.did is None or not (arm or len(sample.arms) == 2):
         return None
     sides = [np.stack(sample.did)[:, sample.arm == code] for code in (0, sample.arms.index(arm or sample.arms[1]))]
