@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -39,6 +40,11 @@ class Facts:
     log: EventLog
     plan: Plan
     profile: Profile
+
+    @functools.cached_property
+    def days(self) -> pd.DataFrame:
+        """Each event's days against what is expected of them."""
+        return drift.find_unusual_days(self.profile.daily)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +245,7 @@ def _judge_negative(facts: Facts) -> Finding | str:
 
 def _judge_days(column: Literal["gap", "jump"]) -> Callable[[Facts], Finding | str]:
     def judge(facts: Facts) -> Finding | str:
-        days = drift.find_unusual_days(facts.profile.daily)
+        days = facts.days
         if days.empty:
             return f"No event comes {drift.STEADY} times a day, {_ALIKE_DAYS}"
         resting = column == "gap" and days["pause"].any() and not days["gap"].any()
