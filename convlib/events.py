@@ -139,6 +139,11 @@ class EventLog:
         return self.prepared.columns
 
     @property
+    def filled_columns(self) -> list[str]:
+        """Name the columns that hold something: those that the source has, and those derived from them."""
+        return [name for name in self.columns if name in (*self.prepared.given, *self.derived)]
+
+    @property
     def derived(self) -> tuple[str, ...]:
         """Name the columns that the source lacks and that are derived from the others: `session_id`, `land`."""
         return tuple(name for name in DERIVED if name not in self.prepared.given)
@@ -627,7 +632,7 @@ class EventLog:
     def _check_columns(self, columns: Sequence[str]) -> None:
         unknown = [name for name in columns if name not in self.columns]
         if unknown:
-            problems = [f"The log has no column `{name}`.{word_columns(name, self.columns)}" for name in unknown]
+            problems = [f"The log has no column `{name}`.{word_columns(name, self.filled_columns)}" for name in unknown]
             raise ParamError(*problems)
 
     def check_breakdown(self, columns: Sequence[str]) -> None:

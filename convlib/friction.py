@@ -244,7 +244,7 @@ def _check(
         raise ParamError(*problems)
     unknown = [
         f"{plan.locate(signal.id, 'match')}: `{signal.id}` reads the column `{column}`, which the log does not "
-        f"have.{word_columns(column, log.columns)}"
+        f"have.{word_columns(column, log.filled_columns)}"
         for signal in plan.friction
         for column in sorted(signal.columns - set(log.columns))
     ]

@@ -213,7 +213,7 @@ def _find_conflicts(rules: Rules, numbered: bool) -> Iterable[str]:
 def _find_unknown(log: EventLog, columns: Sequence[str]) -> Iterable[str]:
     for name in columns:
         if name not in log.columns:
-            yield f"The log has no column `{name}`.{word_columns(name, log.columns)}"
+            yield f"The log has no column `{name}`.{word_columns(name, log.filled_columns)}"
 
 
 def _find_unknown_events(log: EventLog, steps: Sequence[Step]) -> Iterable[str]:

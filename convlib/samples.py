@@ -151,7 +151,7 @@ def check_experiment(log: EventLog, plan: Plan, planned: PlannedExperiment) -> N
         )
     problems += [
         f"{plan.locate(planned.id, 'id')}: the experiment {planned.id!r} reads the column `{name}`, which the log does "
-        f"not have.{word_columns(name, log.columns)}"
+        f"not have.{word_columns(name, log.filled_columns)}"
         for name in sorted(planned.columns - set(log.columns))
     ]
     if problems:

@@ -31,10 +31,7 @@ a,buy,2026-01-06 10:00,desktop
 b,view,2026-01-07 10:00,desktop
 b,view,2026-01-09 10:00,mobile
 """
-COLUMNS = (
-    "event_name, timestamp, user_id, session_id, land, page_path, referrer, source, medium, campaign, device_type, "
-    "geo, product_id, value, currency"
-)
+COLUMNS = "event_name, timestamp, user_id, session_id, land, device_type"
 
 
 @pytest.fixture
