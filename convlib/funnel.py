@@ -70,7 +70,6 @@ class Funnel(Result):
         leaks: One row a step and group, the most units lost first: the table's columns, an interval of the value lost,
             `units_before` and of these the `lost_rate`; with `by` the `leak_difference` from all other groups, its
             test and the `verdict`; `units_rank`, `value_rank`.
-        trend: One row a week of entry: units, converted within the window of entry, rate with its interval.
     """
 
     SHOWN: ClassVar[tuple[tuple[str, str, Kind], ...]] = (
@@ -101,10 +100,14 @@ class Funnel(Result):
     by: tuple[str, ...]
     counted: str
     leaks: pd.DataFrame
-    trend: pd.DataFrame
     _counted: Counted = dataclasses.field(repr=False)
     _log: EventLog = dataclasses.field(repr=False)
     _unit: Unit = dataclasses.field(repr=False)
+
+    @functools.cached_property
+    def trend(self) -> pd.DataFrame:
+        """Give a row for each week of entry: units, those converted within the window, their rate with its interval."""
+        return count_trend(self._counted)
 
     @functools.cached_property
     def times(self) -> pd.DataFrame:
@@ -342,7 +345,6 @@ def measure_funnel(
         by=tuple(groups),
         counted=counted.counted,
         leaks=leaks,
-        trend=count_trend(counted),
         _counted=counted,
         _log=log,
         _unit=ask.unit,
