@@ -116,6 +116,9 @@ def new(
     mapping: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="How its columns are to be read: a preset or a YAML file.")
     ] = "",
+    macro: Annotated[
+        str, typer.Option(metavar="EVENT", help="The event that pays, if it is not found by its name.")
+    ] = "",
     upgrade: Annotated[bool, typer.Option("--upgrade", help="Show what a newer convlib would change there.")] = False,
     accept: Annotated[bool, typer.Option("--accept", help="Change it; what you changed stays.")] = False,
 ) -> None:
@@ -128,14 +131,17 @@ def new(
     from convlib import scaffold
 
     with _end_with_problems():
-        if upgrade and (events or mapping):
-            raise ParamError("--upgrade stands beside --from or --mapping, which are for a new workbook. Remove one.")
-        if not upgrade and (accept or (mapping and not events)):
-            raise ParamError("--accept needs --upgrade. Add it." if accept else "--mapping needs --from. Add the log.")
+        if upgrade and (events or mapping or macro):
+            beside = "--from, --mapping or --macro, which are for a new workbook"
+            raise ParamError(f"--upgrade stands beside {beside}. Remove one.")
+        if accept and not upgrade:
+            raise ParamError("--accept needs --upgrade. Add it.")
+        if (mapping or macro) and not events:
+            raise ParamError(f"{'--mapping' if mapping else '--macro'} needs --from. Add the log.")
         if upgrade:
             _show_upgrade(scaffold.upgrade_workbook(folder), accept=accept)
             return
-        files = scaffold.make_workbook(folder, events=events, mapping=mapping)
+        files = scaffold.make_workbook(folder, events=events, mapping=mapping, macro=macro)
     there = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
     print(f"Made {len(files)} files in {folder}. Next:")
     print(f"1. Look into {folder / scaffold.PLAN}: is its macro the outcome that pays? README.md there says more.")
@@ -285,7 +291,7 @@ def check(file: RunFile) -> None:
 
     with _end_with_problems():
         preparation = prepare_run(file)
-        warnings = [*_list_warnings(preparation.plan), *find_warnings(preparation)]
+        warnings = [*find_warnings(preparation), *_list_warnings(preparation.plan)]
     _show_preparation(preparation, warnings)
 
 
@@ -327,6 +333,9 @@ def suggest(
     mapping: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="How its columns are to be read: a preset or a YAML file.")
     ] = None,
+    macro: Annotated[
+        str, typer.Option(metavar="EVENT", help="The event that pays, if it is not found by its name.")
+    ] = "",
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="The plan file to write.")] = None,
 ) -> None:
     """Write a first plan from a log of events, with the evidence for each entry, for you to edit.
@@ -339,7 +348,7 @@ def suggest(
     with _end_with_problems():
         if output and output.exists():
             raise ParamError(f"`--output` is {str(output)!r}, which exists already. Name another file, or delete it.")
-        text = suggest_plan(read_events(events, mapping=mapping))
+        text = suggest_plan(read_events(events, mapping=mapping), macro=macro)
         if output:
             _write(output, text)
     print(output or text, end="\n" if output else "")
@@ -396,14 +405,17 @@ def review(file: RunFile) -> None:
 @app.command()
 def datasets() -> None:
     """List the example logs that come with convlib; a run file names one as `events: dataset:NAME`."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from convlib.datasets.load import list_datasets
 
-    table = Table("Name", "Rows", "Units", "Licence", "Try", box=None, pad_edge=False)
+    table = Table("Name", "Rows", "Units", "Licence", Column("Try", no_wrap=True), box=None, pad_edge=False)
     for row in list_datasets().itertuples():
-        command = f"convlib run params/{row.name}/weekly.yaml"
-        table.add_row(str(row.name), f"{row.rows:,}", f"{row.units:,}", escape(str(row.licence)), command)
+        ready = Path("params", str(row.name), "weekly.yaml")
+        # Only a checkout has the run file.
+        command = f"run {ready.as_posix()}" if ready.exists() else f"new {row.name} --from dataset:{row.name}"
+        cells = (str(row.name), f"{row.rows:,}", f"{row.units:,}", escape(str(row.licence)), f"convlib {command}")
+        table.add_row(*cells)
     Console(highlight=False, soft_wrap=True).print(table)
 
 

@@ -36,7 +36,9 @@ OUTCOMES = {
     ),
     "its name is that of an enquiry": _table("quote enquiry inquiry lead demo contact application"),
     "its name is that of joining": _table("signup register registration join trial"),
-    "its name is that of an end reached": _table("complete finish pass graduate win won convert submit"),
+    "its name is that of an end reached": _table(
+        "complete finish pass graduate graduation certificate certify award diploma win won convert submit"
+    ),
     "it carries a value": frozenset[str](),
 }
 NO_OUTCOME = _table(
@@ -47,9 +49,9 @@ SUCCESS = _table("pass success succeed complete win won accept approve paid conv
 PROBLEMS = _table("error fail failure exception decline reject abandon crash lose lost loss")
 DONE_TO_USERS = _table("sent deliver impression bounce")
 #: Words of leaving, those that say so only with what is left, and what can be left.
-LEAVING = _table("unsubscribe cancel cancellation churn uninstall unregister deactivate terminate")
+LEAVING = _table("unsubscribe cancel cancellation churn uninstall unregister deactivate terminate withdrawn dropout")
 ENDING = _table("delete close")
-LEFT = _table("user account subscription membership plan trial customer app profile my")
+LEFT = _table("user account subscription membership plan trial customer app profile my drop out")
 NAVIGATION = {
     spell(name)
     for name in (
@@ -106,7 +108,7 @@ def find_outcome(names: Iterable[str]) -> str | None:
 
 def is_loss(name: str) -> bool:
     """Say whether a name means leaving for good, such as `delete_account`, and not `delete_item`."""
-    words = set(split_words(name))
+    words = {*split_words(name), *list_terms([name]) & LEAVING}  # those of `dropped out` are one
     rest = words - LEAVING - ENDING
     return bool(words & LEAVING or (words & ENDING and rest)) and rest <= LEFT
 

@@ -13,8 +13,10 @@ from convlib.canonical import CANONICAL, NO_VALUE
 from convlib.errors import ParamError
 from convlib.events import EventLog
 from convlib.identity import IDS
+from convlib.periods import find_day
 from convlib.personal import count_personal
 from convlib.plan import Macro, Plan
+from convlib.plan_entries import Clock
 from convlib.reports.run_file import Period, RunFile
 from convlib.stats import FEW_UNITS
 
@@ -24,8 +26,9 @@ MOST_COLUMNS, MOST_OTHERS = 3, 30
 FEWEST_VALUES, MOST_VALUES = 2, 12
 #: A column has a value at most entries, and no value has nearly all of them.
 MOST_WITHOUT, MOST_ALIKE = 0.5, 0.95
-#: Days in which a conversion counts: the fewest that hold this share of those who convert, within a quarter of the log.
-WINDOWS, HELD = (1, 7, 14, 28, 90, 180, 270), 0.9
+#: Days in which a conversion counts: the fewest that hold this share of those who convert, within a quarter of the log;
+#: from an entry within half, as nothing before it is counted.
+WINDOWS, HELD = (1, 7, 14, 28, 90, 180, 270, 365, 540), 0.9
 MOST_STEPS = 4
 #: Complete periods that a report covers, and days of a window from which they are months.
 MOST_WEEKS, MOST_MONTHS, LONG = 11, 6, 28
@@ -56,12 +59,17 @@ def write_clock(log: EventLog, macro: Macro) -> str:
 
     Where it takes weeks, units are looked at after a tenth and a quarter of that time.
     """
-    days = choose_window(log, macro)
+    days, entry = choose_window(log, macro), _find_entry(macro)
+    clock: dict[str, Any] = {"entry": entry} if entry else {}
     if days < LONG:
-        return f"correlation: {{horizon: {days}D}}  # how long the macro counts"
+        return f"correlation: {_write(clock | {'horizon': f'{days}D'})}  # how long the macro counts"
     looks = days // 10, days // 4
-    listed = ", ".join(f"{each}D" for each in looks)
-    return f"correlation: {{exposure: [{listed}], horizon: {days - looks[1]}D}}  # landmarks; how long the macro counts"
+    clock |= {"exposure": [f"{each}D" for each in looks], "horizon": f"{days - looks[1]}D"}
+    return f"correlation: {_write(clock)}  # landmarks; how long the macro counts"
+
+
+def _find_entry(macro: Macro) -> str:
+    return (macro.correlation or Clock()).entry or ""
 
 
 def write_segments(columns: Sequence[str]) -> str:
@@ -77,7 +85,9 @@ def write_segments(columns: Sequence[str]) -> str:
     )
 
 
-def write_run_file(log: EventLog, plan: Plan, *, events: str, mapping: str, columns: Sequence[str]) -> str:
+def write_run_file(
+    log: EventLog, plan: Plan, *, events: str, mapping: str, columns: Sequence[str], timezone: str = "UTC"
+) -> str:
     """Write a weekly run file whose window, period, steps and columns are those of a log.
 
     Args:
@@ -86,19 +96,21 @@ def write_run_file(log: EventLog, plan: Plan, *, events: str, mapping: str, colu
         events: What the file is to name as its events.
         mapping: What it is to name as their mapping; empty for none.
         columns: The columns that tell groups apart.
+        timezone: Zone of the log's days, and of the schedule.
 
     Returns:
         The file as YAML.
     """
     macro = plan.macros[0]
-    days = choose_window(log, macro)
-    period = _choose_period(log, macro, days)
+    days, entry = choose_window(log, macro), _find_entry(macro)
+    period = _choose_period(log, macro, days, timezone)
     every = {"week": "W", "month": "M"}[period.unit] if period else "D"
     adjust, by, window = list(columns[:2]), list(columns[:1]), f"{days}D"
-    overview = {"every": every, "entry": "", "window": "", "adjust": adjust, "by": by}
+    overview = {"every": every, "entry": entry, "window": window if entry else "", "adjust": adjust, "by": by}
     funnel = {"steps": _choose_steps(log, macro), "window": window, "by": by, "adjust": by}
     scored = {"adjust": adjust}  # the plan says how long the macro counts
-    chosen = f"{{last: {period.last}, follow_up: {period.follow_up}}}" if period else "{}"
+    chosen = {"last": period.last, "follow_up": period.follow_up} if period else {}
+    zone = {"timezone": timezone} if timezone != "UTC" else {}
     return f"""\
 # What `convlib run` makes of your log. Paths begin at this file. Window, period, steps and columns were chosen from
 # the log, for you to edit.
@@ -109,10 +121,10 @@ events: {_write(events)}
 plan: plan.yaml
 segments: segments.yaml
 run_segments: {_write(["all", *by])}
-period: {chosen}     # which entries; {{}} is all of the log
+period: {_write(chosen | zone)}     # which entries; {{}} is all of the log
 retries: 1                    # a notebook that fails is tried once more
 keep: 26                      # so many periods stay under reports/weekly/
-schedule: {{every: week, on: monday, at: "06:00", timezone: UTC}}     # read by `convlib schedule`
+schedule: {{every: week, on: monday, at: "06:00", timezone: {timezone}}}     # read by `convlib schedule`
 parameters: {_write({"macro": macro.id})}
 notebooks:
   00_overview: {_write(overview)}
@@ -134,14 +146,15 @@ def name_path(value: str, base: Path | None) -> str:
 
 def choose_window(log: EventLog, macro: Macro) -> int:
     """Choose in how many days of entry a conversion counts, by how long it takes."""
-    reached = log.keep(macro.match).entries()["time"] - log.entries()["time"]
-    took = pd.to_timedelta(reached.dropna(), unit="us")
-    covered = log.last - log.first
-    fitting = [days for days in WINDOWS if pd.Timedelta(days=4 * days) <= covered] or [WINDOWS[0]]
+    entry = _find_entry(macro)
+    reached = log.keep(macro.match).entries()["time"] - log.entries(entry=entry)["time"]
+    took = pd.to_timedelta(reached[reached >= 0], unit="us")
+    covered = (log.last - log.first) / (2 if entry else 4)
+    fitting = [days for days in WINDOWS if pd.Timedelta(days=days) <= covered] or [WINDOWS[0]]
     return next((days for days in fitting if (took <= pd.Timedelta(days=days)).mean() >= HELD), fitting[-1])
 
 
-def _choose_period(log: EventLog, macro: Macro, window: int) -> Period | None:
+def _choose_period(log: EventLog, macro: Macro, window: int, timezone: str) -> Period | None:
     """Choose the most complete weeks or months that lie in the log, have their window after them, and have entries.
 
     Where the log has conversions enough to be judged, so have they; else all of the log is taken.
@@ -150,19 +163,21 @@ def _choose_period(log: EventLog, macro: Macro, window: int) -> Period | None:
     needed = FEW_UNITS if len(converted) >= FEW_UNITS else 0
     most, unit = (MOST_MONTHS, "month") if window >= LONG else (MOST_WEEKS, "week")
     for count in range(most, 1, -1):
-        period = Period(last=f"{count} complete {unit}s", follow_up=f"{window + 1}D")
+        period = Period(last=f"{count} complete {unit}s", follow_up=f"{window + 1}D", timezone=timezone)
         start, end = period.resolve(first=log.first, last=log.last)
-        if start < log.first.date():
+        if start < find_day(log.first, timezone):
             continue
-        entered = log.between(start, end).entries().index
+        entered = log.between(start, end, timezone=timezone).entries(entry=_find_entry(macro)).index
         if len(entered) and entered.isin(converted).sum() >= needed:
             return period
     return None
 
 
 def _choose_steps(log: EventLog, macro: Macro) -> list[str]:
-    """Choose the plan's last milestones before the macro, else what most users do."""
+    """Choose the entry and the plan's last milestones before the macro; without any, what most users do."""
     steps = [micro.id for micro in macro.micros if micro.kind == "process_milestone"][-MOST_STEPS:]
+    if entry := _find_entry(macro):
+        return [entry, *steps, macro.id]
     if not steps:
         own = set(log.keep(macro.match).count("events", "event_name")["event_name"])
         counted = log.count("events", "event_name").sort_values("units", ascending=False, kind="stable")

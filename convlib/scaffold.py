@@ -1,7 +1,9 @@
 """A workbook of one's own: made from the templates and a log, brought up to date without losing its owner's changes."""
 
 import contextlib
+import functools
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from convlib.errors import EventDataError, RunError
 from convlib.events import read_events
 from convlib.files import write_text
 from convlib.first_run import choose_columns, name_path, write_clock, write_run_file, write_segments
+from convlib.mapping import read_mapping
 from convlib.merging import compare, fill_parameters, join, list_keys, merge, read_pieces, split
 from convlib.plan import read_plan
 from convlib.reports.notebooks import FOLDER, read_templates
@@ -68,7 +71,7 @@ class Upgrade:
             raise RunError(f"The workbook {str(self.folder)!r} can't be written: {error}. Free the place.") from None
 
 
-def make_workbook(folder: str | Path, *, events: str = "", mapping: str = "") -> tuple[str, ...]:
+def make_workbook(folder: str | Path, *, events: str = "", mapping: str = "", macro: str = "") -> tuple[str, ...]:
     """Make a workbook: notebooks, plan, segments, run file, README, `.gitignore` and a workflow for scheduled runs.
 
     It is made in a folder beside and moved to its place when it is whole and its run file has been checked.
@@ -78,6 +81,7 @@ def make_workbook(folder: str | Path, *, events: str = "", mapping: str = "") ->
         events: The log that plan, segments and run file are suggested from; it stays where it is. Empty takes the
             commented examples, which run on the simulated shop.
         mapping: How its columns are to be read: a preset or a file.
+        macro: The event that pays; empty chooses it.
 
     Returns:
         The files, by their paths in the folder.
@@ -85,6 +89,7 @@ def make_workbook(folder: str | Path, *, events: str = "", mapping: str = "") ->
     Raises:
         RunError: The folder can't be written or holds such a file, or the log doesn't fit the run file that was made.
         EventDataError: The log can't be read, or no event in it looks like an outcome.
+        ParamError: The log has no event `macro`.
     """
     target = Path(folder).resolve()
     try:
@@ -92,7 +97,7 @@ def make_workbook(folder: str | Path, *, events: str = "", mapping: str = "") ->
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".convlib-", dir=target.parent) as scratch:
             made = Path(scratch) / "workbook"
-            _write_params(made, target, events=events, mapping=mapping)
+            _write_params(made, target, events=events, mapping=mapping, macro=macro)
             _write_rest(made)
             files = sorted(path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file())
             _check_free(target, files)
@@ -151,30 +156,31 @@ def _check_free(folder: Path, files: Sequence[str]) -> None:
         )
 
 
-def _write_params(made: Path, target: Path, *, events: str, mapping: str) -> None:
+def _write_params(made: Path, target: Path, *, events: str, mapping: str, macro: str) -> None:
     """Write plan, segments and run file: suggested from the log, else those to start from."""
     if not events:
         for name in (PLAN, SEGMENTS, RUN_FILE):
             write_text(made / name, (workbook_folder() / name).read_text("utf-8"))
         return
     try:
-        suggested = suggest_plan(read_events(events, mapping=mapping or None))
+        suggested = suggest_plan(read_events(events, mapping=mapping or None), macro=macro)
     except EventDataError as error:
-        *others, last = error.problems
-        advice = " `--mapping` maps it; docs/how-to/from-tables.md tells how tables become events."
-        raise EventDataError(*others, f"{last}{advice if 'which every log needs' in last else ''}") from None
+        advice = " `--mapping` takes a mapping; docs/how-to/add-a-source.md tells how to write it."
+        said = [f"{each}{advice if 'which every log needs' in each else ''}" for each in error.problems]
+        raise EventDataError(*said) from None
     write_text(made / PLAN, suggested)
     plan = read_plan(made / PLAN)
     log = read_events(events, plan=plan, mapping=mapping or None)
     # In the plan, where it holds for every notebook.
     clock = f"    {write_clock(log, plan.macros[0])}\n"
-    write_text(made / PLAN, suggested.replace("    micros:\n", f"{clock}    micros:\n", 1))
+    place = r"(?m)^    correlation: .*\n|^(?=    micros:$)"
+    write_text(made / PLAN, re.sub(place, lambda _: clock, suggested, count=1))
     plan = read_plan(made / PLAN)
-    columns = choose_columns(log)
+    columns, zone = choose_columns(log), read_mapping(mapping).timezone if mapping else "UTC"
     write_text(made / SEGMENTS, write_segments(columns))
+    write = functools.partial(write_run_file, log, plan, columns=columns, timezone=zone)
     whole, final = (
-        write_run_file(log, plan, events=name_path(events, base), mapping=name_path(mapping, base), columns=columns)
-        for base in (None, target / "params")
+        write(events=name_path(events, base), mapping=name_path(mapping, base)) for base in (None, target / "params")
     )
     # Paths from the final folder are wrong in this one, so what is checked has whole ones.
     write_text(made / RUN_FILE, whole)
@@ -188,7 +194,8 @@ def _write_rest(made: Path) -> None:
     run_file, plan = read_run_file(made / RUN_FILE), read_plan(made / PLAN)
     shared = {
         **{"events": run_file.events, "mapping": run_file.mapping, "plan": f"../{PLAN}", "segments": f"../{SEGMENTS}"},
-        **{"experiment": plan.experiments[0].id if plan.experiments else "", **run_file.parameters},
+        **{"experiment": plan.experiments[0].id if plan.experiments else ""},
+        **(run_file.period.calendar | run_file.parameters),
     }
     own = run_file.notebooks or {}
     write_text(made / "reports/.gitkeep", "")
@@ -223,7 +230,7 @@ def _list_newest(folder: Path, values: Mapping[str, Mapping[str, Any]], shared: 
 def _read_newest(folder: Path) -> dict[str, str]:
     """Give the newest files with the parameters' values that the owner's notebooks have."""
     values = {name: template.parameters for name, template in read_templates(folder / FOLDER).items()}
-    own = ("events", "mapping", "engine", "plan", "segments", "macro")
+    own = ("events", "mapping", "engine", "plan", "segments", "macro", "timezone")
     shared = {name: value for given in values.values() for name, value in given.items() if name in own}
     return _list_newest(folder, values, shared)
 

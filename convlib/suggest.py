@@ -11,8 +11,8 @@ import pandas as pd
 import yaml
 
 from convlib.canonical import CANONICAL
-from convlib.documents import quote_names
-from convlib.errors import EventDataError
+from convlib.documents import did_you_mean, quote_names
+from convlib.errors import EventDataError, ParamError
 from convlib.event_names import (
     CAPITALS,
     DONE_TO_USERS,
@@ -31,7 +31,7 @@ from convlib.event_names import (
 )
 from convlib.events import EventLog, check_log
 from convlib.plan import MOST_MICROS, STAGES
-from convlib.stats import FEW_EXPECTED
+from convlib.stats import FEW_EXPECTED, FEW_UNITS
 from convlib.takeaways import word_reasons
 
 #: How a suggested plan begins.
@@ -42,6 +42,9 @@ MOST_NAMES, MOST_USERS = 200, 200_000
 FEWEST_SHARE, MOST_SHARE = 0.01, 0.95
 #: An outcome that more users than this reach tells nobody apart.
 MOST_OUTCOME = 0.9
+#: The entry: most users have it, at most so many times each, and for this share of them it is on their first day.
+MOST_TIMES, FIRST_SHARE = 1.1, 0.9
+ENTRY = "nearly everyone begins with it, so it is the entry, where the clock starts"
 #: An event's page says where it happens when this share of its rows stand on pages of one folder.
 CLEAR = 0.9
 #: How many values a column may have that says how something ended.
@@ -62,6 +65,7 @@ class _Action:
         share: Their share of all users.
         late: Mean place of its first time among a user's actions, up to 1.
         role: `macro`, `micro`, `loss`, or why it is left out.
+        why: Why it is the macro.
         match: The rule's columns and values.
         later: Share of its users who reached the macro later.
         prior: Share of the macro's users who had done it before.
@@ -79,6 +83,7 @@ class _Action:
     id: str = ""
     touchpoint: str | None = None
     role: str = ""
+    why: str = ""
     match: Mapping[str, Sequence[str]] = field(default_factory=dict)
     later: float = 0
     prior: float = 0
@@ -120,7 +125,7 @@ class _Found:
     firsts: pd.DataFrame
 
 
-def suggest_plan(log: EventLog) -> str:
+def suggest_plan(log: EventLog, *, macro: str = "") -> str:
     """Say what a log's first measurement plan could be: its outcome, the steps and signals on the way, its losses.
 
     The macro is chosen by its name and by how late users reach it; micros are what at least 1% of users do. A micro
@@ -130,36 +135,43 @@ def suggest_plan(log: EventLog) -> str:
 
     Args:
         log: The log, read with or without a plan; the whole of it is looked at, or the events of some 200,000 users.
+        macro: The event that pays; empty chooses it.
 
     Returns:
         A plan file as YAML, with the evidence for each entry in comments. Owners and targets are left open.
 
     Raises:
         EventDataError: No event looks like an outcome.
+        ParamError: The log has no event `macro`; the message has the nearest.
     """
     check_log(log)
-    found = _look(log.whole())
-    candidates = _list_outcomes(found)
+    found = _look(log.whole(), macro)
+    candidates = _list_outcomes(found, macro)
     if not candidates:
         raise EventDataError(_miss_outcome(found))
-    macro, *others = candidates
-    actions = _relate(found, macro)
+    chosen, *others = candidates
+    actions = _relate(found, chosen)
     return "".join(f"{line}\n" for line in _write_plan(found, actions, others))
 
 
-def _look(log: EventLog) -> _Found:
+def _look(log: EventLog, macro: str) -> _Found:
     counted = log.count("events", "event_name")
     every = -(-int(log.count("events")["units"].iloc[0]) // MOST_USERS)
     sample = f"user % {every} = 0"
     rows = log.rows().filter(sample)
     users = int(rows.aggregate("count(DISTINCT user)").fetchall()[0][0])
     # The names of one action stand in the order of their events.
-    names = counted.nlargest(MOST_NAMES, "units").sort_values("events", ascending=False, kind="stable")["event_name"]
+    kept = counted.index.isin(counted.nlargest(MOST_NAMES, "units").index) | (counted["event_name"] == macro)
+    names = counted[kept].sort_values("events", ascending=False, kind="stable")["event_name"]
     keys = {str(name): name_action(str(name)) for name in names}
     columns = "user, event_name, count(*) AS events, count(*) FILTER (value > 0) AS valued, min(event) AS first"
     named = rows.aggregate(columns, "user, event_name").df()
     grouped = named.assign(key=named["event_name"].map(keys)).dropna(subset=["key"]).groupby(["user", "key"])
     firsts = grouped.agg({"events": "sum", "valued": "sum", "first": "min"}).reset_index()
+    if macro and macro not in set(named["event_name"]):
+        listed = [str(name) for name in names]
+        near = f"{did_you_mean(macro, listed)} The events are {_list_names(listed)}."
+        raise ParamError(f"`macro` is {macro!r}, which none of the {users:,} users looked at has.{near}")
     remarks = [f"One user in {every} was looked at"] if every > 1 else []
     if log.rows_rejected:
         remarks.append(f"{log.rows_rejected:,} rows could not be used{word_reasons(log.rejected_because)}")
@@ -180,15 +192,18 @@ def _describe(firsts: pd.DataFrame, keys: Mapping[str, str], users: int) -> tupl
     return tuple(actions)
 
 
-def _list_outcomes(found: _Found) -> list[_Action]:
-    """List what could be the macro: the kind that pays most comes first, and of one kind what users come to last."""
+def _list_outcomes(found: _Found, macro: str) -> list[_Action]:
+    """List what could be the macro: the one named, what pays most, and of one kind what users come to last."""
     kinds = {kind: order for order, kind in enumerate(OUTCOMES)}
-    named = [each for each in found.actions if each.outcome]
+    named = [
+        replace(each, role="macro", why="you named it" if macro in each.names else each.outcome or "")
+        for each in found.actions
+    ]
     outcomes = []
-    for each in sorted(named, key=lambda action: (kinds[action.outcome or ""], -action.late)):
-        success = _find_success(found.log, each.names) if each.share > MOST_OUTCOME else {}
-        if success or each.share <= MOST_OUTCOME:
-            outcomes.append(replace(each, role="macro", match={"event_name": each.names, **success}))
+    for each in sorted(named, key=lambda action: (kinds.get(action.why, -1), -action.late)):
+        success = _find_success(found.log, each.names) if each.why and each.share > MOST_OUTCOME else {}
+        if each.why and (success or each.share <= MOST_OUTCOME or macro in each.names):
+            outcomes.append(replace(each, match={"event_name": each.names, **success}))
     return outcomes
 
 
@@ -207,14 +222,18 @@ def _find_success(log: EventLog, names: Sequence[str]) -> dict[str, list[str]]:
 
 def _miss_outcome(found: _Found) -> str:
     names = [name for each in found.actions for name in each.names]
-    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
     lost = f" {found.log.rows_rejected:,} rows could not be used{word_reasons(found.log.rejected_because)}."
     return (
         f"No plan can be suggested for `{found.log.prepared.source}`: no event that at most {MOST_OUTCOME:.0%} of "
         "users have is named like a purchase, a subscription, an enquiry, joining or an end reached, or carries a "
-        f"`value`. The events are {quote_names(names[:MOST_LISTED])}{more}.{lost if found.log.rows_rejected else ''} "
-        "Write the plan by hand, from `params/plan.yaml`, with the event that pays as its macro."
+        f"`value`. The events are {_list_names(names)}.{lost if found.log.rows_rejected else ''} "
+        "Name the event that pays: `--macro EVENT` (in Python `macro=`)."
     )
+
+
+def _list_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return f"{quote_names(names[:MOST_LISTED])}{more}"
 
 
 def _name_role(action: _Action) -> str:
@@ -248,6 +267,9 @@ def _relate(found: _Found, macro: _Action) -> list[_Action]:
         if roles[each.key] == "micro" and each.key not in followed and each.sounds_lost and enough:
             roles[each.key] = "loss"
     places = _find_places(found)
+    entry = _find_entry(found, macro)
+    if entry:
+        roles[entry] = ENTRY
     related = []
     for each, name in zip(found.actions, _make_ids(found.actions), strict=True):
         did, both, place = numbers.get(each.key, (0, 0, 1.0))
@@ -264,6 +286,21 @@ def _relate(found: _Found, macro: _Action) -> list[_Action]:
             )
         )
     return related
+
+
+def _find_entry(found: _Found, macro: _Action) -> str | None:
+    """Find what nearly everyone has once, and first of all or on the first day; of several what comes first."""
+    rows = found.log.rows().filter(found.sample)
+    began = rows.aggregate("user, min(timestamp) AS began", "user").df()
+    for each in sorted(found.actions, key=lambda action: action.late):
+        # An event name is all that an entry can be.
+        usable = len(each.names) == 1 and each.key != macro.key and each.users >= FEW_UNITS
+        if usable and each.share >= MOST_SHARE and each.events <= MOST_TIMES * each.users:
+            names = found.log.where(event_name=each.names).rows().filter(found.sample)
+            entered = names.aggregate("user, min(timestamp) AS entered", "user").df().merge(began, on="user")
+            if (entered["entered"] - entered["began"] < pd.Timedelta("1D")).mean() >= FIRST_SHARE:
+                return each.key
+    return None
 
 
 def _find_places(found: _Found) -> dict[str, str | None]:
@@ -304,7 +341,8 @@ def _write_plan(found: _Found, actions: Sequence[_Action], others: Sequence[_Act
     if others:
         yield f"# It could also be the macro: {', '.join(_quote(each.names[0]) for each in others)}."
     yield "macros:"
-    yield from _indent(2, _write_macro(log, macro))
+    entry = next((each for each in actions if each.role == ENTRY), None)
+    yield from _indent(2, _write_macro(log, macro, entry))
     yield from _write_list("micros", [_write_micro(each, macro, stage) for each, stage in _place_in_stages(listed)])
     yield from _write_list("losses", [_write_loss(each, macro) for each in losses])
     for each in actions:
@@ -323,7 +361,7 @@ def _write_list(key: str, entries: Sequence[Sequence[str]]) -> list[str]:
     return [f"    {key}:", *_indent(6, list(itertools.chain(*entries)))] if entries else []
 
 
-def _write_macro(log: EventLog, macro: _Action) -> list[str]:
+def _write_macro(log: EventLog, macro: _Action, entry: _Action | None) -> list[str]:
     columns = [_quote(column) for column in macro.match if column != "event_name"]
     narrowed = [
         f"Nearly everyone has the event; {column} says how it ended: check its other values." for column in columns
@@ -333,7 +371,9 @@ def _write_macro(log: EventLog, macro: _Action) -> list[str]:
         currencies = log.where(**macro.match).count("events", "currency")["currency"].dropna()
         known = len(currencies) == 1 and re.fullmatch("[A-Z]{3}", currencies.iloc[0])
         fields = ["value: {column: value}", *([f"currency: {currencies.iloc[0]}"] if known else []), *fields]
-    return _write_entry(macro, [f"Chosen because {macro.outcome}.", *narrowed, f"{macro.count}."], fields)
+    if entry:
+        fields.append(f"correlation: {{entry: {_quote(entry.names[0])}}}")
+    return _write_entry(macro, [f"Chosen because {macro.why}.", *narrowed, f"{macro.count}."], fields)
 
 
 def _write_micro(micro: _Action, macro: _Action, stage: str) -> list[str]:
@@ -355,7 +395,7 @@ def _write_micro(micro: _Action, macro: _Action, stage: str) -> list[str]:
 
 
 def _write_loss(loss: _Action, macro: _Action) -> list[str]:
-    found = [] if loss.is_loss else [f"Its name is that of a failure, and nobody reached {macro.id} after it."]
+    found = [] if loss.is_loss else [f"It sounds like failing or leaving, and nobody reached {macro.id} after it."]
     return _write_entry(loss, [f"{loss.count}.", *found], [])
 
 

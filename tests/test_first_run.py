@@ -122,6 +122,22 @@ def test_write_run_file_takes_a_period_in_which_enough_convert(tmp_path: Path) -
     assert write(tmp_path, rows)["period"] == {}
 
 
+def test_write_run_file_measures_from_the_entry(tmp_path: Path) -> None:
+    """All buy 100 days after they enrol and 150 after they look, in 400 days, a quarter of which is too few."""
+    plan = NO_MILESTONE.replace("}]", ", correlation: {entry: enrol}}]")
+    rows = repeat("u", 40, "look 0h", "enrol 50D", "buy 150D") + "eva look 0h\neva enrol 100D\neva x 400D\n"
+    made = write(tmp_path, rows, plan, timezone="Europe/London")
+    overview, funnel = (made["notebooks"][name] for name in ("00_overview", "02_funnel"))  # type: ignore[index]
+    assert (overview["entry"], overview["window"], funnel["window"]) == ("enrol", "180D", "180D")
+    assert funnel["steps"] == ["enrol", "buy"]
+    # The 181 days after it are over by 2025-02-04.
+    assert made["period"] == {"last": "6 complete months", "follow_up": "181D", "timezone": "Europe/London"}
+    assert made["schedule"]["timezone"] == "Europe/London"  # type: ignore[index]
+    known = make_plan(tmp_path, plan)
+    clock = yaml.safe_load(write_clock(make_log(rows, known), known.macros[0]))
+    assert clock == {"correlation": {"entry": "enrol", "exposure": ["18D", "45D"], "horizon": "135D"}}
+
+
 def test_write_run_file_takes_all_of_a_short_log(tmp_path: Path) -> None:
     assert write(tmp_path, "ben view 0h\nann view 5D\nann buy 6D")["period"] == {}
 

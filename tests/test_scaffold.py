@@ -17,6 +17,7 @@ from convlib.parameters import check_parameters
 from convlib.plan import read_plan
 from convlib.reports.notebooks import read_templates
 from convlib.reports.preparation import prepare_run
+from convlib.reports.run_file import read_run_file
 from convlib.scaffold import make_workbook, upgrade_workbook
 
 LOG = """\
@@ -113,6 +114,21 @@ def test_make_workbook_reads_an_export_with_its_mapping() -> None:
     assert list(preparation.segments) == ["all", "device_type=desktop", "device_type=mobile"]
 
 
+def test_make_workbook_takes_macro_entry_and_time_zone() -> None:
+    events = [(f"u{n}", *each) for n in range(40) for each in (("enrolled", 1), ("worked", 2), ("Zeugnis", 3))]
+    rows = [f"{user},{name},2024-0{1 + int(user[1:]) % 6}-0{day}" for user, name, day in events]
+    Path("own.csv").write_text("\n".join(["user_id,event_name,timestamp", *rows[:-1]]))
+    Path("own.yaml").write_text("timezone: Europe/London\n")
+    make_workbook("own", events="own.csv", mapping="own.yaml", macro="Zeugnis")
+    clock = read_plan("own/params/plan.yaml").macros[0].correlation
+    assert clock is not None
+    assert (clock.entry, clock.horizon) == ("enrolled", "7D")
+    assert read_run_file("own/params/weekly.yaml").period.timezone == "Europe/London"
+    templates = read_templates(Path("own/notebooks"))
+    assert templates["00_overview"].parameters["entry"] == "enrolled"
+    assert templates["03_correlation"].parameters["timezone"] == "Europe/London"
+
+
 def test_make_workbook_without_a_log_has_the_commented_examples() -> None:
     make_workbook("own")
     for name in ("plan", "segments", "weekly"):
@@ -171,13 +187,13 @@ def test_make_workbook_leaves_nothing_when_the_log_is_bad(text: str) -> None:
     assert sorted(map(str, Path().iterdir())) == ["bad.csv", "log.csv"]
 
 
-def test_make_workbook_says_how_tables_become_events() -> None:
+def test_make_workbook_says_how_to_map_columns() -> None:
     Path("bad.csv").write_text("user_id,event_name\na,b\n")
     with pytest.raises(EventDataError) as caught:
         make_workbook("own", events="bad.csv")
-    advice = "`--mapping` maps it; docs/how-to/from-tables.md tells how tables become events."
+    advice = "`--mapping` takes a mapping; docs/how-to/add-a-source.md tells how to write it."
     assert str(caught.value).endswith(advice)
-    assert (workbook_folder() / "docs/how-to/from-tables.md").exists()
+    assert (workbook_folder() / "docs/how-to/add-a-source.md").exists()
 
 
 def test_make_workbook_takes_back_what_it_moved_when_it_fails_halfway(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,10 +337,11 @@ def test_new_makes_the_workbook_here_without_a_folder() -> None:
     [
         (
             ["--upgrade", "--from", "log.csv"],
-            "--upgrade stands beside --from or --mapping, which are for a new workbook. Remove one.",
+            "--upgrade stands beside --from, --mapping or --macro, which are for a new workbook. Remove one.",
         ),
         (["--accept"], "--accept needs --upgrade. Add it."),
         (["--mapping", "ga4"], "--mapping needs --from. Add the log."),
+        (["--macro", "buy"], "--macro needs --from. Add the log."),
     ],
 )
 def test_new_refuses_options_that_do_not_go_together(options: list[str], said: str) -> None:

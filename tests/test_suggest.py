@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from small_logs import START, make_plan, write_rows
+from small_logs import START, make_plan, repeat, write_rows
 
 from convlib import suggest
 from convlib.datasets.load import load_dataset, simulate_shop
-from convlib.errors import EventDataError
+from convlib.errors import EventDataError, ParamError
 from convlib.events import read_events
 from convlib.plan import Macro, Plan, Test
 from convlib.suggest import suggest_plan
@@ -119,7 +119,7 @@ def test_suggest_plan_takes_a_failure_after_which_nobody_converts_for_a_loss(
     text, plan = suggest_for(tmp_path, "\n".join(map(" ".join, events)))
     assert [each.id for each in plan.macros[0].losses] == ["fail"] * loss
     assert [each.id for each in plan.macros[0].micros] == ["fail"] * (not loss)
-    assert ("# Its name is that of a failure, and nobody reached purchase after it." in text) == loss
+    assert ("# It sounds like failing or leaving, and nobody reached purchase after it." in text) == loss
 
 
 def test_suggest_plan_leaves_owners_and_targets_open(tmp_path: Path) -> None:
@@ -216,14 +216,50 @@ def test_suggest_plan_says_when_no_event_is_an_outcome() -> None:
     assert str(caught.value) == (
         "No plan can be suggested for `DataFrame`: no event that at most 90% of users have is named like a purchase, a "
         "subscription, an enquiry, joining or an end reached, or carries a `value`. The events are 'purchase', 'look'. "
-        "Write the plan by hand, from `params/plan.yaml`, with the event that pays as its macro."
+        "Name the event that pays: `--macro EVENT` (in Python `macro=`)."
     )
 
 
 def test_suggest_plan_lists_at_most_20_events_when_there_is_no_outcome() -> None:
     rows = "".join(f"ann e{number:02} {number}h\n" for number in range(23))
-    with pytest.raises(EventDataError, match=r"'e04', 'e03' and 3 more\. Write"):
+    with pytest.raises(EventDataError, match=r"'e04', 'e03' and 3 more\. Name"):
         suggest_plan(read_events(write_rows(rows)))
+
+
+def test_suggest_plan_takes_the_macro_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suggest, "MOST_NAMES", 1)
+    log = read_events(write_rows("ann look 0h\nann Done 1h\nbob look 0h\nbob x 1h\n"))
+    text = suggest_plan(log, macro="Done")
+    assert [each.id for each in make_plan(tmp_path, text).macros] == ["done"]
+    assert "  # Chosen because you named it.\n" in text
+    # Everyone has it, which is for whoever names it to know.
+    assert make_plan(tmp_path, suggest_plan(log, macro="look")).macros[0].id == "look"
+
+
+def test_suggest_plan_names_the_nearest_of_an_unknown_macro() -> None:
+    with pytest.raises(ParamError) as caught:
+        suggest_plan(read_events(write_rows("ann look 0h\nbob look 0h\nann done 1h\n")), macro="dome")
+    assert str(caught.value) == (
+        "`macro` is 'dome', which none of the 2 users looked at has. Did you mean 'done'? "
+        "The events are 'look', 'done'."
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "entry"),
+    [
+        pytest.param(repeat("u", 40, "enrolled 2h", "mail 1h", "buy 3D"), "enrolled", id="on the first day"),
+        pytest.param(repeat("u", 40, "enrolled 26h", "mail 1h", "buy 3D"), None, id="later"),
+        pytest.param(repeat("u", 40, "enrolled 0h", "enrolled 1h"), None, id="not once"),
+        pytest.param(repeat("u", 20, "enrolled 0h"), None, id="few users"),
+        pytest.param(repeat("u", 40, "enrolled 0h") + repeat("v", 9, "mail 1h"), None, id="not everyone"),
+    ],
+)
+def test_suggest_plan_finds_the_entry(tmp_path: Path, rows: str, entry: str | None) -> None:
+    """Mail, which comes before, is no entry: users have it several times."""
+    rows += rows.replace("enrolled", "mail") + "u1 purchase 2D\n"
+    clock = suggest_for(tmp_path, rows)[1].macros[0].correlation
+    assert (clock.entry if clock else None) == entry
 
 
 def test_suggest_plan_leaves_out_what_few_users_do(tmp_path: Path) -> None:
