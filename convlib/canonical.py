@@ -6,7 +6,7 @@ from functools import partial
 
 import duckdb
 
-from convlib.documents import word_columns
+from convlib.documents import did_you_mean, word_columns
 from convlib.engine import quote, text
 from convlib.errors import EventDataError
 from convlib.mapping import find_preset
@@ -40,7 +40,7 @@ EARLIEST, LATEST = dt.datetime(1990, 1, 1), dt.datetime(2200, 1, 1)
 #: Ids that programs write for nobody; one user of all of them would have done everything. PostHog refuses the same.
 NOBODY = ("null", "NULL", "None", "undefined", "nan", "NaN", "(not set)", "[object Object]", "anonymous", "guest")
 #: Columns that typing adds: why a row can't be used, the rule that leaves it out, and an unusable row as it came.
-GARBLED = "the row is empty or garbled"
+GARBLED, UNDATED = "the row is empty or garbled", "timestamp is not a date and time"
 REASON, LEFT_OUT, RAW = "convlib reason", "convlib left out", "convlib raw"
 
 
@@ -52,14 +52,8 @@ def check_columns(rows: duckdb.DuckDBPyRelation, label: str, plan: Plan | None) 
     """
     types = list_types(rows)
     shown = [name for name in rows.columns if name not in (FILE, ROW)]
-    preset = find_preset(shown)
-    fits = f"It looks like an export for the mapping `{preset}`."
-    advice = fits if preset else "Rename the column that holds it, or map it."
-    problems = [
-        f"`{label}` has no column `{name}`, which every log needs.{word_columns(name, shown)} {advice}"
-        for name in REQUIRED
-        if name not in types
-    ]
+    missing = [name for name in REQUIRED if name not in types]
+    problems = [_word_missing(missing, shown, label)] if missing else []
     kind = types.get("timestamp", "VARCHAR")
     if kind not in ("VARCHAR", "DATE", '"NULL"') and not kind.startswith("TIMESTAMP"):
         problems.append(
@@ -74,6 +68,19 @@ def check_columns(rows: duckdb.DuckDBPyRelation, label: str, plan: Plan | None) 
     problems += list_unknown_columns(shown, label, plan)
     if problems:
         raise EventDataError(*problems)
+
+
+def _word_missing(missing: Sequence[str], columns: Sequence[str], label: str) -> str:
+    """Say which required columns a log lacks, what might hold them, and what to do."""
+    names = ", ".join(f"`{name}`" for name in missing)
+    hints = "".join(did_you_mean(name, columns) for name in missing[:-1])
+    preset = find_preset([*columns])
+    it = "them" if len(missing) > 1 else "it"
+    fits = f"It looks like an export for the mapping `{preset}`."
+    advice = fits if preset else f"Rename what holds {it}, or map {it}."
+    return (
+        f"`{label}` has no column {names}, which every log needs.{hints}{word_columns(missing[-1], columns)} {advice}"
+    )
 
 
 def list_unknown_columns(columns: Sequence[str], label: str, plan: Plan | None) -> list[str]:
@@ -177,7 +184,7 @@ def _word_reason(types: dict[str, str], zone: str) -> str:
     cases.append(f"WHEN {nobody} THEN 'user_id is missing'")
     cases += [f"WHEN {_is_blank(name, types)} THEN '{name} is missing'" for name in ("event_name", "timestamp")]
     if types["timestamp"] == "VARCHAR":
-        cases.append(f"WHEN {_moment(types, zone)} IS NULL THEN 'timestamp is not a date and time'")
+        cases.append(f"WHEN {_moment(types, zone)} IS NULL THEN '{UNDATED}'")
     cases.append(
         f"WHEN {_moment(types, zone)} NOT BETWEEN '{EARLIEST}' AND '{LATEST}' THEN 'timestamp is out of range'"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import duckdb
+import pandas as pd
 import pydantic
 from duckdb import ConstantExpression, Expression, SQLExpression
 from pydantic import AfterValidator, BeforeValidator, Strict, ValidationError, model_validator
@@ -22,6 +23,8 @@ from convlib.validation import word_errors
 PRESETS = Path(__file__).with_name("presets")
 #: Bare numbers as times, with their microseconds.
 EPOCHS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
+#: How exports write times that are not ISO 8601, the day first or the month first.
+PATTERNS = tuple(f"{day}{time}" for day in ("%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y") for time in ("", " %H:%M", " %H:%M:%S"))
 #: `{path}` in an expression; a quantifier such as {2} and a struct such as {'a': 1} are left alone.
 PLACEHOLDER = re.compile(r"\{([A-Za-z_$][^{}':,]*)\}")
 
@@ -223,6 +226,20 @@ def apply_mapping(relation: duckdb.DuckDBPyRelation, mapping: Mapping, *, label:
     renamed = {source.column[0].lower() for source in mapping.columns.values() if source.column}
     gone = renamed | {name.lower() for name in (*mapping.columns, *mapping.drop)}
     return fields.select([*mapped, *(SQLExpression(quote(c)) for c in relation.columns if c.lower() not in gone)])
+
+
+def word_format(mapping: Mapping, times: Iterable[str]) -> str:
+    """Say how a mapping tells in what form times are written, with the common patterns that fit all of these."""
+    known = pd.Series(times, dtype="str").drop_duplicates()
+    fitting = [each for each in PATTERNS if pd.to_datetime(known, format=each, errors="coerce").notna().all()]
+    source = mapping.columns.get("timestamp", ColumnSource(column=("timestamp",)))
+    column = source.column[0] if source.column else "timestamp"
+    lines = [f'`timestamp: {{column: {column}, format: "{each}"}}`' for each in fitting or PATTERNS[1:2]]
+    fits = {0: "such as {}", 1: "{} fits them all"}.get(len(fitting), "{} both fit, so you must know")
+    return (
+        f"Say under `columns:` of the mapping how times are written: {fits.format(' and '.join(lines))}. "
+        "Its `timezone` is that of times that carry none."
+    )
 
 
 def find_id_fields(mapping: Mapping, columns: Iterable[str], ids: Iterable[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+import re
 from zoneinfo import ZoneInfo, available_timezones
 
 import numpy as np
@@ -13,6 +14,7 @@ from convlib.errors import ParamError
 
 #: Calendar periods, by their letters.
 PERIODS = {"D": "day", "W": "week", "M": "month"}
+NO_SUCH_DAY = "the calendar has no such day."
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
@@ -80,10 +82,17 @@ def read_day(value: object, *, name: str) -> dt.date:
     Raises:
         ParamError: It is none.
     """
+    text = value.isoformat()[:10] if isinstance(value, dt.date) else str(value)
     try:
-        return dt.date.fromisoformat(value.isoformat()[:10] if isinstance(value, dt.date) else str(value))
+        return dt.date.fromisoformat(text)
     except ValueError:
-        raise ParamError(f"`{name}` is {value!r}, which is not a date; write it as YYYY-MM-DD.") from None
+        wrong = f"; {NO_SUCH_DAY}" if is_written_as_day(text) else ", which is not a date; write it as YYYY-MM-DD."
+        raise ParamError(f"`{name}` is {value!r}{wrong}") from None
+
+
+def is_written_as_day(text: str) -> bool:
+    """Say whether a text has the form of a date, whether or not the calendar has that day."""
+    return re.fullmatch(r"\d{4}-\d{2}-\d{2}", text) is not None
 
 
 def find_midnights(days: pd.DatetimeIndex, timezone: str) -> NDArray[np.int64]:

@@ -244,15 +244,18 @@ class Plan(Entry):
     def _warn_of_stages(self) -> Iterator[str]:
         for i, macro in enumerate(self.macros):
             counts = Counter(micro.stage for micro in macro.micros)
-            for stage in self.stages:
-                count = counts[stage]
-                if count and not FEWEST_MICROS <= count <= MOST_MICROS:
-                    advice = "Add some" if count < FEWEST_MICROS else "Merge or drop some"
-                    yield self._document.problem(
-                        ("macros", i),
-                        f"has {count} micro{'s' if count > 1 else ''} in the stage {stage!r}; "
-                        f"{FEWEST_MICROS} to {MOST_MICROS} keep a stage telling and readable. {advice}.",
-                    )
+            odd = {s: n for s in self.stages if (n := counts[s]) and not FEWEST_MICROS <= n <= MOST_MICROS}
+            if odd:
+                listed = ", ".join(f"{count} in {stage!r}" for stage, count in odd.items())
+                ways = {
+                    "add some": min(odd.values()) < FEWEST_MICROS,
+                    "merge or drop some": max(odd.values()) > MOST_MICROS,
+                }
+                yield self._document.problem(
+                    ("macros", i),
+                    f"has stages with few or many micros ({listed}); {FEWEST_MICROS} to {MOST_MICROS} keep a stage "
+                    f"telling and readable. {'; '.join(way for way, fits in ways.items() if fits).capitalize()}.",
+                )
 
 
 def read_plan(path: str | Path) -> Plan:

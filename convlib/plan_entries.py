@@ -1,6 +1,5 @@
 """The entries of a measurement plan, each checked field by field."""
 
-import contextlib
 import itertools
 import re
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from pydantic import (
 
 from convlib.documents import FieldError, FieldPath, did_you_mean, quote_names
 from convlib.durations import find_duration_problem, parse_duration
+from convlib.periods import NO_SUCH_DAY, is_written_as_day
 from convlib.rules import Rule, read_rule
 
 SHARE_METRICS = frozenset({"rate", "follow_up", "abandonment", "return_rate", "churn"})
@@ -82,9 +82,11 @@ def _check_currency(text: str) -> str:
 
 def _read_date(raw: object) -> object:
     """Pydantic would read a number as seconds since 1970."""
-    if isinstance(raw, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", raw):
-        with contextlib.suppress(ValueError):
+    if isinstance(raw, str) and is_written_as_day(raw):
+        try:
             return date.fromisoformat(raw)
+        except ValueError:
+            raise ValueError(NO_SUCH_DAY) from None
     raise ValueError("it must be a date such as 2026-12-31.")
 
 

@@ -31,6 +31,7 @@ from convlib.canonical import (
     RAW,
     REASON,
     REQUIRED,
+    UNDATED,
     check_columns,
     find_nobody,
     list_types,
@@ -50,7 +51,7 @@ from convlib.identity import (
     read_hash_key,
     read_identities,
 )
-from convlib.mapping import Mapping, apply_mapping, find_id_fields
+from convlib.mapping import Mapping, apply_mapping, find_id_fields, word_format
 from convlib.parts import write_parts
 from convlib.plan import Plan
 from convlib.plan_entries import LeaveOut
@@ -367,7 +368,7 @@ class _Reading:
             "rejected_because": {str(why): int(count) for why, count in rejects["reason"].value_counts().items()},
             "left_out_because": left_out,
         }
-        _check_counts(facts, self.source.label, rejects)
+        _check_counts(facts, self.source.label, rejects, self.mapping)
         return facts | {"first": used[0][3].isoformat(), "last": used[0][4].isoformat()}
 
     def _count_read(self, seen: int) -> int:
@@ -395,15 +396,20 @@ def _select(columns: Sequence[str], origin: str, *, whole: bool) -> str:
     return f"SELECT {', '.join(map(quote, columns))} FROM {origin}{'' if whole else USABLE}"
 
 
-def _check_counts(facts: dict[str, Any], label: str, rejects: pd.DataFrame) -> None:
+def _check_counts(facts: dict[str, Any], label: str, rejects: pd.DataFrame, mapping: Mapping) -> None:
     read, used, rejected, left_out = (facts[f"rows_{name}"] for name in ("read", "used", "rejected", "left_out"))
     if not read:
         raise EventDataError(f"`{label}` is empty: it has no rows. Check the export.")
     if not used:
         faults = [f"{why}: {count:,} rows" for why, count in facts["rejected_because"].items()]
         faults += [f"left out by `{rule}`: {count:,} rows" for rule, count in facts["left_out_because"].items()]
-        example = f" For example {rejects.iloc[0].dropna().astype(str).to_dict()}." if len(rejects) else ""
-        raise EventDataError(f"`{label}` has no usable row: {read:,} read ({'; '.join(faults)}).{example}")
+        first = rejects.head(1).drop(columns="reason").to_dict("records")
+        filled = [(name, value) for row in first for name, value in row.items() if pd.notna(value) and value != ""]
+        shown = ", ".join(f"{name} = {value}" for name, value in filled)
+        example = f" For example {shown}." if shown else ""
+        undated = rejects[rejects["reason"] == UNDATED]
+        advice = f" {word_format(mapping, undated['timestamp'])}" if len(undated) else ""
+        raise EventDataError(f"`{label}` has no usable row: {read:,} read ({'; '.join(faults)}).{example}{advice}")
     if read != used + rejected + left_out:
         msg = (
             f"`{label}`: the rows do not add up: {read:,} read, but {used:,} used + {rejected:,} rejected + "

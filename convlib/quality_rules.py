@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import functools
+import math
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -30,7 +31,6 @@ FREQUENT = 0.01
 ALIKE = 0.6
 #: How many things a note names.
 NAMED = 5
-_ALIKE_DAYS = f"with days alike, over {drift.FEWEST_DAYS} whole days or more."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +247,11 @@ def _judge_days(column: Literal["gap", "jump"]) -> Callable[[Facts], Finding | s
     def judge(facts: Facts) -> Finding | str:
         days = facts.days
         if days.empty:
-            return f"No event comes {drift.STEADY} times a day, {_ALIKE_DAYS}"
+            alike = f"most days within {math.expm1(drift.IRREGULAR):.0%} of what is expected"
+            return (
+                f"In this period no event comes {drift.SURE} times on a usual day, {alike}, over {drift.FEWEST_DAYS} "
+                "whole days or more."
+            )
         resting = column == "gap" and days["pause"].any() and not days["gap"].any()
         named = "pause" if resting else column
         failed = days[days[named].astype(bool)]
@@ -278,7 +282,8 @@ def _judge_lost_properties(facts: Facts) -> Finding | str:
     lasting = facts.profile.filled.drop(columns=list(passing), errors="ignore")
     days = drift.find_lost_properties(facts.profile.daily, lasting)
     if days.empty:
-        return f"No property is filled in {drift.FEWEST_ROWS} rows a day, {_ALIKE_DAYS}"
+        alike = f"with days alike, over {drift.FEWEST_DAYS} whole days or more."
+        return f"No property is filled in {drift.FEWEST_ROWS} rows a day, {alike}"
     low = days[days["low"]]
     finding = _judge_rows(days, days["low"] | True, days["low"])
     if low.empty:

@@ -271,10 +271,9 @@ def test_type_rows_takes_mixed_types_of_json_as_text(tmp_path: Path) -> None:
 
 def test_check_columns_names_every_missing_column(tmp_path: Path) -> None:
     source = write_csv(tmp_path, "u1,x", header="user_id,event")
-    columns = "Its columns are user_id, event. Rename the column that holds it, or map it."
     assert refuse(source).problems == (
-        f"`{source}` has no column `event_name`, which every log needs. Did you mean 'event'? {columns}",
-        f"`{source}` has no column `timestamp`, which every log needs. {columns}",
+        f"`{source}` has no column `event_name`, `timestamp`, which every log needs. Did you mean 'event'? Its columns "
+        "are user_id, event. Rename what holds them, or map them.",
         f"`{source}`: the column name `event` is taken by convlib; rename it.",
     )
 

@@ -210,13 +210,15 @@ def test_check_ends_with_2_when_something_is_wrong(tmp_path: Path) -> None:
     assert shown.stderr == f"1 problem:\n  1. {tmp_path}/weekly.yaml does not exist. Check its name and folder.\n"
 
 
-def test_datasets_lists_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_datasets_lists_the_examples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     table = pd.DataFrame([("shop", 12345, 678, "BSD [x]", "p")], columns=["name", "rows", "units", "licence", "path"])
     monkeypatch.setattr("convlib.datasets.load.list_datasets", lambda: table)
     shown = call("datasets")
     assert shown.exit_code == 0
     row = [cell.strip() for cell in shown.stdout.splitlines()[1].split("  ") if cell]
     assert row == ["shop", "12,345", "678", "BSD [x]", "convlib run params/shop/weekly.yaml"]
+    monkeypatch.chdir(tmp_path)
+    assert call("datasets").stdout.rstrip().endswith("convlib new shop --from dataset:shop")
 
 
 PLAN = """\
@@ -275,8 +277,8 @@ def test_plan_show_prints_the_plan_as_a_table(tmp_path: Path) -> None:
         ["Staff", "email = [b]@x.com; every row of the user", "left out"],
         ["Bots", "agent = bot", "left out"],
         [
-            f"Warning: {path}:3: macros[purchase] has 2 micros in the stage 'decision'; 3 to 5 keep a stage telling "
-            "and readable. Add some."
+            f"Warning: {path}:3: macros[purchase] has stages with few or many micros (2 in 'decision'); 3 to 5 keep a "
+            "stage telling and readable. Add some."
         ],
         ["Gaps: 11 fields left open (owner 2, effort 2, ux_outcome 2, data_source 2, touchpoint 2, target 1)."],
     ]

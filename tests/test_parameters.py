@@ -130,7 +130,7 @@ def test_check_parameters_says_what_is_left_out() -> None:
 
 PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"start": "soon"}, "`start` is 'soon', which is not a date; write it as YYYY-MM-DD."),
-    ({"end": "2026-02-30"}, "`end` is '2026-02-30', which is not a date; write it as YYYY-MM-DD."),
+    ({"end": "2026-02-30"}, "`end` is '2026-02-30'; the calendar has no such day."),
     ({"start": "05/01/2026"}, "`start` is '05/01/2026', which is not a date; write it as YYYY-MM-DD."),
     ({"end": "2026"}, "`end` is '2026', which is not a date; write it as YYYY-MM-DD."),
     ({"start": "2026-01-06", "end": "2026-01-05"}, "`end` 2026-01-05 is before `start` 2026-01-06; swap them."),

@@ -180,9 +180,8 @@ def test_read_plan_warns_of_stages_with_too_few_or_too_many_micros(tmp_path: Pat
     listed = micros("early", *["late"] * 6, *["middle"] * 3)
     path = write(tmp_path, f"stages: [early, middle, late]\nmacros: [{{id: a, match: {{b: 1}}, micros: [{listed}]}}]\n")
     assert read_plan(path).warnings == (
-        f"{path}:2: macros[a] has 1 micro in the stage 'early'; 3 to 5 keep a stage telling and readable. Add some.",
-        f"{path}:2: macros[a] has 6 micros in the stage 'late'; 3 to 5 keep a stage telling and readable. "
-        "Merge or drop some.",
+        f"{path}:2: macros[a] has stages with few or many micros (1 in 'early', 6 in 'late'); 3 to 5 keep a stage "
+        "telling and readable. Add some; merge or drop some.",
     )
 
 

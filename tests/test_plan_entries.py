@@ -126,7 +126,7 @@ def test_dedupe_names_columns_of_the_log(tmp_path: Path) -> None:
         ("target: -0.1", ".target is -0.1; a share lies between 0 and 1."),
         ("target: {value: 12.5}", ".target.value is 12.5; a share lies between 0 and 1. Did you mean 0.125?"),
         ("target: {by: 2026-12-31}", ".target has no `value`. Add `value:` the number to reach."),
-        ("target: {value: 0.1, by: 2026-13-01}", ".target.by is '2026-13-01'; it must be a date such as 2026-12-31."),
+        ("target: {value: 0.1, by: 2026-13-01}", ".target.by is '2026-13-01'; the calendar has no such day."),
         ("target: {value: 0.1, by: 2026}", ".target.by is 2026; it must be a date such as 2026-12-31."),
         ("metric: follow_up, target: 6", ".target is 6; a share lies between 0 and 1. Did you mean 0.06?"),
         ("benchmark: {low: 6}", ".benchmark.low is 6; a share lies between 0 and 1. Did you mean 0.06?"),

@@ -1,4 +1,5 @@
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -113,17 +114,38 @@ def test_prepare_says_why_no_row_can_be_used(tmp_path: Path) -> None:
     source = write_csv(tmp_path, ",x,2026-01-01", "u1,x,soon", "u1,x,later")
     assert str(refuse(source)) == (
         f"`{source}` has no usable row: 3 read (timestamp is not a date and time: 2 rows; "
-        "user_id is missing: 1 rows). For example {'source': 'log.csv', 'row': '1', 'reason': 'user_id is missing', "
-        "'event_name': 'x', 'timestamp': '2026-01-01'}."
+        "user_id is missing: 1 rows). For example source = log.csv, row = 1, event_name = x, timestamp = 2026-01-01. "
+        "Say under `columns:` of the mapping how times are written: such as `timestamp: {column: timestamp, format: "
+        '"%d/%m/%Y %H:%M"}`. Its `timezone` is that of times that carry none.'
     )
+
+
+@pytest.mark.parametrize(
+    ("times", "formats"),
+    [
+        (["28/03/2012 00:00", "02/04/2012 09:30"], ["%d/%m/%Y %H:%M"]),
+        (["03/28/2012", "04/02/2012"], ["%m/%d/%Y"]),
+        (["28.03.2012 00:00:10"], ["%d.%m.%Y %H:%M:%S"]),
+        (["03/04/2012"], ["%d/%m/%Y", "%m/%d/%Y"]),
+    ],
+)
+def test_prepare_proposes_how_times_are_written(tmp_path: Path, times: list[str], formats: list[str]) -> None:
+    source = write_csv(tmp_path, *(f"u1,x,{time}" for time in times), header="user_id,event_name,at")
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("columns: {timestamp: at}\n")
+    said = str(refuse(source, mapping=mapping))
+    assert re.findall(r"`timestamp: {column: at, format: \"([^\"]*)\"}`", said) == formats
+    mapping.write_text(f'columns: {{timestamp: {{column: at, format: "{formats[0]}"}}}}\n')
+    assert read_events(source, mapping=mapping).row_counts["used"] == len(times)
 
 
 def test_prepare_says_that_rules_leave_nothing(tmp_path: Path) -> None:
     rows = pd.DataFrame([("u1", "x", "2026-01-01", "bot"), ("u1", "x", "soon", "")], columns=COLUMNS.split(","))
     assert str(refuse(rows, plan=write_plan(tmp_path, LEAVE_OUT))) == (
         "`DataFrame` has no usable row: 2 read (timestamp is not a date and time: 1 rows; left out by `bots`: 1 rows). "
-        "For example {'source': 'DataFrame', 'row': '2', 'reason': 'timestamp is not a date and time', "
-        "'user_id': 'u1', 'event_name': 'x', 'timestamp': 'soon', 'device_type': ''}."
+        "For example source = DataFrame, row = 2, user_id = u1, event_name = x, timestamp = soon. Say under "
+        "`columns:` of the mapping how times are written: such as `timestamp: {column: timestamp, format: "
+        '"%d/%m/%Y %H:%M"}`. Its `timezone` is that of times that carry none.'
     )
 
 

@@ -42,3 +42,15 @@ def test_find_warnings_counts_whom_a_clock_leaves(tmp_path: Path) -> None:
     ]
     run_file.write_text(RUN + "parameters: {horizon: 20D}\n")
     assert warnings(run_file) == []
+
+
+def test_find_warnings_says_when_nobody_enters_in_the_period(tmp_path: Path) -> None:
+    """Ann alone buys, on the second."""
+    run_file = write_project(tmp_path, run=RUN.replace("2024-03-01", "2024-03-03"))
+    clock = CLOCK.replace("entry: str = ''", "entry: str = 'purchase'")
+    write_notebook(tmp_path / "notebooks" / "overview.ipynb", "1", parameters=clock)
+    assert warnings(run_file) == [
+        "weekly.yaml:6: no unit enters from 2024-03-03 to 2024-03-10 with `purchase`, so reports have nobody to "
+        "follow. The log has entries from 2024-03-02 to 2024-03-02, nearest on 2024-03-02. Choose a "
+        "`period` with such days."
+    ]

@@ -58,7 +58,7 @@ def test_read_run_file_lists_every_problem_with_its_line(tmp_path: Path) -> None
         "'audiences', 'parameters', 'notebooks', 'alerts', 'watch'. Did you mean 'title'?",
         "weekly.yaml:4: period.last is '12h'; it must be whole days or weeks, such as '56D' or '8W', or periods of the "
         "calendar, such as '11 complete weeks' (days, weeks, months, quarters).",
-        "weekly.yaml:4: period.start is '2024-02-30'; it must be a date such as 2026-12-31.",
+        "weekly.yaml:4: period.start is '2024-02-30'; the calendar has no such day.",
         "weekly.yaml:5: notebooks.a is 5; it must be a mapping.",
     ]
 

@@ -69,8 +69,14 @@ def test_write_schedule_gives_cron_a_line_that_runs_in_any_folder(
 
 def test_write_schedule_catches_up_where_periods_have_names(tmp_path: Path) -> None:
     text = f"{WEEKLY}period: last complete week\n"
-    assert schedule(tmp_path, "cron", text).rstrip().endswith(" --resume --catch-up; }")
-    assert schedule(tmp_path, "cron").rstrip().endswith(" --resume; }")
+    complete, days, whole = (
+        schedule(tmp_path, "cron", each) for each in (text, f"{WEEKLY}period: {{last: 7D}}\n", WEEKLY)
+    )
+    assert complete.rstrip().endswith(" --resume --catch-up; }")
+    assert days.rstrip().endswith(whole.splitlines()[-1])
+    assert whole.rstrip().endswith(" --resume; }")
+    assert ["the next one makes what was missed" in each for each in (complete, days, whole)] == [True, False, False]
+    assert ["its folder is named by them" in each for each in (complete, days, whole)] == [False, False, True]
 
 
 def split_units(text: str, folder: Path) -> list[Path]:

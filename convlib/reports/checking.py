@@ -74,6 +74,16 @@ def _check_followed(preparation: Preparation, own: Mapping[str, Any]) -> None:
         risk = find_risk(followed, read_design(landmarks[:1], f"{days}D") if days else design, pd.DataFrame())
         return len(risk.unit), int(risk.outcome.sum())
 
+    start, end = preparation.period
+    if entries.empty:
+        times = pd.to_datetime(log.between().entries(entry=entry)["time"], unit="us", utc=True)
+        days = sorted({*times.dt.tz_convert(log.timezone).dt.date})
+        nearest = [day for day in days if day < start][-1:] + [day for day in days if day > end][:1]
+        raise RunError(
+            f"{preparation.run_file.locate('period')}: no unit enters from {start} to {end} with `{entry}`, so reports "
+            f"have nobody to follow. The log has entries from {days[0]} to {days[-1]}, nearest on "
+            f"{' and '.join(map(str, nearest))}. Choose a `period` with such days."
+        )
     needed = (2 * FEWEST_UNITS, 2 * FEWEST_CONVERTED)
     units, converted = count(0)
     if units >= needed[0] and converted >= needed[1]:
@@ -81,7 +91,6 @@ def _check_followed(preparation: Preparation, own: Mapping[str, Any]) -> None:
     better = [(f"{days}D", *count(days)) for days in reversed(WINDOWS)]
     fitting = [each for each in better if each[1] >= needed[0] and each[2] >= needed[1]]
     advice = "A horizon of {} would leave {:,} and {:,}.".format(*fitting[0]) if fitting else "Take a longer `period`."
-    start, end = preparation.period
     raise RunError(
         f"{preparation.plan.locate(macro.id, 'correlation')}: of {len(entries):,} units that enter from {start} to "
         f"{end}, {units:,} can still convert {landmarks[0]} after entry and have {horizon} of follow-up from there; "

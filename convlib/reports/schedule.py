@@ -78,15 +78,26 @@ def _word_cron(schedule: Schedule) -> str:
     return f"{minute} {hour} {days[schedule.every]}"
 
 
-def _write_cron(_: RunFile, schedule: Schedule, command: Sequence[str]) -> str:
+def _word_days(run_file: RunFile) -> str:
+    """Say what comes of a missed run, and how a run of all days is named."""
+    period = run_file.period
+    missed = "; the next one makes what was missed" if period.unit else ""
+    named = (
+        "# `period` has no `last`: each run covers all days to the end of the data, and its folder is named by them.\n"
+        "# With `period: last 11 complete weeks`, say, a run that was missed is made later.\n"
+    )
+    skips = f"# A machine that is off at the time skips the run{missed}. Cron mails what the run prints.\n"
+    return skips + ("" if period.last or period.end else named)
+
+
+def _write_cron(run_file: RunFile, schedule: Schedule, command: Sequence[str]) -> str:
     read = f"set -a; [ ! -e {ENVIRONMENT} ] || . ./{ENVIRONMENT}; set +a"
     line = f"cd {shlex.quote(str(Path.cwd()))} && {{ {read}; {shlex.join(command)}; }}"
     # Cron takes a bare % as the end of the line.
     line = line.replace("%", r"\%")
     return f"""\
 # Add with `crontab -e`. Where cron knows CRON_TZ (cronie) the time is that of {schedule.timezone}, else the machine's.
-# A machine that is off at the time skips the run; the next one makes what was missed. Cron mails what the run prints.
-CRON_TZ={schedule.timezone}
+{_word_days(run_file)}CRON_TZ={schedule.timezone}
 {_word_cron(schedule)} {line}
 """
 
