@@ -47,6 +47,7 @@ MODEL_COLUMNS = ("micro", *(f"{model}_{name}" for model in ("strata", "regressio
 #: As many values of a property as make candidates of one micro, the most frequent first.
 MOST_VALUES = 20
 #: A horizon that misses a larger share of the converters is too short; one that counts `ENOUGH` of them is proposed.
+#: A larger share of pending units is told.
 MUCH, ENOUGH = 0.10, 0.90
 #: A column without a value at entry for a larger share of the units adjusts for nothing.
 MOSTLY_EMPTY = 0.90
@@ -206,8 +207,8 @@ class Correlation(Result):
 
     @property
     def second_opinion(self) -> Takeaways:
-        """Say for which micros one model of all gives another verdict than each alone."""
-        return takeaways.word_models(self.models, self.names)
+        """Say for which micros one model of all gives another verdict, or far less, than each alone."""
+        return takeaways.word_models(self.models, self.names, in_value=self.target == "value")
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Draw the raw and the adjusted lift of each micro with their intervals."""
@@ -355,7 +356,8 @@ def correlate(
         # Phi and the sides of both micros give away how many did both.
         groups, matrix = groups.head(0), matrix.iloc[:0, :0]
         pending = 0 if find_small(pending, fewest=log.fewest) else pending
-    missed = _find_empty(entries[adjust])
+    missed = find_unfollowed(followed, design) if len(landmarks) > 1 and mature.any() else []
+    missed += _find_empty(entries[adjust])
     missed += _find_missed(followed, design, used, macro=goal.name, landmark=landmarks[0], horizon=horizon)
     said = takeaways.word_nothing_left(log.fewest, what="The associations", segment=log.segment_name)
     return Correlation(
@@ -503,6 +505,12 @@ def _compare_models(alone: pd.DataFrame, together: pd.DataFrame) -> pd.DataFrame
         parts |= {f"{name}_lift{end}": each[f"adjusted_lift{end}"] for end in ("", "_ci_lower", "_ci_upper")}
     frame = pd.DataFrame(parts).loc[alone.index]
     return frame.assign(agree=frame["strata_verdict"] == frame["regression_verdict"])[list(MODEL_COLUMNS)]
+
+
+def find_unfollowed(followed: Followed, design: Design) -> list[str]:
+    """Say how many units are pending at the last landmark, where they are many."""
+    pending, units = int((~followed.is_mature(design, design.landmarks[-1])).sum()), len(followed.start)
+    return [takeaways.word_unfollowed(pending, units)] if pending > MUCH * units else []
 
 
 def _find_missed(

@@ -1,7 +1,7 @@
 """What is tracked, set against the plan: what it covers, what it misses and what never fires."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
@@ -106,8 +106,9 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
     Returns:
         One row for each conversion and event name, in the plan's order, then the unmapped events, most frequent first.
         `events` rows and `units` users have it; `share_of_units` is over all users with any event; `status` is
-        `tracked`, `not seen here` (but elsewhere in the log), `never fires` or `not in the plan`; `note` says how many
-        rows only repeat the one before (`dedupe`), and count once in every rate, or how many the whole log has.
+        `tracked`, `not seen here` (but elsewhere in the log), `never fires`, `entry` (an event that is no conversion,
+        with which the clock of the plan's correlation starts) or `not in the plan`; `note` says how many rows only
+        repeat the one before (`dedupe`), and count once in every rate, or how many the whole log has.
 
     Raises:
         ParamError: The log was read with another plan.
@@ -126,10 +127,11 @@ def map_events(log: EventLog, plan: Plan) -> EventMap:
         each: "" if log.fewest else takeaways.word_elsewhere(rows, last)
         for each, rows, last in zip(unseen["conversion"], unseen["rows"], unseen["last"], strict=True)
     }
+    entries = {macro.correlation.entry for macro in plan.macros if macro.correlation}
     table = table.assign(
         events=table["events"].fillna(0).astype("int64"),
         units=table["units"].fillna(0).astype("int64"),
-        status=table.apply(_status, axis=1, elsewhere=elsewhere),
+        status=table.apply(_status, axis=1, elsewhere=elsewhere, entries=entries),
         note=[
             f"rows that only repeat the one before: {rows:,.0f} (whole log)" if rows > 0 else elsewhere.get(each, "")
             for each, rows in zip(table["conversion"], repeated, strict=True)
@@ -226,9 +228,9 @@ def _list_unmapped(profile: Profile) -> pd.DataFrame:
     return names.rename(columns={"rows": "events", "users": "units"}).drop(columns="mapped")
 
 
-def _status(row: pd.Series, elsewhere: Mapping[str, str]) -> str:
+def _status(row: pd.Series, elsewhere: Mapping[str, str], entries: Collection[str | None]) -> str:
     if pd.isna(row["conversion"]):
-        return "not in the plan"
+        return "entry" if row["event_name"] in entries else "not in the plan"
     return "tracked" if row["events"] > 0 else _say_silent(row["conversion"], elsewhere)
 
 

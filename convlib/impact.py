@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from convlib import plots, sizes, stats, takeaways
-from convlib.correlation import Correlation
+from convlib.correlation import Correlation, find_unfollowed
 from convlib.documents import quote_names
 from convlib.durations import MICROSECONDS, parse_duration, write_duration
 from convlib.errors import ParamError, check_made, list_problems
@@ -237,7 +237,8 @@ def score_impact(
     Args:
         correlation: The associations of one macro.
         plan: The plan, for targets, owners, effort and value.
-        second_opinion: The same correlation with `model="regression"`: where its verdict is another, the note says so.
+        second_opinion: The same correlation with `model="regression"`: where its verdict is another, or its lift less
+            than half, the note says so.
         measured: What experiments changed, at most one for a micro.
         confidence: Level of the intervals.
 
@@ -296,15 +297,15 @@ def _check_arguments(correlation: Correlation, plan: Plan, second: Correlation |
 
 
 def _compare(table: pd.DataFrame, second: Correlation | None) -> list[str]:
-    """Say of each ranked micro what all together give, where that is another verdict."""
+    """Say of each ranked micro what all together give, where that is another verdict or far less."""
     if second is None:
         return [""] * len(table)
     others = second.table.set_index("micro").T
     return [
-        takeaways.word_together(others[micro], in_value=second.target == "value")
-        if verdict in RANKED and micro in others and others[micro]["verdict"] != verdict
+        takeaways.word_together(others[micro], verdict=verdict, alone=alone, in_value=second.target == "value")
+        if verdict in RANKED and micro in others
         else ""
-        for micro, verdict in zip(table["micro"], table["verdict"], strict=True)
+        for micro, verdict, alone in zip(table["micro"], table["verdict"], table["adjusted_lift"], strict=True)
     ]
 
 
@@ -355,6 +356,7 @@ def _rank_micros(evidence: _Evidence, goals: Mapping[str, float]) -> Impact:
         segment=correlation.segment,
         tests=tests,
     )
+    said += [] if correlation.fewest else find_unfollowed(*correlation._units)
     if correlation.fewest and frame.empty:
         said = correlation.takeaways
     return Impact(

@@ -344,7 +344,8 @@ def _judge_never(facts: Facts) -> Finding:
 def _judge_unmapped(facts: Facts) -> Finding:
     names, profile = facts.profile.names, facts.profile
     frequent = (names["rows"] >= FREQUENT * profile.rows) | (names["users"] >= FREQUENT * profile.users)
-    free = names[frequent & (names["mapped"] == 0)]
+    entries = {macro.correlation.entry for macro in facts.plan.macros if macro.correlation}
+    free = names[frequent & (names["mapped"] == 0) & ~names["event_name"].isin(entries)]
     said = [
         f"{name} ({rows:,}{_suggest(name, facts)})" for name, rows in zip(free["event_name"], free["rows"], strict=True)
     ]

@@ -55,7 +55,7 @@ FORECAST: tuple[tuple[str, str, Kind], ...] = (
     ("probability", "Probability to reach it", "percent"),
     ("forecast_note", "Note", "text"),
 )
-PARTIAL = "partial period"
+PARTIAL, OPEN = "partial period", "partial, open until "
 #: Marks a row without numbers until all are compared.
 LEFT_OUT = "(left out)"
 NO_DATA = "no data"
@@ -367,13 +367,24 @@ def _word(rates: Rates, compared_with: pd.Series) -> Takeaways:
         nothing = takeaways.word_nothing_left(rates.fewest, what="The latest period", segment=rates.segment)
         return Takeaways((nothing,))
     if not rates.by or latest.empty:
-        return takeaways.word_rates(latest, every=rates.every, segment=rates.segment)
+        said = takeaways.word_rates(latest, every=rates.every, segment=rates.segment)
+        return said + ([] if latest.empty else _find_open(rates, latest["period"].iloc[0]))
     # Without all groups there is no total to split.
     names = ["conversion", "metric"]
     whole = ~left_out.groupby([rates.table[name] for name in names]).transform("any")
     leading = rates.leading
     split = control.split_change(leading[whole[leading.index]], by=rates.by, every=rates.every)
     return takeaways.word_split(split, by=rates.by, every=rates.every)
+
+
+def _find_open(rates: Rates, latest: pd.Timestamp) -> list[str]:
+    """Say which newer periods have entries and are still open."""
+    rows = rates.table[(rates.table["period"] > latest) & rates.table["period"].isin(rates.pending["period"])]
+    until = rows.set_index("period")["note"].str.extract(rf"^{OPEN}(\S+)", expand=False).dropna().sort_index()
+    if until.empty:
+        return []
+    opened, first = until.index.unique(), pd.Timestamp(until.iloc[0])
+    return [takeaways.word_open(opened, first, every=rates.every, window=rates.window)]
 
 
 def _list_goals(measured: Sequence[tuple[Macro | Micro, Measure]], plan: Plan) -> pd.DataFrame:
@@ -444,7 +455,7 @@ def _lay_grid(
 
 
 def _word_open(closes: int) -> str:
-    return f"partial, open until {pd.Timestamp(closes, unit='us'):%Y-%m-%d %H:%M} UTC"
+    return f"{OPEN}{pd.Timestamp(closes, unit='us'):%Y-%m-%d %H:%M} UTC"
 
 
 def _estimate(

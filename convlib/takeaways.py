@@ -41,6 +41,12 @@ DECISIONS = {
 STATUSES = {"within margin": "keeps its limit", "no evidence": "not shown"}
 FACTORS = "Each factor over all levels of the others; of two (x), how much one changes the other's effect"
 UNDECIDED = "Not decided: the test is over, and it can't tell."
+#: How it begins that one model of all bears a verdict out, with far less of an effect.
+ONLY = "only "
+#: What opportunities count where the plan gives no value.
+CONVERSIONS = "conversions"
+#: A test of more days of entries is out of reach: how many years it takes says no more.
+MOST_DAYS = 3_650
 #: What a micro is to reach: the plan's target, or without one a tenth.
 TARGET, TENTH = "its target", "a tenth {}"
 
@@ -71,7 +77,7 @@ def word_funnel(
     sentences = [
         f"{_share(last, 'rate_from_start')} of the {first['units']:,} {counted} that entered at "
         f"{first['name']} reached {last['name']} within {word_duration(window)}.",
-        *_word_choke_points(leaks, counted, worth),
+        *_word_choke_points(leaks, counted, worth, last=last["name"]),
     ]
     slow = table.iloc[1:].dropna(subset="seconds_from_previous_p50")
     if len(slow):
@@ -94,13 +100,16 @@ def word_funnel(
     return Takeaways(sentences)
 
 
-def _word_choke_points(leaks: pd.DataFrame, counted: str, worth: str | None) -> list[str]:
+def _word_choke_points(leaks: pd.DataFrame, counted: str, worth: str | None, *, last: str) -> list[str]:
     """Name the step that loses most, and the one that loses most value, if it is another."""
     lost = _records(leaks[leaks["lost"] > 0])
     if not lost:
         return []
     most, dearest = lost[0], min(lost, key=lambda leak: leak["value_rank"] if leak["value"] > 0 else np.inf)
-    sentences = [f"Most leave {_word_leak(most, counted)}{_word_worth(most, worth, start=', worth at most about ')}."]
+    # Whoever is lost at the last step is one conversion: the number lost need not be told twice.
+    is_same = worth == CONVERSIONS and most["name"] == last
+    value = "" if is_same else _word_worth(most, worth, start=", worth at most about ")
+    sentences = [f"Most leave {_word_leak(most, counted)}{value}."]
     if dearest is not most and dearest["value"] > 0:
         value = _word_worth(dearest, worth, start="at most about ")
         sentences.append(f"The most value is lost {_word_leak(dearest, counted)}, worth {value}.")
@@ -118,8 +127,15 @@ def _word_worth(leak: Mapping[str, Any], worth: str | None, *, start: str) -> st
     if not leak["value"] > 0:
         return ""
     low, high = leak["value_ci_lower"], leak["value_ci_upper"]
-    known = f" ({format_number(low)} to {format_number(high)})" if low > 0 else ""
-    return f"{start}{format_number(leak['value'])}{known} {worth or 'in value'}"
+    value, *ends = _write_amounts(worth, [leak["value"], *([low, high] if low > 0 else [])])
+    known = f" ({' to '.join(ends)})" if ends else ""
+    return f"{start}{value}{known} {worth or 'in value'}"
+
+
+def _write_amounts(worth: str | None, amounts: Sequence[float]) -> list[str]:
+    """Write an amount and its interval; conversions, of one or more, as whole ones."""
+    write = "{:z,.0f}".format if worth == CONVERSIONS and abs(amounts[0]) >= 1 else format_number
+    return [write(each) for each in amounts]
 
 
 def word_next(table: pd.DataFrame, *, counted: str, window: str, segment: str) -> Takeaways:
@@ -204,7 +220,9 @@ def _word_leaking_groups(leaks: pd.DataFrame, by: Sequence[str], counted: str) -
         for row in rows[:2]
     ]
     if len(rows) > len(sentences):
-        sentences.append(f"{len(rows) - len(sentences)} more such differences stand in the table of leaks.")
+        more = len(rows) - len(sentences)
+        told = "difference stands" if more == 1 else "differences stand"
+        sentences.append(f"{more} more such {told} in the table of leaks.")
     return sentences
 
 
@@ -241,6 +259,19 @@ def word_rates(latest: pd.DataFrame, *, every: str, segment: str) -> Takeaways:
         )
         sentences.append(f"{len(judged) - len(missed)} of {len(judged)} targets of micro-conversions are met{named}.")
     return Takeaways(sentences)
+
+
+def word_open(opened: pd.Index, until: pd.Timestamp, *, every: str, window: str | None) -> str:
+    """Say which periods with entries are too new to be judged, and until when."""
+    first, day = word_period(opened.min(), every), f"{until:%-d %B %Y}"
+    if len(opened) == 1:
+        over = "its window is over" if window else "late events are in"
+        return f"The newest period with entries, those {first}, is left out until {over} ({day})."
+    over = "their windows are over" if window else "late events are in"
+    return (
+        f"The {len(opened):,} newest periods with entries, the first {first}, are left out until {over} "
+        f"(of the first on {day})."
+    )
 
 
 def _nearness(row: Mapping[str, Any]) -> float:
@@ -295,10 +326,11 @@ def word_correlation(
     found = found.reindex(found["adjusted_lift"].abs().sort_values(ascending=False, kind="stable").index)
     unit = f"{worth} per unit" if worth else f"percentage points of {macro}"
     write = _signed if worth else _points
+    stacked = " unit-landmarks" if len(exposure) > 1 else ""
     sentences = [
         f"{names[row['micro']]} is associated with {write(row['adjusted_lift'])} {unit} "
         f"({write(row['adjusted_lift_ci_lower'])} to {write(row['adjusted_lift_ci_upper'])}) after adjustment; "
-        f"raw {write(row['lift'])}; n = {row['units_with']:,} with and {row['units_without']:,} without."
+        f"raw {write(row['lift'])}; n = {row['units_with']:,}{stacked} with and {row['units_without']:,} without."
         for row in _records(found.head(MOST - 2))
     ]
     more = [f"{names[row['micro']]} ({write(row['adjusted_lift'])})" for row in _records(found.iloc[MOST - 2 :])]
@@ -324,7 +356,9 @@ def word_correlation(
     sentences += _word_differing(groups, names, write, "" if worth else " points")
     tail = f" {pending:,} units are pending." if pending else ""
     sides = (
-        " A unit may count on both sides: without it at one time, with it at a later one." if len(exposure) > 1 else ""
+        " A unit counts once at each of these times, and may do so on both sides: without it first, with it later."
+        if stacked
+        else ""
     )
     sentences.append(
         f"Done within {_list([word_duration(text) for text in exposure])} of entry, {macro} counted for "
@@ -332,6 +366,14 @@ def word_correlation(
         f"{sides}{tail}"
     )
     return Takeaways(sentences)
+
+
+def word_unfollowed(pending: int, units: int) -> str:
+    """Say how many units are too new for the last landmark."""
+    return (
+        f"{pending:,} of {units:,} units are pending at the last landmark: their follow-up is not over, and they are "
+        "not counted there."
+    )
 
 
 def word_early(early: int, converters: int, *, macro: str, landmark: str) -> str:
@@ -376,13 +418,16 @@ def _word_differing(
     return [sentence for _, sentence in sorted(widest.values(), reverse=True)[:2]]
 
 
-def word_models(models: pd.DataFrame, names: Mapping[str, str]) -> Takeaways:
-    """Say for which micros looking at all together gives another verdict than looking at each alone."""
+def word_models(models: pd.DataFrame, names: Mapping[str, str], *, in_value: bool) -> Takeaways:
+    """Say for which micros looking at all together gives another verdict, or far less, than looking at each alone."""
     apart = models[~models["agree"].astype(bool)]
     if models.empty:
         return Takeaways()
+    faded = _word_faded(models[models["agree"].astype(bool)], names, in_value=in_value)
     if apart.empty:
-        return Takeaways(["Looked at all together, every micro-conversion keeps the verdict that it has alone."])
+        but = f", but {faded}" if faded else ""
+        kept = "Looked at all together, every micro-conversion keeps the verdict that it has alone"
+        return Takeaways([f"{kept}{but}."])
     listed = "; ".join(
         f"{names[row['micro']]} ({row['strata_verdict']} alone, {row['regression_verdict']} together)"
         for row in _records(apart)
@@ -390,9 +435,22 @@ def word_models(models: pd.DataFrame, names: Mapping[str, str]) -> Takeaways:
     return Takeaways(
         [
             f"All micro-conversions in one model give another verdict for {listed}. There, what comes with others "
-            "shows only what it adds to them, and what can't be told from them is not judged."
+            "shows only what it adds to them, and what can't be told from them is not judged.",
+            *([f"With the same verdict, {faded}."] if faded else []),
         ]
     )
+
+
+def _word_faded(models: pd.DataFrame, names: Mapping[str, str], *, in_value: bool) -> str:
+    """Name the micros of which less than half of the effect is left when all are looked at together."""
+    found = models[models["strata_verdict"].isin(["positive", "negative"])]
+    rows = _records(found[found["regression_lift"].abs() < found["strata_lift"].abs() / 2])
+    listed = [
+        f"{names[row['micro']]} ({_write_lift(row['strata_lift'], in_value=in_value)} alone, "
+        f"{_write_lift(row['regression_lift'], in_value=in_value)} together)"
+        for row in rows
+    ]
+    return f"less than half of the effect is left for {_list(listed)}" if listed else ""
 
 
 def word_gap(naive: pd.DataFrame, table: pd.DataFrame, *, macro: str, names: Mapping[str, str]) -> Takeaways:
@@ -593,12 +651,20 @@ def word_goal(goal: float | None, *, target: bool, up: bool) -> str:
     return TARGET if target else TENTH.format("more" if up else "fewer")
 
 
-def word_together(other: Mapping[str, Any] | pd.Series, *, in_value: bool) -> str:
-    """Say what becomes of a micro's verdict in one model of all."""
-    lift = other["adjusted_lift"]
-    size = f" ({_signed(lift) if in_value else f'{_points(lift)} pts'})" if np.isfinite(lift) else ""
+def word_together(other: Mapping[str, Any] | pd.Series, *, verdict: str, alone: float, in_value: bool) -> str:
+    """Say what becomes of a micro's verdict in one model of all, or of most of its size; nothing where both stay."""
+    lift, together = other["adjusted_lift"], "when all micro-conversions are looked at together"
+    if other["verdict"] == verdict:
+        faded = verdict in ("positive", "negative") and abs(lift) < abs(alone) / 2
+        known, before = _write_lift(lift, in_value=in_value), _write_lift(alone, in_value=in_value)
+        return f"{ONLY}{known} {together} ({before} alone)" if faded else ""
+    size = f" ({_write_lift(lift, in_value=in_value)})" if np.isfinite(lift) else ""
     said = other["verdict"] if other["verdict"] in JUDGED else other["note"]
-    return f"{said} when all micro-conversions are looked at together{size}"
+    return f"{said} {together}{size}"
+
+
+def _write_lift(lift: float, *, in_value: bool) -> str:
+    return _signed(lift) if in_value else f"{_points(lift)} pts"
 
 
 def word_probability(probability: float) -> str:
@@ -875,25 +941,26 @@ def word_impact(
     rows = table[(table["opportunity"] > 0) & (table["verdict"].isin(["positive", "negative", "measured"]))]
     among = f"among the {followed:,} units followed, who entered over {days:,} {'day' if days == 1 else 'days'}"
     sentences = [_word_opportunity(row, names[row["micro"]], worth, among) for row in _records(rows.head(3))]
+    sentences += _word_unlike_goals(table[table["verdict"].isin([*JUDGED, "measured"])], names) if len(rows) else []
     untested = rows[(rows["verdict"] != "measured") & np.isfinite(rows["days_to_test"])]
     if not table["verdict"].isin([*JUDGED, "measured"]).any():
         sentences.append(f"Segment {segment} has too few units or conversions to judge any micro-conversion.")
     elif not len(rows):
         sentences.append(f"No micro-conversion of segment {segment} shows an opportunity beyond chance for {macro}.")
     # Where one model of all says something else of a rank, the next that both bear out is the better test.
-    borne_out = untested[untested["together"] == ""]
+    borne_out = untested[(untested["together"] == "") | untested["together"].str.startswith(ONLY)]
     for first in _records((untested if borne_out.empty else borne_out).head(1)):
         is_first = first["micro"] == untested["micro"].iloc[0]
         lower = "" if is_first else ", the highest rank that one model of all micro-conversions bears out"
         doubt = f"; but {first['together']}" if first["together"] else ""
         sentences.append(
             f"Test {names[first['micro']]} first{lower}: {first['sample_size_to_test']:,.0f} units in two arms would "
-            f"show it move, about {first['days_to_test']:,.0f} days of entries at this traffic{doubt}."
+            f"show it move, {_word_entry_days(first['days_to_test'])} of entries at this traffic{doubt}."
         )
         same = tests[(tests["micro"] == first["micro"]) & tests["macro_days"].notna()]
         sentences += [
             f"To show {macro} itself move by the {_points(row['macro_effect'])} points that this predicts would take "
-            f"{row['macro_sample_size']:,.0f} units, about {row['macro_days']:,.0f} days of entries."
+            f"{row['macro_sample_size']:,.0f} units, {_word_entry_days(row['macro_days'])} of entries."
             for row in _records(same)
         ]
     if len(rows) and table.loc[table["rank"].notna(), "effort"].isna().all():
@@ -910,12 +977,33 @@ def _word_opportunity(row: Mapping[str, Any], name: str, worth: str, among: str)
     verb, condition = "would go with", "if the association held"
     if row["verdict"] == "measured":
         verb, condition = "would bring", "by the effect that an experiment caused, if that came only through it"
+    ends = ("opportunity", "opportunity_ci_lower", "opportunity_ci_upper")
+    value, low, high = _write_amounts(worth, [row[each] for each in ends])
+    doubt = row["together"]
+    # The opposite sign comes first: who reads on must not take the rank for settled.
+    is_opposite = doubt.startswith(("positive", "negative"))
+    head = f"{doubt}, so in doubt; alone, " if is_opposite else ""
     return (
-        f"Rank {row['rank']}, {name}: {reached} {verb} {format_number(row['opportunity'])} more {worth} "
-        f"({format_number(row['opportunity_ci_lower'])} to {format_number(row['opportunity_ci_upper'])}) "
+        f"Rank {row['rank']}, {name}: {head}{reached} {verb} {value} more {worth} ({low} to {high}) "
         f"{among}, {condition}; in the top 3 with probability {word_probability(row['probability_top_3'])}"
-        f"{'; ' if row['together'] else ''}{row['together']}."
+        f"{f'; {doubt}' if doubt and not is_opposite else ''}."
     )
+
+
+def _word_unlike_goals(ranked: pd.DataFrame, names: Mapping[str, str]) -> list[str]:
+    """Say which micros have no target to be ranked by, where others have one."""
+    tenth = ranked["goal"].str.startswith(TENTH.format(""))
+    if not tenth.any() or not (ranked["goal"] == TARGET).any():
+        return []
+    without = _list([names[micro] for micro in ranked.loc[tenth, "micro"]])
+    return [
+        f"The ranks compare unlike goals: the plan's target, which may be near, or without one "
+        f"{_list(list(dict.fromkeys(ranked.loc[tenth, 'goal'])))} units ({without})."
+    ]
+
+
+def _word_entry_days(days: float) -> str:
+    return f"about {days:,.0f} days" if days <= MOST_DAYS else f"more than {MOST_DAYS // 365} years"
 
 
 def word_plan(
@@ -1013,7 +1101,7 @@ def word_threshold(
 
 def word_no_friction() -> Takeaways:
     """Say that nothing was looked for."""
-    return Takeaways(("The plan names no signals of friction, such as load times and field errors (`friction:`).",))
+    return Takeaways(("The plan names no signals of friction, such as slow pages or errors: none are looked for.",))
 
 
 def word_friction(
@@ -1186,7 +1274,8 @@ def word_event_map(
     other = table[table["status"] == "not in the plan"]
     if len(other):
         top = ", ".join(f"{row['event_name']} ({row['events']:,})" for row in _records(other.head(3)))
-        sentences.append(f"Rows of {len(other)} event names match no conversion of the plan; the most frequent: {top}.")
+        named = "1 event name match" if len(other) == 1 else f"{len(other)} event names match"
+        sentences.append(f"Rows of {named} no conversion of the plan; the most frequent: {top}.")
     owned = table[table["tier"].isin(["macro", "micro"])].drop_duplicates("conversion")
     orphans = owned.loc[owned["owner"].isna() | (owned["owner"] == ""), "name"]
     if len(orphans):

@@ -213,6 +213,16 @@ def test_correlate_says_how_many_convert_too_early_or_too_late_to_count(plan: Pl
     assert stacked.takeaways[-1] == result.takeaways[-1]
 
 
+def test_correlate_says_how_many_are_pending_at_the_last_landmark(plan: Plan) -> None:
+    log = make_log(MISSED, plan)
+    said = (
+        "46 of 46 units are pending at the last landmark: their follow-up is not over, and they are not counted there."
+    )
+    assert said in score(log, plan, exposure=["1D", "9D"]).takeaways
+    # At 6D only the unit that ends the data is.
+    assert "last landmark" not in " ".join(score(log, plan, exposure=["1D", "6D"]).takeaways)
+
+
 def test_correlate_says_that_an_empty_column_adjusts_for_nothing(plan: Plan) -> None:
     rows = write_rows(sides(20, 20, 5, 35))
     log = make_log(rows.assign(geo=None, medium=pd.Series(["mail"]).reindex(rows.index), device_type="tv"), plan)

@@ -72,6 +72,13 @@ def test_map_events_counts_each_conversion_and_event_name(event_map: EventMap) -
     assert event_map.table["share_of_units"].tolist() == [0.25, 0.25, 0.5, 0.25, 0, 0.25, 0.5, 0.25]
 
 
+def test_map_events_knows_the_event_with_which_the_clock_starts(tmp_path: Path, rows: pd.DataFrame) -> None:
+    plan = make_plan(tmp_path, PLAN.replace("    losses:", "    correlation: {entry: scroll}\n    losses:"))
+    found = map_events(make_log(rows, plan), plan)
+    assert pick(found.table.tail(2), "event_name status") == [("scroll", "entry"), ("ping", "not in the plan")]
+    assert "Rows of 1 event name match no conversion of the plan; the most frequent: ping (1)." in found.takeaways
+
+
 def test_map_events_keeps_what_the_plan_says_and_when_it_fired(event_map: EventMap) -> None:
     table = event_map.table.set_index("event_name").T
     assert table["purchase"][["tier", "macro", "owner", "target"]].tolist() == ["macro", "buy", "shop", 0.3]

@@ -308,7 +308,7 @@ def test_measure_friction_of_a_plan_without_signals_says_so(tmp_path: Path) -> N
     found = measure_friction(log, plan)
     assert tuple(found.table.columns) == tuple(COLUMNS)
     assert found.takeaways == (
-        "The plan names no signals of friction, such as load times and field errors (`friction:`).",
+        "The plan names no signals of friction, such as slow pages or errors: none are looked for.",
     )
 
 

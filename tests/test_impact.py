@@ -336,7 +336,7 @@ def test_score_impact_says_what_an_experiment_caused(plan: Plan, make: Make) -> 
         "followed, who entered over 1 day, by the effect that an experiment caused, if that came only through it; in "
         "the top 3 with probability 100%."
     )
-    assert said[2].startswith("Test Save first: ")
+    assert said[3].startswith("Test Save first: ")
     assert said[-1] == (
         "Apart from what experiments measured, these are associations in observed events; only a randomised test can "
         "show what a change causes."
@@ -391,7 +391,7 @@ def test_impact_plans_the_tests_of_the_first_three(plan: Plan, make: Make) -> No
 
 def test_impact_shows_tests_and_says_how_long_the_macro_would_take(plan: Plan, make: Make) -> None:
     impact = score_impact(make(SAVE), plan)
-    assert impact.takeaways[3:-1] == (
+    assert impact.takeaways[4:-1] == (
         "To show Buy itself move by the +2.0 points that this predicts would take 7,678 units, about 77 days of "
         "entries.",
     )
@@ -494,16 +494,17 @@ def turn(correlation: Correlation, *others: tuple[str, float]) -> Correlation:
 
 def test_score_impact_notes_where_all_together_say_something_else(plan: Plan, make: Make) -> None:
     correlation = make([*SAVE, ("form", 0.07, 100, 900, 1000, 100)])
-    second = turn(correlation, ("no evidence", -0.016), ("positive", 0.01), ("too few", np.nan))
+    second = turn(correlation, ("no evidence", -0.016), ("positive", 0.004), ("too few", np.nan))
     impact = score_impact(correlation, plan, second_opinion=second)
     said = "no evidence when all micro-conversions are looked at together (-1.6 pts)"
+    faded = "only +0.4 pts when all micro-conversions are looked at together (+2.0 pts alone)"
     assert pick(impact.table, "micro note") == [
         ("save", said),
         ("form", "like another when all micro-conversions are looked at together"),
-        ("read", "goal: a tenth more"),
+        ("read", f"{faded}; goal: a tenth more"),
     ]
     assert impact.takeaways[0].endswith(f"; in the top 3 with probability 100%; {said}.")
-    assert impact.takeaways[2].endswith("; in the top 3 with probability 100%.")
+    assert impact.takeaways[2].endswith(f"; in the top 3 with probability 100%; {faded}.")
     pd.testing.assert_frame_equal(
         impact.table.drop(columns="note"), score_impact(correlation, plan).table.drop(columns="note")
     )

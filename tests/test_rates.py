@@ -177,6 +177,10 @@ def test_measure_rates_within_a_window_follows_each_entry_past_the_period(log: E
     assert pick(rates.pending, "units") == [(5,), (3,)]
     assert "in the week from 8 January 2024" in rates.show_pending()._repr_html_()
     assert rates.window == "2D"
+    assert rates.takeaways[-1] == (
+        "The newest period with entries, those in the week from 8 January 2024, is left out until its window is over "
+        "(17 January 2024)."
+    )
 
 
 def test_measure_rates_counts_the_windows_last_instant(plan: Plan) -> None:

@@ -189,6 +189,15 @@ def test_word_funnel_names_the_leak_of_most_value_when_it_is_another() -> None:
     )
 
 
+def test_word_funnel_does_not_tell_conversions_lost_at_the_last_step_twice() -> None:
+    row = leak_row("In cart", "Bought", 150, 400, value=150.0, value_ci_lower=140.0, value_ci_upper=160.0)
+    last = "Most leave between In cart and Bought: 150 of 400 units (37.5%)"
+    assert say_funnel(THREE, row, worth="conversions")[1] == f"{last}."
+    assert say_funnel(THREE, row, worth="USD")[1] == f"{last}, worth at most about 150 (140 to 160) USD."
+    before = row | {"name": "In cart", "value": 9.89, "value_ci_lower": 8.6, "value_ci_upper": 11.2}
+    assert say_funnel(THREE, before, worth="conversions")[1].endswith(", worth at most about 10 (9 to 11) conversions.")
+
+
 def test_word_funnel_speaks_of_what_is_counted() -> None:
     said = say_funnel(THREE, counted="sessions", seconds_to_most=86_400.0)
     assert said[0].startswith("25.0% (20.0% to 30.0%) of the 1,000 sessions that entered at Item viewed")
@@ -282,6 +291,8 @@ def test_word_funnel_by_groups_names_those_that_leave_more_often_beyond_chance()
     )
     more = say_funnel(table, *rows, *rows, by=("device_type",))
     assert more[-1] == "2 more such differences stand in the table of leaks."
+    one = say_funnel(table, *rows, rows[0], by=("device_type",))
+    assert one[-1] == "1 more such difference stands in the table of leaks."
 
 
 def test_word_funnel_by_groups_says_when_no_group_leaves_more_often() -> None:
@@ -364,6 +375,33 @@ def test_word_rates_names_what_is_furthest_from_its_target_in_either_direction()
     )
 
 
+@pytest.mark.parametrize(
+    ("days", "window", "said"),
+    [
+        (
+            ["2026-03-09"],
+            "7D",
+            "those in the week from 9 March 2026, is left out until its window is over (23 March 2026)",
+        ),
+        (
+            ["2026-03-09"],
+            None,
+            "those in the week from 9 March 2026, is left out until late events are in (23 March 2026)",
+        ),
+        (
+            ["2026-03-09", "2026-03-16"],
+            "7D",
+            "the first in the week from 9 March 2026, are left out until their windows are over (of the first on 23 "
+            "March 2026)",
+        ),
+    ],
+)
+def test_word_open_says_which_periods_are_too_new(days: list[str], window: str | None, said: str) -> None:
+    words = takeaways.word_open(pd.DatetimeIndex(days), pd.Timestamp("2026-03-23"), every="W", window=window)
+    assert words.endswith(f"{said}.")
+    assert words.startswith("The newest period with" if len(days) == 1 else "The 2 newest periods with")
+
+
 def test_word_rates_of_nothing() -> None:
     assert say_rates() == ("No period of segment mobile is complete and has units yet.",)
 
@@ -405,9 +443,35 @@ def test_word_correlation_without_a_finding() -> None:
     assert say_correlation(micro_row("view", 0.3, "too few"), exposure=("1h", "1D", "3D")) == (
         "Segment mobile has too few units or conversions to judge any micro-conversion.",
         "Done within 1 hour, 1 day and 3 days of entry, Bought counted for 14 days after that, among units that had "
-        "neither converted nor left for good by then. A unit may count on both sides: without it at one time, with it "
-        "at a later one.",
+        "neither converted nor left for good by then. A unit counts once at each of these times, and may do so on both "
+        "sides: without it first, with it later.",
     )
+
+
+def test_word_correlation_over_several_landmarks_counts_unit_landmarks() -> None:
+    said = say_correlation(micro_row("view", 0.05, "positive"), exposure=("1h", "1D"))
+    assert said[0].endswith("; n = 1,000 unit-landmarks with and 9,000 without.")
+
+
+def say_models(*rows: tuple[str, float, str, float, str], in_value: bool = False) -> Takeaways:
+    columns = ["micro", "strata_lift", "strata_verdict", "regression_lift", "regression_verdict"]
+    models = pd.DataFrame(rows, columns=columns)
+    agree = models["strata_verdict"] == models["regression_verdict"]
+    return takeaways.word_models(models.assign(agree=agree), NAMES, in_value=in_value)
+
+
+def test_word_models_tells_of_effects_that_fade_though_the_verdict_stays() -> None:
+    faded = ("view", 0.537, "positive", 0.064, "positive")
+    whole = ("fill", 0.5, "positive", 0.3, "positive")
+    nothing = ("buy", 0.02, "no evidence", 0.001, "no evidence")
+    kept = "Looked at all together, every micro-conversion keeps the verdict that it has alone"
+    left = "less than half of the effect is left for Item viewed"
+    assert say_models(whole, nothing) == (f"{kept}.",)
+    assert say_models(faded, whole) == (f"{kept}, but {left} (+53.7 pts alone, +6.4 pts together).",)
+    assert say_models(faded, in_value=True) == (f"{kept}, but {left} (+0.537 alone, +0.0640 together).",)
+    said = say_models(faded, ("error", 0.2, "positive", -0.1, "negative"))
+    assert said[0].startswith("All micro-conversions in one model give another verdict for Field error (positive")
+    assert said[1:] == (f"With the same verdict, {left} (+53.7 pts alone, +6.4 pts together).",)
 
 
 def test_word_correlation_names_the_groups_that_are_furthest_apart() -> None:
@@ -468,10 +532,39 @@ def test_word_impact_tests_what_one_model_of_all_bears_out_too() -> None:
     assert say_impact(doubted, second)[2].startswith(
         "Test Field error first, the highest rank that one model of all micro-conversions bears out: 4,321 units"
     )
+    faded = "only +6.4 pts when all micro-conversions are looked at together (+53.7 pts alone)"
+    said = say_impact(impact_row(1, "view", 3_170.0, together=faded), second)
+    assert said[0].endswith(f"; {faded}.")
+    assert said[2].startswith("Test Item viewed first: 4,321 units")
+    assert said[2].endswith(f"; but {faded}.")
     assert say_impact(doubted)[1] == (
         "Test Item viewed first: 4,321 units in two arms would show it move, about 47 days of entries at this traffic; "
         f"but {alone}."
     )
+
+
+def test_word_impact_begins_with_the_doubt_where_one_model_of_all_has_the_opposite_sign() -> None:
+    doubt = "negative when all micro-conversions are looked at together (-8.7 pts)"
+    said = say_impact(impact_row(1, "view", 3_170.0, together=doubt))[0]
+    assert said.startswith(
+        f"Rank 1, Item viewed: {doubt}, so in doubt; alone, reaching its target would go with 3,170 "
+    )
+    assert said.count(doubt) == 1
+
+
+def test_word_impact_says_when_ranks_compare_unlike_goals() -> None:
+    met, tenth = impact_row(2, "error", 0.0), impact_row(1, "view", 200.0, goal="a tenth more")
+    said = "The ranks compare unlike goals: the plan's target, which may be near, or without one a tenth more units "
+    assert f"{said}(Item viewed)." in say_impact(tenth, met)
+    assert said not in " ".join([*say_impact(tenth), *say_impact(met, impact_row(1, "view", 200.0))])
+
+
+def test_word_impact_rounds_what_nobody_reads_to_the_digit() -> None:
+    row = impact_row(1, "view", 109.89, days_to_test=3_651.0, macro_days=11_842.0)
+    said = say_impact(row, worth="conversions")
+    assert "110 more conversions (10 to 210)" in said[0]
+    assert said[1].endswith("would show it move, more than 10 years of entries at this traffic.")
+    assert said[2].endswith("98,765 units, more than 10 years of entries.")
 
 
 def test_word_impact_says_that_efforts_are_missing() -> None:
@@ -733,6 +826,8 @@ def test_word_impact_says_caused_of_experiments_alone_and_tests_what_is_untested
         "the top 3 with probability 91%.",
         "Rank 2, Field error: a tenth fewer units doing it would go with 682 more USD (582 to 782) among the 20,000 "
         "units followed, who entered over 56 days, if the association held; in the top 3 with probability 91%.",
+        "The ranks compare unlike goals: the plan's target, which may be near, or without one a tenth fewer units "
+        "(Field error).",
         "Test Field error first: 4,321 units in two arms would show it move, about 47 days of entries at this traffic.",
         "Apart from what experiments measured, these are associations in observed events; only a randomised test can "
         "show what a change causes.",
@@ -1065,6 +1160,10 @@ def test_word_threshold_says_so_when_chance_would_do_as_well_or_nothing_can_be_s
 
 def test_word_together_names_verdict_and_lift() -> None:
     row = {"verdict": "negative", "adjusted_lift": -0.016, "note": ""}
-    said = "negative when all micro-conversions are looked at together"
-    assert takeaways.word_together(row, in_value=False) == f"{said} (-1.6 pts)"
-    assert takeaways.word_together(row, in_value=True) == f"{said} (-0.0160)"
+    together = "when all micro-conversions are looked at together"
+    other: dict[str, Any] = {"verdict": "positive", "alone": 0.05}
+    assert takeaways.word_together(row, in_value=False, **other) == f"negative {together} (-1.6 pts)"
+    assert takeaways.word_together(row, in_value=True, **other) == f"negative {together} (-0.0160)"
+    # The same verdict is told only where less than half of the lift is left.
+    said = [takeaways.word_together(row, verdict="negative", alone=lift, in_value=False) for lift in (-0.03, -0.04)]
+    assert said == ["", f"only -1.6 pts {together} (-4.0 pts alone)"]
