@@ -376,7 +376,7 @@ def test_stream_refuses_an_unknown_name(log: EventLog) -> None:
     ("start", "end", "message"),
     [
         ("05/01/2026", None, "`start` is '05/01/2026', which is not a date; write it as YYYY-MM-DD."),
-        (None, "2026-02-30", "`end` is '2026-02-30', which is not a date; write it as YYYY-MM-DD."),
+        (None, "2026-02-30", "`end` is '2026-02-30'; the calendar has no such day."),
         ("2026-01-05x", None, "`start` is '2026-01-05x', which is not a date; write it as YYYY-MM-DD."),
         ("2026-01-06", "2026-01-05", "`end` 2026-01-05 is before `start` 2026-01-06; swap them."),
     ],
