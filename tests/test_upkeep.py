@@ -321,7 +321,8 @@ def test_review_plan_names_stages_that_are_too_small(tmp_path: Path) -> None:
         (
             "buy",
             "info",
-            "macros[buy] has stages with few or many micros (1 in 'decision'); 3 to 5 keep a stage telling and readable",
+            "macros[buy] has stages with few or many micros (1 in 'decision'); 3 to 5 keep a stage "
+            "telling and readable",
             "Add some.",
         )
     ]
