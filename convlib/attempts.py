@@ -1,6 +1,7 @@
 """From conversions to attempts: the rules of one funnel, laid out for the kernel that counts by them."""
 
 import dataclasses
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -119,31 +120,31 @@ def count_parts(parts: Iterable[Callable[[], Part]], groups: pd.DataFrame, task:
     """
     held = _number_held(groups[list(task.hold)]) if task.hold else None
     counted = [_count_part(lambda: lay_out(NO_ROWS), held, task)]
-    with ThreadPoolExecutor() as pool:
-        running: deque[Future[pd.DataFrame]] = deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # more of them would wait for each other
+        running: deque[Future[dict[str, NDArray[Any]]]] = deque()
         for part in parts:
             running.append(pool.submit(_count_part, part, held, task))
             if len(running) > MOST_WAITING:
                 counted.append(running.popleft().result())
         counted += [each.result() for each in running]
-    attempts = pd.concat(counted, ignore_index=True)
-    number = attempts.pop("group").to_numpy(np.int64)
+    columns = {name: np.concatenate([each[name] for each in counted if name in each]) for name in counted[-1]}
+    number = columns.pop("group")
     texts = {}
     for name in task.by:
         values = pd.Index(sorted({*groups[name], NOT_REACHED}), dtype="str")
         codes = values.get_indexer(pd.Index(groups[name]))
         place = np.where(number < 0, values.searchsorted(NOT_REACHED), codes[number])
         texts[name] = pd.Categorical.from_codes(place.astype(np.int64), values)
-    return attempts.assign(**texts)
+    return pd.DataFrame(columns | texts, copy=False)
 
 
-def _count_part(lay_out: Callable[[], Part], held: Ints | None, task: Task) -> pd.DataFrame:
+def _count_part(lay_out: Callable[[], Part], held: Ints | None, task: Task) -> dict[str, NDArray[Any]]:
     part = lay_out()
     conversions = part.conversions
     holds = None if held is None else held[part.group(np.arange(len(conversions.time)))]
     found = find_attempts(conversions, task.rules, period=task.period, held=holds, used=part.used)
     attempts = describe_attempts(conversions, found, task, part.group)
-    return attempts if part.clusters is None else attempts.assign(cluster=part.clusters[found.unit])
+    return attempts if part.clusters is None else attempts | {"cluster": part.clusters[found.unit]}
 
 
 def _number_held(held: pd.DataFrame) -> Ints:
@@ -228,8 +229,8 @@ def find_attempts(
 
 def describe_attempts(
     conversions: Conversions, found: Attempts, task: Task, group: Callable[[Ints], NDArray[Any]]
-) -> pd.DataFrame:
-    """Give one row for each attempt: its times, its value, its group, and if it is pending.
+) -> dict[str, NDArray[Any]]:
+    """Give for each attempt its times, its value, its group, and if it is pending.
 
     Args:
         conversions: What the attempts were found in.
@@ -253,7 +254,7 @@ def describe_attempts(
         "group": np.where(row == kernels.NEVER, -1, group(row.clip(0)) if len(conversions.time) else -1),
     }
     dated = {f"time_{k}": each for k, each in enumerate(times)}
-    return pd.DataFrame({"unit": conversions.codes[found.unit], **dated, **known}, copy=False)
+    return {"unit": conversions.codes[found.unit], **dated, **known}
 
 
 def _match(

@@ -13,6 +13,7 @@ import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from duckdb import ColumnExpression, ConstantExpression, FunctionExpression, SQLExpression
 from numpy.typing import NDArray
 
@@ -359,6 +360,9 @@ class EventLog:
     def values(self, column: str) -> list[str]:
         """List the values of a column, as text, with `(none)` last when some rows have none."""
         self._check_columns([column])
+        if not (self.engine or self.is_filtered):
+            known = set(read_texts(self.prepared.find("events.parquet", self.plan), column)[1])
+            return [*sorted(known - {NO_VALUE}), *(known & {NO_VALUE})]
         found = (
             self.rows().project(f"CAST({quote(column)} AS VARCHAR) AS v").distinct().order("v NULLS LAST").fetchall()
         )
@@ -475,8 +479,8 @@ class EventLog:
         if self.rule:
             # One set of units for every analysis, whatever it starts their clock with.
             tested = _read_tested(_Entries(everyone, unit, None, None), tuple(sorted(self.rule.columns)))
-            members = connect().from_arrow(tested).filter(compile_rule(self.rule)).project(quote(UNIT))
-            firsts = firsts[firsts["unit"].isin(members.df()[UNIT])]
+            members = connect().from_arrow(tested).filter(compile_rule(self.rule)).project(quote(UNIT)).fetchnumpy()
+            firsts = firsts[np.isin(firsts["unit"], members[UNIT])]
         place, path = firsts["event"].to_numpy(), self.prepared.find("events.parquet", self.plan)
         read = {column: read_texts(path, column) for column in columns}
         texts = {column: values.take(codes[place]).array for column, (codes, values) in read.items()}
@@ -823,10 +827,10 @@ def _read_moments(log: EventLog, unit: Unit, name: str | None) -> tuple[NDArray[
 @functools.lru_cache(maxsize=4)
 def _read_tested(asked: _Entries, columns: tuple[str, ...]) -> pa.Table:
     """Read, of each unit's first event, the columns that a segment's rule tests, as they are."""
-    firsts = _find_entries(asked)[["unit", "event"]].rename(columns={"unit": UNIT})
-    rows = asked.log.rows().project(", ".join(["event", *map(quote, columns)])).set_alias("rows")
-    joined = rows.join(connect().from_df(firsts).set_alias("firsts"), "event")
-    return joined.project(", ".join(map(quote, [UNIT, *columns]))).to_arrow_table()
+    firsts, path = _find_entries(asked), asked.log.prepared.find("events.parquet", asked.log.plan)
+    # An event's number is its row; dictionaries, so that a text is not made of every row.
+    rows = pq.read_table(path, columns=list(columns), read_dictionary=list(columns))
+    return rows.take(firsts["event"].to_numpy()).append_column(UNIT, pa.array(firsts["unit"]))
 
 
 def _texts(columns: Sequence[str]) -> list[str]:

@@ -29,7 +29,7 @@ from convlib.plan_entries import Macro
 from convlib.rules import All, Rule, Test, parse_rule
 
 #: About so many rows make a part: few enough for a processor's cache.
-PART = 2**17
+PART = 2**18
 #: So many rows of the source are fetched at once, and the steps among so many are held in memory.
 MOST_FETCHED, MOST_HELD = 5_000_000, 64_000_000
 #: So many are put in order by one processor at a time.
