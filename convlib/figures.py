@@ -3,6 +3,7 @@
 from typing import Any
 
 from matplotlib.backend_bases import RendererBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import LayoutEngine, PlaceHolderLayoutEngine
 from matplotlib.transforms import Bbox
@@ -22,7 +23,17 @@ class WholeFigure(Figure):
 
     To print a tight box, as notebooks do, matplotlib draws a figure once to lay it out, looks at all that was drawn for
     what stands out, and draws it again. Here the layout leaves nothing outside, so that the figure is its own box.
+    Before that, pyplot draws each new figure at the end of its cell, for a screen that a printed one does not have.
     """
+
+    @property
+    def stale(self) -> bool:
+        """Whether a screen that shows it has to be drawn anew."""
+        return bool(super().stale) and type(self.canvas) is not FigureCanvasAgg
+
+    @stale.setter
+    def stale(self, value: bool) -> None:
+        Figure.stale.fset(self, value)  # type: ignore[attr-defined]  # a property
 
     def draw(self, renderer: RendererBase) -> None:
         """Draw it; what only asks for the layout before printing gets no more."""

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import pytest
 from IPython.core.pylabtools import print_figure
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.lines import Line2D
@@ -54,5 +55,19 @@ def test_it_is_drawn_once(axes: Axes, monkeypatch: pytest.MonkeyPatch, fixed: bo
     monkeypatch.setattr(axes.lines[0], "draw", lambda renderer: drawn.append(draw(axes.lines[0], renderer)))
     if fixed:
         own(axes).set_layout_engine(Fixed())
+    plt.draw_all()  # as pyplot does after each cell
     print_figure(axes.figure)  # type: ignore[no-untyped-call]
     assert len(drawn) == 1
+
+
+def test_a_screen_that_shows_it_is_drawn_anew(axes: Axes) -> None:
+    class Screen(FigureCanvasAgg):
+        pass
+
+    assert not own(axes).stale
+    Screen(own(axes))
+    assert own(axes).stale
+    own(axes).canvas.draw()
+    assert not own(axes).stale
+    axes.set_title("Another")
+    assert own(axes).stale

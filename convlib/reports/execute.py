@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import nbformat
 import papermill
+import zmq.asyncio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.client import KernelClient
 from jupyter_client.kernelspec import KernelSpec
@@ -42,6 +43,7 @@ KernelKind = Literal["warm", "cold"]
 TIMEOUT_SECONDS = 1800.0
 START_TIMEOUT_SECONDS = 120
 LONGEST_SOCKET_PATH = 90
+RECONNECT_MILLISECONDS = 5
 #: Characters that one cell may print; what goes beyond fills disks and stops browsers.
 MOST_PRINTED = 1_000_000
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "JUPYTER_PLATFORM_DIRS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
@@ -188,6 +190,11 @@ class OwnKernelManager(AsyncKernelManager):
 
 class ReadyClient(AsyncKernelClient):
     """Talks with a kernel as soon as it answers."""
+
+    def _context_default(self) -> zmq.asyncio.Context:
+        context = super()._context_default()
+        context.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MILLISECONDS)  # a new kernel listens a moment later
+        return context
 
     async def wait_for_ready(self, timeout: float | None = None) -> None:
         """Wait for a kernel's first answer, without the fifth of a second of silence that others wait for after it.

@@ -1,6 +1,7 @@
 """Warm kernels for anything that starts kernels through Jupyter: runs, papermill, nbclient, JupyterLab."""
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from traitlets import Bool
 
 from convlib.reports.warm import ForkedProcess, WarmError, WarmParent, open_parent
 
-POLL_SECONDS = 0.005
+POLL_SECONDS, KILL_SECONDS = 0.005, 5
 logger = logging.getLogger(__name__)
 
 
@@ -48,8 +49,10 @@ class WarmProvisioner(LocalProvisioner):  # type: ignore[misc, unused-ignore]
             environment=kwargs["env"],
         )
 
-    async def wait(self) -> int | None:
-        """Wait for the end, without the tenth of a second that a kill takes otherwise."""
-        while self.process and await self.poll() is None:
-            await asyncio.sleep(POLL_SECONDS)
-        return await super().wait()
+    async def kill(self, restart: bool = False) -> None:
+        """End it at once, and wait for that: the manager looks only every tenth of a second."""
+        await super().kill(restart=restart)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_SECONDS):
+                while self.process and await self.poll() is None:
+                    await asyncio.sleep(POLL_SECONDS)

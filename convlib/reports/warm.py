@@ -28,8 +28,8 @@ INLINE = "matplotlib_inline.backend_inline"
 #: at their first use, so they are imported and not used: threads do not outlive a fork.
 PACKAGES = (
     "pandas", "matplotlib.pyplot", "matplotlib.backends.backend_agg", "seaborn", "duckdb", "scipy.stats",
-    "scipy.optimize", "scipy.special", "statsmodels.api", "tea_tasting", "pyarrow.parquet", "numba", INLINE,
-    "ipykernel.debugger",
+    "scipy.optimize", "scipy.special", "statsmodels.api", "tea_tasting", "pyarrow.parquet", "pyarrow.dataset", "numba",
+    INLINE, "ipykernel.debugger", "IPython.core.debugger", "IPython.core.completerlib", "IPython.extensions.storemagic",
 )  # fmt: skip
 START_SECONDS = 120.0
 LARGEST_MESSAGE = 1 << 20
@@ -257,7 +257,7 @@ def preload(*, own_code: bool) -> None:
     """Import what notebooks import, and draw once, so that fonts are read."""
     modules = [*PACKAGES]
     if own_code:
-        modules += [f"convlib.{name}" for name in convlib._HOMES if not name.startswith("reports")]
+        modules += [f"convlib.{name}" for name in (*convlib._HOMES, "figures") if not name.startswith("reports")]
     for name in modules:
         if importlib.util.find_spec(name.split(".")[0]):
             importlib.import_module(name)
