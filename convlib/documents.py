@@ -1,5 +1,6 @@
 """YAML files as plain data that remembers the line of every field, so that each problem can name its place."""
 
+import contextlib
 import difflib
 import re
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,7 @@ import yaml
 from convlib.errors import ConvlibError, PlanError
 
 FieldPath = tuple[str | int, ...]
-MOST_FIELDS = 100_000
+MOST_FIELDS, MOST_LEVELS = 100_000, 1_000
 MOST_SHOWN = 80
 
 
@@ -92,7 +93,7 @@ def read_document(path: str | Path, *, error: type[ConvlibError] = PlanError) ->
         raise error(f"The path of a YAML file is {show_value(path)}; it must be text or a `Path`.")
     text = _read_text(Path(path), shown=str(path), error=error)
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        node = _compose(text)
         reader = _NodeReader(path=str(path))
         data = reader.read(node, ()) if node is not None else None
     except yaml.MarkedYAMLError as problem:
@@ -173,6 +174,16 @@ def _child(data: Any, part: str | int) -> Any:
     return data[part] if isinstance(data, list | tuple) and isinstance(part, int) else None
 
 
+def _compose(text: str) -> yaml.Node | None:
+    """Parse with libyaml, which is quick; what it refuses is for PyYAML's own parser, whose errors name more."""
+    # Each level takes a bracket or a column, and libyaml's parser crashes when there are too many.
+    deepest = text.count("[") + text.count("{") + max(map(len, text.splitlines()), default=0)
+    if deepest <= MOST_LEVELS:
+        with contextlib.suppress(yaml.YAMLError):
+            return yaml.compose(text, Loader=_QuickLoader)
+    return yaml.compose(text, Loader=_Loader)
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's core types: what people type as text stays text."""
 
@@ -187,6 +198,12 @@ for _tag, _pattern, _first in [
     ("merge", r"<<", "<"),
 ]:
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), list(_first))
+
+
+class _QuickLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The same by libyaml, where PyYAML has it."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime as dt
+import functools
 import re
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -67,9 +68,12 @@ class Calendar:
         return find_midnights(days, self.timezone)
 
 
+_list_timezones = functools.cache(available_timezones)
+
+
 def find_timezone_problems(timezone: str) -> list[str]:
     """Say what is wrong with the name of a time zone, if anything."""
-    known = available_timezones()
+    known = _list_timezones()
     if isinstance(timezone, str) and timezone in known:
         return []
     near = did_you_mean(str(timezone), sorted(known))
