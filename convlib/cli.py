@@ -501,7 +501,7 @@ def _show_preparation(preparation: "Preparation", warnings: Sequence[str]) -> No
         console.print(f"[yellow]Warning:[/] {escape(warning)}")
     console.print(f"{escape(rows)}. Entries from {start} to {end}, data to {log.last.date()}.")
     segments, notebooks = preparation.segments, preparation.notebooks
-    console.print(f"{len(segments)} segments: {escape(', '.join(segments))}.")
+    console.print(f"{len(segments)} segment{'s' * (len(segments) != 1)}: {escape(', '.join(segments))}.")
     table = Table("Notebook", "Title", "Parameters", title_justify="left", box=None, pad_edge=False)
     for template in notebooks.templates:
         given = ", ".join(f"{name}={value!r}" for name, value in notebooks.parameters[template.name].items())

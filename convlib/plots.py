@@ -1355,7 +1355,7 @@ def _write_ticks(axis: Axis, kind: Kind = "number") -> None:
 def _write_tick(value: float, kind: Kind) -> str:
     """Write a round value with no more digits than it has."""
     if kind == "seconds":
-        return format_seconds(value).replace(".0 ", " ")
+        return format_seconds(value)
     if kind == "percent":
         return f"{100 * value:,.6g}%"
     return f"{value / 1e6:,.6g} M" if abs(value) >= 1e6 else f"{value:,.10g}"

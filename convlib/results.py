@@ -152,7 +152,7 @@ def format_seconds(seconds: float) -> str:
     """Write a duration in the largest unit that fits."""
     for size, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size:
-            return f"{seconds / size:.1f} {name}"
+            return f"{seconds / size:.1f}".removesuffix(".0") + f" {name}"
     return f"{seconds:.0f} s"
 
 

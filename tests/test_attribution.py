@@ -518,9 +518,9 @@ def test_attribution_says_who_is_credited_how_the_models_differ_and_what_is_left
     result = attribute(make_log(rows, plan), plan, macro="buy", model="last", draws=0)
     assert result.takeaways == (
         "Last touch credits Cart with 40.0 of 50 conversions (80.0%); half of its touches before one came in the last "
-        "12.0 h.",
+        "12 h.",
         "Last touch credits Mail opened with 0 of 50 conversions (0.0%); half of its touches before one came in the "
-        "last 1.0 d.",
+        "last 1 d.",
         "10 of 50 conversions (20.0%) came without any touch in the 30 days before.",
         "The models differ most on Cart: from 0 (First touch) to 40.0 (Last touch).",
         "Credit shares out what happened on 40 paths to Bought and 20 paths without it; it does not say what would "

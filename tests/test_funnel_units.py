@@ -172,7 +172,7 @@ def test_next_events_are_named_for_people_and_worded(funnel: Funnel) -> None:
     assert "<td" in found._repr_html_()
     assert found.takeaways == (
         "Of the 2 units that stopped at In the cart, all did something more within 10 minutes of the first step; most "
-        "often help came next: 50.0% (9.5% to 90.5%), half of the time within 3.0 min of the stop.",
+        "often help came next: 50.0% (9.5% to 90.5%), half of the time within 3 min of the stop.",
     )
 
 

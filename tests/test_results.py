@@ -34,7 +34,7 @@ class Rows(Result):
         (1.0, "p_value", "1.000"),
         (45, "seconds", "45 s"),
         (90, "seconds", "1.5 min"),
-        (7_200, "seconds", "2.0 h"),
+        (7_200, "seconds", "2 h"),
         (129_600, "seconds", "1.5 d"),
         ("shop", "text", "shop"),
         (3, "text", "3"),
@@ -73,10 +73,10 @@ def test_format_seconds_changes_unit_where_the_next_fits() -> None:
     assert [format_seconds(s) for s in (0, 59, 60, 3_599, 3_600, 86_400)] == [
         "0 s",
         "59 s",
-        "1.0 min",
-        "60.0 min",
-        "1.0 h",
-        "1.0 d",
+        "1 min",
+        "60 min",
+        "1 h",
+        "1 d",
     ]
 
 

@@ -170,8 +170,8 @@ def test_word_funnel_names_the_rate_the_leak_the_slowest_step_the_time_and_the_p
         "25.0% (20.0% to 30.0%) of the 1,000 units that entered at Item viewed reached Bought within 7 days.",
         "Most leave between Item viewed and In cart: 600 of 1,000 units (60.0%), worth at most about 1,234 "
         "(1,000 to 1,500) in value.",
-        "The slowest step is Bought: half of those who reach it take longer than 2.0 h.",
-        "Of the 250 that reached Bought, half did within 2.5 h of the first step, and 90% within 1.0 d.",
+        "The slowest step is Bought: half of those who reach it take longer than 2 h.",
+        "Of the 250 that reached Bought, half did within 2.5 h of the first step, and 90% within 1 d.",
         "50 more units are pending: their 7 days are not over, so they are in no rate.",
     )
 
@@ -347,7 +347,7 @@ def test_word_rates_says_where_things_stand_and_what_changed() -> None:
         "2 of 3 metrics changed beyond noise against the numbers in the week from 23 February 2026: Bought -3.0 pts, "
         "Bought: value -900.",
         "1 of 2 targets of micro-conversions are met; furthest from it: Form filled (1.5 min (1.3 min to 1.7 min), "
-        "target 1.0 min).",
+        "target 1 min).",
     )
 
 
@@ -638,7 +638,7 @@ def test_word_values_writes_each_metric_in_its_unit() -> None:
     assert takeaways.word_values(rows, "value", with_interval=True) == [
         "50.0% (40.0% to 60.0%)",
         "25.0% (20.0% to 30.0%)",
-        "1.5 min (1.0 min to 2.0 h)",
+        "1.5 min (1 min to 2 h)",
         "12.3",
         "-",
     ]
@@ -653,7 +653,7 @@ def test_word_benchmarks_writes_both_ends() -> None:
             "benchmark_high": [0.12, 120, np.nan, np.nan],
         }
     )
-    assert takeaways.word_benchmarks(rows) == ["6.0% to 12.0%", "45 s to 2.0 min", "-", "at least 10.0%"]
+    assert takeaways.word_benchmarks(rows) == ["6.0% to 12.0%", "45 s to 2 min", "-", "at least 10.0%"]
 
 
 def quality_row(name: str, severity: str, status: str, **more: Any) -> dict[str, Any]:
