@@ -54,3 +54,14 @@ def test_find_warnings_says_when_nobody_enters_in_the_period(tmp_path: Path) -> 
         "follow. The log has entries from 2024-03-02 to 2024-03-02, nearest on 2024-03-02. Choose a "
         "`period` with such days."
     ]
+
+
+def test_find_warnings_compares_what_notebooks_adjust_for(tmp_path: Path) -> None:
+    run_file = write_project(tmp_path, run=RUN + "run_segments: [all]\n")
+    for name, adjust in (("impact", "['device_type']"), ("overview", "'device_type'"), ("other", "[]")):
+        more = f"macro: str = 'purchase'\nadjust: list = {adjust}\n"
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", "1", parameters=PARAMETERS + more)
+    assert warnings(run_file) == [
+        "weekly.yaml:1: other adjusts for no column, impact for `device_type`: they may rank the same "
+        "micro-conversions differently. Give both one `adjust`."
+    ]

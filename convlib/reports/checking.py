@@ -7,7 +7,7 @@ import pandas as pd
 
 from convlib.documents import did_you_mean
 from convlib.errors import RunError
-from convlib.events import EventLog
+from convlib.events import EventLog, list_columns
 from convlib.first_run import WINDOWS
 from convlib.landmarks import DEFAULT_HORIZON, find_landmarks, find_risk, follow, read_design
 from convlib.lifts import FEWEST_CONVERTED, FEWEST_UNITS
@@ -37,7 +37,29 @@ def find_warnings(preparation: Preparation) -> list[str]:
         own = {**template.parameters, **preparation.notebooks.parameters[template.name]}
         if has_clock(own):
             checks.attempt(_check_followed, preparation, own)
-    return checks.problems
+    return [*checks.problems, *_find_unlike(preparation)]
+
+
+def _find_unlike(preparation: Preparation) -> list[str]:
+    """Say which notebooks score the same macro-conversion after adjusting for different columns."""
+    first: dict[str, tuple[str, list[str]]] = {}
+    problems = []
+    for template in preparation.notebooks.templates:
+        own = {**template.parameters, **preparation.notebooks.parameters[template.name]}
+        if {"macro", "adjust"} <= own.keys():
+            adjust = sorted(list_columns(own["adjust"]))
+            other, known = first.setdefault(preparation.plan.find_macro(own["macro"]).id, (template.name, adjust))
+            if adjust != known:
+                place = preparation.run_file.locate("notebooks")
+                problems.append(
+                    f"{place}: {template.name} adjusts for {_word(adjust)}, {other} for {_word(known)}: they may rank "
+                    "the same micro-conversions differently. Give both one `adjust`."
+                )
+    return problems
+
+
+def _word(columns: list[str]) -> str:
+    return ", ".join(f"`{column}`" for column in columns) or "no column"
 
 
 def _find_idle(log: EventLog, segment: Segment) -> list[str]:
