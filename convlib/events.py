@@ -827,10 +827,17 @@ def _read_moments(log: EventLog, unit: Unit, name: str | None) -> tuple[NDArray[
 @functools.lru_cache(maxsize=4)
 def _read_tested(asked: _Entries, columns: tuple[str, ...]) -> pa.Table:
     """Read, of each unit's first event, the columns that a segment's rule tests, as they are."""
-    firsts, path = _find_entries(asked), asked.log.prepared.find("events.parquet", asked.log.plan)
-    # An event's number is its row; dictionaries, so that a text is not made of every row.
-    rows = pq.read_table(path, columns=list(columns), read_dictionary=list(columns))
-    return rows.take(firsts["event"].to_numpy()).append_column(UNIT, pa.array(firsts["unit"]))
+    firsts = _find_entries(asked).sort_values("event")
+    units, events = (firsts[name].to_numpy() for name in ("unit", "event"))
+    path = asked.log.prepared.find("events.parquet", asked.log.plan)
+    # Dictionaries, so that a text is not made of every row.
+    file, low, tables = pq.ParquetFile(path, read_dictionary=list(columns)), 0, []
+    for group in range(file.num_row_groups):
+        rows = file.read_row_group(group, list(columns))
+        mine = slice(*np.searchsorted(events, [low, low + len(rows)]))  # an event's number is its row
+        tables.append(rows.take(events[mine] - low).append_column(UNIT, pa.array(units[mine])))
+        low += len(rows)
+    return pa.concat_tables(tables)
 
 
 def _texts(columns: Sequence[str]) -> list[str]:

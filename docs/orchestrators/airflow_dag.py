@@ -1,7 +1,8 @@
 """An Airflow DAG that maps over the reports of a run file, one task a report, and then writes the index and sends.
 
-Set CONVLIB_RUN_FILE, and CONVLIB to the command where it is not on the workers' path. With Airflow 3.3
-`airflow dags test` listed and mapped the reports; the end of such a run was not awaited.
+Set CONVLIB_RUN_FILE, and CONVLIB to the command where it is not on the workers' path. Tried with Airflow 3.3.2:
+`airflow dags test` and a scheduled run of `airflow standalone`, both started in the working folder, made all four
+reports of a run file and the index, and `--resume` kept the reports.
 """
 # ruff: noqa: S603  # the commands are those that convlib lists
 

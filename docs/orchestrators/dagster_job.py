@@ -1,6 +1,7 @@
 """A Dagster job that maps over the reports of a run file, one op a report, and then writes the index and sends.
 
-Set CONVLIB_RUN_FILE, and CONVLIB to the command where it is not on the path. Tried with Dagster 1.13.
+Set CONVLIB_RUN_FILE, and CONVLIB to the command where it is not on the path. Tried with Dagster 1.13.29:
+`dagster job execute` made all four reports of a run file and the index, and `--resume` kept the reports.
 """
 # ruff: noqa: S603  # the commands are those that convlib lists
 

@@ -1,6 +1,8 @@
 """A Prefect flow that maps over the reports of a run file, one task a report, and then writes the index and sends.
 
-Set CONVLIB_RUN_FILE, and CONVLIB to the command where it is not on the path. Tried with Prefect 3.8.
+Set CONVLIB_RUN_FILE, and CONVLIB to the command where it is not on the path. Tried with Prefect 3.7.2
+(fastapi 0.115) and 3.8.8 (fastapi 0.150; with fastapi 0.165 its server does not start): one call of the flow made all
+four reports of a run file and the index, and `--resume` kept the reports.
 """
 # ruff: noqa: S603  # the commands are those that convlib lists
 
