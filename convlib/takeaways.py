@@ -740,7 +740,9 @@ def word_rule(reason: str, rows: pd.DataFrame) -> str:
     if reason in {"invalid", "waiting"}:
         return " ".join(rows["evidence"])
     each = _records(rows)
-    changes = [f"{row['conversion']} {word_effect(row)}" for row in each if np.isfinite(row["effect"])]
+    # What few people did is judged, and its numbers are not shown.
+    effects = [word_effect(row) if np.isfinite(row["effect"]) else "(its numbers are left out)" for row in each]
+    changes = [f"{row['conversion']} {effect}" for row, effect in zip(each, effects, strict=True)]
     primary = each[0]["conversion"]
     keep = "keeps its limit" if len(each) == 1 else "keep their limits"
     said = {
