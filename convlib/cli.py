@@ -511,7 +511,8 @@ def _show_preparation(preparation: "Preparation", warnings: Sequence[str]) -> No
     for note in preparation.notes:
         console.print(f"[yellow]Note:[/] {escape(note)}")
     total = len(segments) * len(notebooks.templates)
-    console.print(f"The run file fits plan and log; the event map judges the log. `convlib run` makes {total} reports.")
+    fits = "can be run, with the warnings above" if warnings else "fits plan and log"
+    console.print(f"The run file {fits}; the event map judges the log. `convlib run` makes {total} reports.")
 
 
 def _find_inputs(

@@ -50,6 +50,8 @@ def _tells_apart(log: EventLog, column: str) -> bool:
     except ParamError:  # a name that the tables of results need
         return False
     known = shares.drop(NO_VALUE, errors="ignore")
+    if known.index.str.startswith("{").any():  # a field with fields of its own
+        return False
     few = FEWEST_VALUES <= len(known) <= MOST_VALUES and shares.max() <= MOST_ALIKE
     return few and 1 - known.sum() <= MOST_WITHOUT and not any(count_personal(known.index, numbers=False).values())
 

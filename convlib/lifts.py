@@ -273,7 +273,10 @@ def _judge(row: Row, note: str, micro: Ints, macro: Ints) -> tuple[str, str]:
         )
     for side, word in (("with", "with it"), ("without", "without it")):
         if row[f"units_{side}"] < FEWEST_UNITS:
-            return "too few", f"{row[f'units_{side}']:,} units {word}, needs {FEWEST_UNITS}"
+            before = int((did & ~late).sum())
+            later = f": {before:,} of {count:,} converters did it before converting; try other landmarks"
+            is_later = side == "with" and before >= 2 * FEWEST_UNITS
+            return "too few", f"{row[f'units_{side}']:,} units {word}, needs {FEWEST_UNITS}{later if is_later else ''}"
         if row[f"converted_{side}"] < FEWEST_CONVERTED:
             return "too few", f"{row[f'converted_{side}']:,} conversions {word}, needs {FEWEST_CONVERTED}"
     if np.isnan(row["adjusted_lift"]):

@@ -232,6 +232,8 @@ def word_format(mapping: Mapping, times: Iterable[str]) -> str:
     """Say how a mapping tells in what form times are written, with the common patterns that fit all of these."""
     known = pd.Series(times, dtype="str").drop_duplicates()
     fitting = [each for each in PATTERNS if pd.to_datetime(known, format=each, errors="coerce").notna().all()]
+    digits = dict(zip(EPOCHS, (10, 13, 16), strict=True))  # from 2001 to 2286
+    fitting += [each for each in EPOCHS if known.str.fullmatch(rf"\d{{{digits[each]}}}").all()]
     source = mapping.columns.get("timestamp", ColumnSource(column=("timestamp",)))
     column = source.column[0] if source.column else "timestamp"
     lines = [f'`timestamp: {{column: {column}, format: "{each}"}}`' for each in fitting or PATTERNS[1:2]]

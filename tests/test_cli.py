@@ -181,7 +181,8 @@ def test_check_tells_what_would_run(tmp_path: Path) -> None:
     )
     assert "3 segments: all, device=desktop, device=mobile." in lines
     assert "overview  Overview  limit=5" in lines
-    assert lines[-1] == "The run file fits plan and log; the event map judges the log. `convlib run` makes 3 reports."
+    said = "The run file can be run, with the warnings above; the event map judges the log."
+    assert lines[-1] == f"{said} `convlib run` makes 3 reports."
     assert lines[0].startswith("Warning: ")
     assert not (tmp_path / "reports").exists()
 

@@ -127,6 +127,7 @@ def test_prepare_says_why_no_row_can_be_used(tmp_path: Path) -> None:
         (["03/28/2012", "04/02/2012"], ["%m/%d/%Y"]),
         (["28.03.2012 00:00:10"], ["%d.%m.%Y %H:%M:%S"]),
         (["03/04/2012"], ["%d/%m/%Y", "%m/%d/%Y"]),
+        (["1333354014163", "1334710283370"], ["epoch_ms"]),
     ],
 )
 def test_prepare_proposes_how_times_are_written(tmp_path: Path, times: list[str], formats: list[str]) -> None:
