@@ -34,11 +34,11 @@ def test_choose_columns_takes_few_values_known_at_entry(tmp_path: Path) -> None:
     assert choose(
         tmp_path,
         # `one` has one value, `page` a value too many at later events only, `rare` a value at one entry of four.
-        "ann view 0h device_type=mobile team=red one=x rare=a mail=a@b.org user_kind=guest more={os:mac}",
+        "ann view 0h device_type=mobile more={os:mac} team=red one=x rare=a mail=a@b.org user_kind=guest",
         "ann view 1h device_type=tablet page=later",
-        "ben view 0h device_type=desktop team=blue one=x mail=b@b.org user_kind=member more={os:linux}",
-        "eva view 0h device_type=mobile team=red one=x mail=a@b.org user_kind=guest more={os:mac}",
-        "kim view 0h device_type=mobile team=blue one=x mail=b@b.org user_kind=guest more={os:linux}",
+        "ben view 0h device_type=desktop more={os:linux} team=blue one=x mail=b@b.org user_kind=member",
+        "eva view 0h device_type=mobile more={os:mac} team=red one=x mail=a@b.org user_kind=guest",
+        "kim view 0h device_type=mobile more={os:linux} team=blue one=x mail=b@b.org user_kind=guest",
         "ann buy 2h",
     ) == ("device_type", "team", "user_kind")
 
